@@ -1,0 +1,70 @@
+/**
+ * Configuration of the agent, /etc/afterimage/agent.yaml: every key with its default. All keys are optional.
+ * The receiver's address and the credentials are not here: they come from the enrolment and stand in the state directory.
+ */
+import { z } from 'zod';
+import { loadConfigOrDefaults } from '../shared/config/load.js';
+import {
+  absolutePath,
+  daysValue,
+  durationValue,
+  loopbackHost,
+  logLevelValue,
+  portValue,
+  rateValue,
+  timeOfDayValue,
+} from '../shared/config/values.js';
+import { CUT_DEADLINE_MS, FREEZE_DEADLINE_MS, POINT_INTERVAL_MS } from '../shared/limits.js';
+
+export const AGENT_CONFIG_PATH = '/etc/afterimage/agent.yaml';
+
+const HOUR_MS = 3_600_000;
+
+/** In force on these days from `from` to `to`, local time; over midnight when `to` is not after `from`. The first that fits counts. */
+const bandwidthRuleSchema = z.strictObject({
+  days: daysValue.prefault('daily'),
+  from: timeOfDayValue,
+  to: timeOfDayValue,
+  /** Bytes per second; `none` for no limit. */
+  limit: z.union([z.literal('none').transform(() => null), rateValue], {
+    error: 'expected a rate with its unit, such as 20MB/s or 100Mbit/s, or none',
+  }),
+});
+
+export const bandwidthSchema = z.strictObject({
+  /** Outside the schedule. Absent: no limit. */
+  limit: rateValue.optional(),
+  schedule: z.array(bandwidthRuleSchema).max(100).default([]),
+});
+export type Bandwidth = z.infer<typeof bandwidthSchema>;
+
+export const agentConfigSchema = z.strictObject({
+  stateDir: absolutePath.default('/var/lib/afterimage-agent'),
+  /** Distance between crash-consistent recovery points (ms). */
+  interval: durationValue(1_000, 24 * HOUR_MS, '1s to 24h').default(POINT_INTERVAL_MS),
+  status: z.strictObject({ host: loopbackHost.default('127.0.0.1'), port: portValue.default(7445) }).prefault({}),
+  controlSocket: absolutePath.default('/run/afterimage-agent/control.sock'),
+  bandwidth: bandwidthSchema.prefault({}),
+  tracker: z
+    .strictObject({
+      prefer: z.enum(['auto', 'ebpf', 'scan']).default('auto'),
+      mode: z.enum(['auto', 'btf', 'tracepoint']).default('auto'),
+      pinDir: absolutePath.default('/sys/fs/bpf/afterimage'),
+    })
+    .prefault({}),
+  /** Time for tries of a cut before the fallback (ms). */
+  cut: z.strictObject({ deadline: durationValue(100, 60_000, '100ms to 1min').default(CUT_DEADLINE_MS) }).prefault({}),
+  /** Whether filesystems may be frozen when a cut isn't reached, and for how long at most (ms). */
+  freeze: z
+    .strictObject({
+      enabled: z.boolean('expected true or false').default(true),
+      deadline: durationValue(100, 10_000, '100ms to 10s').default(FREEZE_DEADLINE_MS),
+    })
+    .prefault({}),
+  log: z.strictObject({ level: logLevelValue.default('info') }).prefault({}),
+});
+export type AgentConfig = z.infer<typeof agentConfigSchema>;
+
+/** `path`: what the operator named, which must exist; undefined for the default path, which need not. */
+export const loadAgentConfig = (path?: string): Promise<AgentConfig> =>
+  loadConfigOrDefaults(path, AGENT_CONFIG_PATH, agentConfigSchema);

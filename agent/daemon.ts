@@ -1,0 +1,74 @@
+/**
+ * The agent's process: the machine, the status endpoint, the control socket, systemd. Stops cleanly on a signal; on a crash the pinned
+ * maps keep tracking and the hash stores recover from their journals.
+ */
+import { randomUUID } from 'node:crypto';
+import { mkdir } from 'node:fs/promises';
+import { dirname } from 'node:path';
+import { systemClock } from '../shared/clock.js';
+import { startStatusServer, type Health } from '../shared/http/status-server.js';
+import { createLogger } from '../shared/log.js';
+import { createNotifier, keepWatchdog } from '../shared/sd-notify.js';
+import { VERSION } from '../shared/version.js';
+import type { AgentConfig } from './config.js';
+import { AgentMachine } from './machine.js';
+import { agentMetrics } from './metrics.js';
+import { requireCredentials } from './session/credentials.js';
+
+/** Paths of the control socket; `client.ts` is the other end. */
+export const CONTROL = { reload: '/reload', sync: '/sync', verify: '/verify' } as const;
+
+export async function runAgent(config: AgentConfig, signal: AbortSignal): Promise<void> {
+  const clock = systemClock;
+  const log = createLogger('afterimage-agent', config.log.level);
+  const credentials = await requireCredentials(config.stateDir);
+  const machine = new AgentMachine({
+    config,
+    credentials,
+    clock,
+    log: log.child({ machine: credentials.machine }),
+    program: `afterimage-agent ${VERSION}`,
+    random: Math.random,
+    randomId: randomUUID,
+  });
+  const metrics = agentMetrics(() => machine.status.snapshot());
+  const endpoints = {
+    log,
+    health: () => healthOf(machine),
+    status: () => ({ ...machine.status.snapshot(), problem: machine.problem }),
+    metrics: () => metrics,
+  };
+  const status = await startStatusServer({ ...endpoints, listen: config.status });
+  await mkdir(dirname(config.controlSocket), { recursive: true, mode: 0o700 });
+  const control = await startStatusServer({
+    ...endpoints,
+    listen: { socketPath: config.controlSocket },
+    post: {
+      [CONTROL.reload]: () => {
+        machine.reload();
+        return Promise.resolve({});
+      },
+      [CONTROL.sync]: () => machine.syncNow(),
+      [CONTROL.verify]: () => machine.compareAll('asked for by an operator'),
+    },
+  });
+  log.info({ status: status.port, receiver: credentials.receiver, machine: credentials.machine }, 'agent is ready');
+  const notifier = createNotifier();
+  notifier.ready();
+  const watchdog = keepWatchdog(notifier, clock, () => true, signal);
+  await machine.run(signal);
+  notifier.stopping();
+  await control.stop();
+  await status.stop();
+  await watchdog;
+  log.info('agent has stopped');
+}
+
+function healthOf(machine: AgentMachine): Health {
+  const snapshot = machine.status.snapshot();
+  const reasons: string[] = [];
+  if (machine.problem !== null) reasons.push(machine.problem);
+  if (!snapshot.receiver.connected) reasons.push(snapshot.receiver.reason);
+  for (const disk of snapshot.disks) if (disk.state === 'Failed') reasons.push(`${disk.device}: ${disk.reason}`);
+  return { healthy: reasons.length === 0, reasons };
+}

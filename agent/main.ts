@@ -1,0 +1,188 @@
+#!/usr/bin/env node
+/**
+ * `afterimage-agent`: enrol, protect, run, look.
+ */
+import { randomUUID } from 'node:crypto';
+import { hostname } from 'node:os';
+import { Command } from 'commander';
+import { runCommandLine, signalOfProcess } from '../shared/cli.js';
+import { systemClock } from '../shared/clock.js';
+import { AfterimageError, usageError } from '../shared/errors.js';
+import { formatBytes } from '../shared/units.js';
+import { VERSION } from '../shared/version.js';
+import { ask, isRunning } from './client.js';
+import { loadAgentConfig } from './config.js';
+import type { CycleResult } from './cycle/machine-cycle.js';
+import { CONTROL, runAgent } from './daemon.js';
+import { hardwareId } from './describe.js';
+import { protect, unprotect } from './protect.js';
+import { statusText } from './status-view.js';
+import type { AgentSnapshot } from './status.js';
+
+const program = new Command('afterimage-agent')
+  .description('Follows the changes of this machine’s disks and sends them to a receiver as recovery points.')
+  .version(VERSION)
+  .option('--config <file>', 'configuration (default: /etc/afterimage/agent.yaml, all keys optional)')
+  .addHelpText(
+    'after',
+    `
+Examples:
+  afterimage-agent enroll ai1.eyJhIjoi…         (the token comes from \`afterimage-receiver token\`)
+  afterimage-agent protect /dev/sda /dev/sdb
+  afterimage-agent run
+  afterimage-agent status --watch
+
+Exit codes: 0 done, 1 failed, 2 bad input (nothing was changed).
+`,
+  );
+
+const config = (): ReturnType<typeof loadAgentConfig> => loadAgentConfig(program.opts<{ config?: string }>().config);
+const print = (text: string): void => void process.stdout.write(`${text}\n`);
+const printJson = (value: unknown): void => print(JSON.stringify(value, null, 2));
+
+program
+  .command('enroll')
+  .description('enrol this machine with a one-time token of the receiver')
+  .argument('<token>', 'as printed by `afterimage-receiver token`')
+  .option('--name <name>', 'name of this machine at the receiver', hostname())
+  .option('--address <host:port>', 'reach the receiver at another address than the token’s')
+  .option('--json', 'print JSON')
+  .action(async (token: string, options: { name: string; address?: string; json?: boolean }) => {
+    const { stateDir } = await config();
+    const { name, address } = options;
+    // Loaded for this command alone: what makes keys and certificates costs a running agent 15 MiB.
+    const { enroll } = await import('./session/enroll.js');
+    const enrolled = await enroll({
+      stateDir,
+      token,
+      name,
+      hardwareId: hardwareId(),
+      ...(address === undefined ? {} : { address }),
+    });
+    const { machine, generation, receiver } = enrolled;
+    if (options.json === true) printJson({ machine, name: enrolled.name, generation, receiver });
+    else print(`Enrolled as ${enrolled.name} (${machine}) at ${receiver}. Next: afterimage-agent protect DEVICE`);
+  });
+
+program
+  .command('protect')
+  .description('protect block devices or image files')
+  .argument('<device...>', 'e.g. /dev/sda; a whole disk, a partition, or an image file')
+  .option('--json', 'print JSON')
+  .action(async (devices: string[], options: { json?: boolean }) => {
+    const { stateDir, controlSocket } = await config();
+    const added = await protect(stateDir, devices, randomUUID);
+    if (await isRunning(controlSocket)) await ask(controlSocket, 'POST', CONTROL.reload);
+    if (options.json === true) printJson(added);
+    else {
+      for (const disk of added) {
+        print(`${disk.path}: protected as disk ${disk.id}, ${formatBytes(disk.sizeBytes)}, tracker ${disk.tracker}`);
+        for (const warning of disk.warnings) print(`  note: ${warning}`);
+      }
+    }
+  });
+
+program
+  .command('unprotect')
+  .description('stop protecting a disk; its recovery points stay')
+  .argument('<disk>', 'its device or its id')
+  .action(async (word: string) => {
+    const { stateDir, controlSocket, tracker } = await config();
+    const running = await isRunning(controlSocket);
+    const gone = await unprotect(stateDir, word, tracker.pinDir, async () => {
+      if (running) await ask(controlSocket, 'POST', CONTROL.reload);
+    });
+    print(`${gone.path} (disk ${gone.id}) is no longer protected; its recovery points stay in the store.`);
+  });
+
+program
+  .command('run')
+  .description('run the agent in the foreground (systemd starts it so)')
+  .action(async () => runAgent(await config(), signalOfProcess()));
+
+program
+  .command('status')
+  .description('show what the running agent does')
+  .option('--watch', 'keep showing it')
+  .option('--json', 'print JSON')
+  .action(async (options: { watch?: boolean; json?: boolean }) => {
+    const { controlSocket } = await config();
+    const signal = signalOfProcess();
+    for (;;) {
+      const status = (await ask(controlSocket, 'GET', '/status')) as AgentSnapshot;
+      if (options.json === true) print(JSON.stringify(status));
+      else print(`${options.watch === true && process.stdout.isTTY ? '\x1b[H\x1b[2J' : ''}${statusText(status)}`);
+      if (options.watch !== true || signal.aborted) return;
+      await systemClock.sleep(1000, signal);
+      if (signal.aborted) return;
+    }
+  });
+
+program
+  .command('sync-now')
+  .description('make a recovery point now and wait for its commit')
+  .option('--json', 'print JSON')
+  .action(async (options: { json?: boolean }) => {
+    const { controlSocket } = await config();
+    const result = (await ask(controlSocket, 'POST', CONTROL.sync)) as CycleResult;
+    if (options.json === true) printJson(result);
+    else
+      print(
+        `Recovery point ${result.point} is committed: ${result.cut.consistency}-consistent, ${formatBytes(result.changedBytes)} changed.`,
+      );
+  });
+
+program
+  .command('verify')
+  .description('compare all protected disks with what the receiver has, from end to end')
+  .option('--json', 'print JSON')
+  .addHelpText(
+    'after',
+    '\nWhat differs is sent and becomes part of the next recovery point; a block that differs although no write to it was seen is reported.\n',
+  )
+  .action(async (options: { json?: boolean }) => {
+    const { controlSocket } = await config();
+    const result = await compareAndWait(controlSocket);
+    if (options.json === true) printJson(result);
+    else
+      print(
+        `Compared ${formatBytes(result.comparedBytes)}; point ${result.point} holds what the disks hold. ${formatBytes(result.sentBytes)} differed or changed meanwhile.`,
+      );
+  });
+
+interface Comparison {
+  readonly comparedBytes: number;
+  readonly sentBytes: number;
+  readonly point: number;
+}
+
+/** Starts the comparison and waits for the point after it, with a line of progress every few seconds. */
+async function compareAndWait(socket: string): Promise<Comparison> {
+  const before = (await ask(socket, 'GET', '/status')) as AgentSnapshot;
+  const pointBefore = before.lastPoint?.number ?? 0;
+  const sent = (s: AgentSnapshot): number => s.disks.reduce((sum, d) => sum + d.counters.sentBytes, 0);
+  await ask(socket, 'POST', CONTROL.verify);
+  const signal = signalOfProcess();
+  for (let tick = 0; !signal.aborted; tick++) {
+    await systemClock.sleep(1000, signal);
+    const now = (await ask(socket, 'GET', '/status')) as AgentSnapshot;
+    const point = now.lastPoint?.number ?? 0;
+    if (now.state === 'Protected' && point > pointBefore) {
+      return {
+        comparedBytes: now.disks.reduce((sum, d) => sum + d.sizeBytes, 0),
+        sentBytes: sent(now) - sent(before),
+        point,
+      };
+    }
+    if (!now.receiver.connected)
+      throw new AfterimageError(`comparison interrupted: ${now.receiver.reason}`, {
+        code: 'not-connected',
+        kind: 'disconnected',
+        hint: 'It goes on by itself when the agent is connected again.',
+      });
+    if (tick % 3 === 0) process.stderr.write(`${statusText(now)}\n`);
+  }
+  throw usageError('cancelled: the comparison goes on in the agent');
+}
+
+await runCommandLine(program, process.argv.slice(2));

@@ -1,0 +1,161 @@
+/**
+ * Opens one protected disk: finds it by its id, arms its tracker, opens its hash store and its reader.
+ */
+import { join } from 'node:path';
+import { readFileSync } from 'node:fs';
+import type { Logger } from 'pino';
+import type { Clock } from '../shared/clock.js';
+import { geometryOf, type Geometry } from '../shared/blocks/geometry.js';
+import { AfterimageError, messageOf } from '../shared/errors.js';
+import type { AgentConfig } from './config.js';
+import { HashStore } from './cycle/hash-store/store.js';
+import { ProtectedDisk } from './cycle/protected-disk.js';
+import type { ReadPool } from './cycle/read-pool.js';
+import { DiskReader } from './cycle/reader.js';
+import { StillDisk } from './cycle/still-disk.js';
+import { inspectDevice, type InspectedDevice } from './disks/inspect.js';
+import { locateDisk } from './disks/locate.js';
+import type { Sysfs } from './disks/sysfs.js';
+import { isPresent } from './disks/watch.js';
+import type { ProtectedEntry, ProtectionList } from './protection.js';
+import type { ArmResult, MarkTracker, TrackableDisk } from './tracker/tracker.js';
+
+export interface OpenContext {
+  readonly config: AgentConfig;
+  readonly sysfs: Sysfs;
+  readonly clock: Clock;
+  readonly log: Logger;
+  readonly pool: ReadPool;
+  /** Null where this kernel can't track, with the reason. */
+  readonly tracker: MarkTracker | null;
+  readonly trackerReason: string;
+  readonly newUuid: () => string;
+}
+
+export interface OpenedDisk {
+  readonly disk: ProtectedDisk;
+  readonly inspected: InspectedDevice;
+  /** Set when the disk has no marks and is read from end to end for each point. */
+  readonly still: StillDisk | null;
+}
+
+/** Id of this boot of the kernel: after another one, page cache and kernel maps are gone. */
+export const bootId = (): string => readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim();
+
+export async function openDisk(
+  entry: ProtectedEntry,
+  list: ProtectionList,
+  others: readonly OpenedDisk[],
+  context: OpenContext,
+): Promise<OpenedDisk> {
+  const { sysfs } = context;
+  const path = locateDisk(sysfs, entry.id, list.kept) ?? entry.path;
+  const inspected = inspectDevice(path, {
+    sysfs,
+    protectedDisks: others.map(({ disk, inspected: { source } }) => ({ id: disk.id, source })),
+    kept: list.kept,
+    newUuid: context.newUuid,
+  });
+  if (inspected.id !== entry.id) {
+    throw new AfterimageError(`disk ${entry.id} is not connected: ${path} is another disk now (${inspected.id})`, {
+      code: 'disk-missing',
+      kind: 'not-found',
+      hint: 'Connect it again, or `afterimage-agent unprotect` it.',
+    });
+  }
+  const geometry = geometryOf(inspected.geometry.sizeBytes, entry.blockBytes);
+  const armed = arm(inspected, geometry, context);
+  try {
+    return await openArmed({ entry, path, inspected, geometry, armed }, context);
+  } catch (error) {
+    // Its pinned objects go on; the next try arms it again.
+    if (armed.trackable !== null) context.tracker?.release(entry.id);
+    throw error;
+  }
+}
+
+interface Found {
+  readonly entry: ProtectedEntry;
+  readonly path: string;
+  readonly inspected: InspectedDevice;
+  readonly geometry: Geometry;
+  readonly armed: Armed;
+}
+
+async function openArmed(
+  { entry, path, inspected, geometry, armed }: Found,
+  context: OpenContext,
+): Promise<OpenedDisk> {
+  const { sysfs, config } = context;
+  const { store, state, reason } = await HashStore.open({
+    dir: join(config.stateDir, 'hashes', entry.id),
+    disk: entry.id,
+    geometry,
+    bootId: bootId(),
+    clock: context.clock,
+    syncJournal: true,
+  });
+  context.log.info({ disk: entry.id, path, hashStore: state, reason }, 'disk opened');
+  const reader = new DiskReader({
+    path,
+    geometry,
+    pool: context.pool,
+    isPresent: () => isPresent(sysfs, inspected.state),
+  });
+  const disk = new ProtectedDisk({
+    id: entry.id,
+    device: path,
+    geometry,
+    reader,
+    store,
+    trackable: armed.trackable,
+    scanReason: armed.reason,
+  });
+  if (armed.result !== null) {
+    disk.series = armed.result.series;
+    disk.carry = armed.result.uncommitted;
+  }
+  const source = inspected.source;
+  return {
+    disk,
+    inspected,
+    still: armed.trackable === null ? new StillDisk(disk, sysfs, source, context.clock) : null,
+  };
+}
+
+type Armed =
+  | { readonly trackable: TrackableDisk; readonly result: ArmResult; readonly reason: '' }
+  | { readonly trackable: null; readonly result: null; readonly reason: string };
+
+/**
+ * Arms the tracker of a disk, before anything of it is read. What an earlier process had taken and not committed comes back in the result.
+ * Where the kernel can't track it, the disk is scanned instead, with the reason.
+ */
+function arm(inspected: InspectedDevice, geometry: Geometry, { tracker, trackerReason, log }: OpenContext): Armed {
+  const scan = (reason: string): Armed => {
+    log.warn({ disk: inspected.id, reason }, 'no change tracking: the disk is read from end to end for each point');
+    return { trackable: null, result: null, reason };
+  };
+  if (inspected.trackable === null) return scan(inspected.untrackedReason ?? 'not a block device');
+  if (tracker === null) return scan(trackerReason);
+  const trackable = { ...inspected.trackable, geometry };
+  try {
+    const result = tracker.arm(trackable);
+    const { series, resumed, reason, uncommitted } = result;
+    log.info(
+      { disk: inspected.id, series, uncommittedBlocks: uncommitted.size, reason },
+      resumed ? 'change tracking goes on' : 'change tracking begins',
+    );
+    return { trackable, result, reason: '' };
+  } catch (error) {
+    if (error instanceof AfterimageError && error.kind === 'unsupported') return scan(error.message);
+    throw error;
+  }
+}
+
+export async function closeDisk({ disk }: OpenedDisk, log: Logger): Promise<void> {
+  disk.reader.close();
+  await disk.store
+    .close()
+    .catch((error: unknown) => log.error({ err: error, disk: disk.id }, `hash store: ${messageOf(error)}`));
+}

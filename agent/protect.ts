@@ -1,0 +1,78 @@
+/**
+ * Adds disks to the list of protected ones, and takes them off. All or nothing: one bad device and the list stays as it was.
+ */
+import { rm } from 'node:fs/promises';
+import { join } from 'node:path';
+import { existsSync } from 'node:fs';
+import { usageError } from '../shared/errors.js';
+import { inspectDevice, type InspectedDevice } from './disks/inspect.js';
+import { Sysfs } from './disks/sysfs.js';
+import { loadProtection, saveProtection, type ProtectedEntry, type ProtectionList } from './protection.js';
+import { EbpfTracker } from './tracker/ebpf/tracker.js';
+
+export interface AddedDisk {
+  readonly id: string;
+  readonly path: string;
+  readonly sizeBytes: number;
+  readonly tracker: 'ebpf' | 'scan';
+  readonly warnings: readonly string[];
+}
+
+export async function protect(
+  stateDir: string,
+  devices: readonly string[],
+  newUuid: () => string,
+): Promise<AddedDisk[]> {
+  const sysfs = new Sysfs();
+  let list: ProtectionList = await loadProtection(stateDir);
+  const known: { id: InspectedDevice['id']; source: InspectedDevice['source'] }[] = [];
+  for (const entry of list.disks) {
+    // A protected disk that is away can't overlap with what is here.
+    if (!existsSync(entry.path)) continue;
+    const there = inspectDevice(entry.path, { sysfs, protectedDisks: [], kept: list.kept, newUuid });
+    known.push({ id: there.id, source: there.source });
+  }
+  const added: AddedDisk[] = [];
+  for (const device of devices) {
+    const found = inspectDevice(device, { sysfs, protectedDisks: known, kept: list.kept, newUuid });
+    known.push({ id: found.id, source: found.source });
+    const { record } = found.identity;
+    list = {
+      disks: [...list.disks, { id: found.id, path: device, blockBytes: found.geometry.blockBytes }],
+      kept: record === null ? list.kept : [...list.kept.filter((k) => k.id !== record.id), record],
+    };
+    added.push({
+      id: found.id,
+      path: device,
+      sizeBytes: found.geometry.sizeBytes,
+      tracker: found.trackable === null ? 'scan' : 'ebpf',
+      warnings: found.untrackedReason === null ? found.warnings : [`scan: ${found.untrackedReason}`, ...found.warnings],
+    });
+  }
+  await saveProtection(stateDir, list);
+  return added;
+}
+
+/** `reload` makes a running agent let go of the disk before its tracking is ended. */
+export async function unprotect(
+  stateDir: string,
+  word: string,
+  pinDirectory: string,
+  reload: () => Promise<void>,
+): Promise<ProtectedEntry> {
+  const list = await loadProtection(stateDir);
+  const found = list.disks.find((d) => d.id === word || d.path === word);
+  if (found === undefined) {
+    const names = list.disks.map((d) => d.path).join(', ');
+    throw usageError(`${word} is not protected`, names === '' ? 'No disk is.' : `Protected are: ${names}.`);
+  }
+  await saveProtection(stateDir, { ...list, disks: list.disks.filter((d) => d !== found) });
+  await reload();
+  await rm(join(stateDir, 'hashes', found.id), { recursive: true, force: true });
+  if (existsSync(pinDirectory)) {
+    const tracker = new EbpfTracker({ pinDirectory });
+    tracker.disarm(found.id);
+    tracker.close();
+  }
+  return found;
+}

@@ -1,0 +1,380 @@
+/**
+ * Replication over one session: from the welcome until the connection ends. Decides what comes next (sweep, cycle, wait) and does it.
+ * State that outlives the session is in the disks (hash store, carry) and in the tracker; everything here may be lost at any time.
+ */
+import type { Logger } from 'pino';
+import type { Clock } from '../shared/clock.js';
+import { AfterimageError, messageOf } from '../shared/errors.js';
+import { IDLE_POINT_INTERVAL_MS } from '../shared/limits.js';
+import type { Hello, Welcome } from '../shared/wire/messages.js';
+import type { AgentConfig } from './config.js';
+import type { MessagePool } from './cycle/chunk-sender.js';
+import { runCycle, CutNotReached, SeriesEnded, type CycleContext, type CycleResult } from './cycle/machine-cycle.js';
+import type { ProtectedDisk } from './cycle/protected-disk.js';
+import { sweep } from './cycle/sweep.js';
+import type { WindowArena } from './cycle/window-arena.js';
+import { checkDisk } from './disks/watch.js';
+import type { Sysfs } from './disks/sysfs.js';
+import { quiesceFor } from './machine-quiesce.js';
+import type { OpenedDisk } from './open-disk.js';
+import type { ReceiverSession, SessionEnded } from './session/session.js';
+import type { AgentStatus } from './status.js';
+import type { MarkTracker } from './tracker/tracker.js';
+import { applyVerdict, beginSweep } from './verdicts.js';
+
+export interface ReplicationDeps {
+  readonly config: AgentConfig;
+  readonly clock: Clock;
+  readonly log: Logger;
+  readonly sysfs: Sysfs;
+  readonly tracker: MarkTracker | null;
+  readonly pool: MessagePool;
+  readonly arena: WindowArena;
+  readonly random: () => number;
+  readonly randomId: () => string;
+  readonly status: AgentStatus;
+  readonly disks: readonly OpenedDisk[];
+  readonly hello: Omit<Hello, 'disks' | 'inDoubtCycle' | 'type'>;
+}
+
+export class Replication {
+  readonly #deps: ReplicationDeps;
+  readonly #session: ReceiverSession;
+  readonly #stop: AbortSignal;
+  #nextPointAtMs = 0;
+  #lastPointAtMs: number;
+  /** Why the next point is special: first copy, comparison. */
+  #reason: string | null = null;
+  #wake: AbortController = new AbortController();
+  #onProgress: () => void = () => undefined;
+  /** Why the session has ended, once it has. */
+  #over: SessionEnded | null = null;
+  /** Asked for and not begun yet: a sweep must not begin while a cycle runs. */
+  #comparison: string | null = null;
+  #syncWaiters: ((result: CycleResult | Error) => void)[] = [];
+
+  constructor(deps: ReplicationDeps, session: ReceiverSession, stop: AbortSignal) {
+    this.#deps = deps;
+    this.#session = session;
+    this.#stop = stop;
+    this.#lastPointAtMs = deps.clock.monotonicMs();
+    void session.ended.then((ended) => {
+      this.#over = ended;
+      this.#wake.abort();
+    });
+  }
+
+  /** Makes a point as soon as possible; resolves to it. */
+  syncNow(): Promise<CycleResult> {
+    return new Promise((resolve, reject) => {
+      this.#syncWaiters.push((result) => (result instanceof Error ? reject(result) : resolve(result)));
+      this.#wake.abort();
+    });
+  }
+
+  /** Compares all disks from end to end, as an operator asked; resolves when it is under way. */
+  compareAll(reason: string): Promise<void> {
+    this.#comparison = reason;
+    this.#wake.abort();
+    return Promise.resolve();
+  }
+
+  /**
+   * Runs until the session has ended (resolves to why) or the agent stops.
+   * `onProgress`: something became durable at the receiver, so the connection is worth coming back to soon.
+   */
+  async run(onProgress: () => void): Promise<void> {
+    const { log } = this.#deps;
+    this.#onProgress = onProgress;
+    const welcome = await this.#sayHello();
+    this.#deps.status.connected(welcome);
+    log.info({ epoch: welcome.epoch, lastPoint: welcome.lastPoint }, 'connected to the receiver');
+    for (const { disk } of this.#deps.disks) {
+      const said = welcome.disks.find((d) => d.disk === disk.id);
+      if (said !== undefined) await applyVerdict(disk, said, welcome, this.#session, log);
+    }
+    const progress = setInterval(() => void this.#reportProgress(), 1000);
+    const onStop = (): void => this.#wake.abort();
+    this.#stop.addEventListener('abort', onStop, { once: true });
+    try {
+      while (!this.#stop.aborted) await this.#step();
+    } finally {
+      clearInterval(progress);
+      this.#stop.removeEventListener('abort', onStop);
+      for (const waiter of this.#syncWaiters)
+        waiter(
+          new AfterimageError('the connection ended before the point was made', {
+            code: 'session-ended',
+            kind: 'disconnected',
+          }),
+        );
+      this.#syncWaiters = [];
+    }
+  }
+
+  async #sayHello(): Promise<Welcome> {
+    const { disks, tracker, hello } = this.#deps;
+    disks.forEach(({ disk }, index) => (disk.index = index));
+    return this.#session.hello({
+      type: 'hello',
+      ...hello,
+      inDoubtCycle: disks.map(({ disk }) => disk.store.inDoubtCycle).find((c) => c !== null) ?? null,
+      disks: disks.map(({ disk }) => ({
+        id: disk.id,
+        device: disk.device,
+        sizeBytes: disk.geometry.sizeBytes,
+        blockBytes: disk.geometry.blockBytes,
+        series: disk.series,
+        tracker: disk.trackable === null ? ('scan' as const) : ('ebpf' as const),
+        committedPoint: disk.store.point,
+        committedSeries: disk.store.committedSeries,
+        changedBlocks: changedBlocks(disk, tracker),
+        hashStore: disk.store.unknownSegments === 0 ? ('valid' as const) : ('none' as const),
+        sweep:
+          disk.store.sweep === null
+            ? null
+            : {
+                kind: disk.store.sweep.kind,
+                nextSegment: disk.store.sweep.nextSegment,
+                stagedLayers: disk.store.sweep.stagedLayers,
+              },
+      })),
+    });
+  }
+
+  /** One decision and its execution. Errors of a disk are handled here; errors of the connection end the session. */
+  async #step(): Promise<void> {
+    const { disks, clock } = this.#deps;
+    try {
+      this.#checkDisks();
+      await this.#beginComparison();
+      const blocked = disks.some(({ disk }) => !disk.isReady && disk.inPoints);
+      const ready = disks.filter(({ disk }) => disk.isReady);
+      const isDue = this.#syncWaiters.length > 0 || clock.monotonicMs() >= this.#nextPointAtMs;
+      if (!blocked && ready.length > 0 && isDue) return await this.#cycle(ready);
+      const next = disks.find(({ disk }) => disk.need !== null && disk.state !== 'Failed');
+      if (next !== undefined) return await this.#sweep(next.disk, !blocked && ready.length > 0);
+      await this.#wait(blocked || ready.length === 0);
+    } catch (error) {
+      await this.#handle(error);
+    }
+  }
+
+  async #beginComparison(): Promise<void> {
+    const reason = this.#comparison;
+    if (reason === null) return;
+    this.#comparison = null;
+    for (const { disk } of this.#deps.disks) if (disk.isReady) await beginSweep(disk, 'comparison', reason);
+  }
+
+  async #wait(nothingToDo: boolean): Promise<void> {
+    const { clock } = this.#deps;
+    const ms = nothingToDo ? 1000 : Math.max(1, this.#nextPointAtMs - clock.monotonicMs());
+    // One signal for all that can end the wait: racing promises that settle once a month would pile up, one for each wait.
+    await clock.sleep(ms, this.#wake.signal);
+    if (this.#over !== null) throw this.#over;
+    if (this.#wake.signal.aborted) this.#wake = new AbortController();
+  }
+
+  async #sweep(disk: ProtectedDisk, othersAreReady: boolean): Promise<void> {
+    const { clock, log, status } = this.#deps;
+    const need = disk.need;
+    if (need === null) return;
+    const firstSegment = disk.store.sweep?.nextSegment ?? 0;
+    disk.progress ??= { processedBytes: 0, totalBytes: disk.geometry.sizeBytes, startedAtMs: clock.monotonicMs() };
+    const result = await sweep(
+      disk,
+      { kind: need.kind, only: null, firstSegment },
+      {
+        session: this.#session,
+        pool: this.#deps.pool,
+        onStaged: this.#onProgress,
+        shouldPause: () =>
+          this.#stop.aborted ||
+          (othersAreReady && (this.#syncWaiters.length > 0 || clock.monotonicMs() >= this.#nextPointAtMs)),
+      },
+    );
+    if (result.kind === 'paused') return;
+    const tookMs = clock.monotonicMs() - disk.progress.startedAtMs;
+    log.info(
+      {
+        disk: disk.id,
+        kind: need.kind,
+        reason: need.reason,
+        seconds: Math.round(tookMs / 1000),
+        readBytes: disk.counters.readBytes,
+        sentBytes: disk.counters.sentBytes,
+      },
+      `${need.kind} done, catching up`,
+    );
+    status.swept(disk, need);
+    disk.progress = null;
+    disk.need = null;
+    this.#reason = need.kind === 'first-copy' ? 'first copy' : `comparison: ${need.reason}`;
+    this.#nextPointAtMs = 0;
+  }
+
+  async #cycle(ready: readonly OpenedDisk[]): Promise<void> {
+    const { clock, config, log, status } = this.#deps;
+    const startMs = clock.monotonicMs();
+    this.#nextPointAtMs = startMs + config.interval;
+    const isAsked = this.#syncWaiters.length > 0;
+    if (
+      !isAsked &&
+      this.#reason === null &&
+      (await this.#isIdle(ready)) &&
+      startMs - this.#lastPointAtMs < IDLE_POINT_INTERVAL_MS
+    )
+      return;
+    const waiters = this.#syncWaiters;
+    this.#syncWaiters = [];
+    const tracked = ready.filter((d) => d.still === null).map((d) => d.disk);
+    const still = ready.flatMap((d) => d.still ?? []);
+    try {
+      const result = await runCycle(tracked, still, this.#reason, this.#cycleContext(ready));
+      this.#reason = null;
+      this.#lastPointAtMs = clock.monotonicMs();
+      this.#onProgress();
+      for (const { disk } of ready) disk.setState('Protected', '');
+      status.committed(
+        result,
+        ready.map((d) => d.disk),
+      );
+      log.info(
+        {
+          point: result.point,
+          consistency: result.cut.consistency,
+          changedBytes: result.changedBytes,
+          sentBytes: result.sentBytes,
+          passes: result.cut.passes,
+          cutMs: Math.round(result.cut.cutMs),
+          durationMs: Math.round(result.durationMs),
+          ...(result.cut.recopiedBlocks > 0 ? { recopiedBlocks: result.cut.recopiedBlocks } : {}),
+          ...(result.cut.freezeMs > 0 ? { freezeMs: Math.round(result.cut.freezeMs), reason: result.cut.reason } : {}),
+        },
+        'recovery point committed',
+      );
+      for (const waiter of waiters) waiter(result);
+    } catch (error) {
+      for (const waiter of waiters) waiter(error instanceof Error ? error : new Error(messageOf(error)));
+      throw error;
+    }
+  }
+
+  #cycleContext(ready: readonly OpenedDisk[]): CycleContext {
+    const { tracker, pool, arena, clock, log, random, randomId, config, sysfs } = this.#deps;
+    return {
+      session: this.#session,
+      tracker,
+      pool,
+      arena,
+      clock,
+      random,
+      randomId,
+      cutDeadlineMs: config.cut.deadline,
+      quiesce: quiesceFor(
+        sysfs,
+        ready.map((d) => d.inspected.source),
+        config.freeze,
+        clock,
+        log,
+      ),
+      testOnlyNaive: process.env['AFTERIMAGE_TEST_NAIVE_CUT'] === '1',
+    };
+  }
+
+  async #isIdle(ready: readonly OpenedDisk[]): Promise<boolean> {
+    for (const { disk, still } of ready) {
+      if (disk.store.sweep !== null || disk.lastPoint === 0) return false;
+      if (still !== null && !(await still.isUnchanged())) return false;
+      if (still === null && changedBlocks(disk, this.#deps.tracker) > 0) return false;
+    }
+    return true;
+  }
+
+  /** Disks that vanished or were changed under us: they fail, with the reason; the others go on as far as they can. */
+  #checkDisks(): void {
+    for (const { disk, inspected } of this.#deps.disks) {
+      const verdict = checkDisk(this.#deps.sysfs, inspected.state);
+      if (verdict.is === 'unchanged' && disk.state !== 'Failed') continue;
+      if (verdict.is === 'unchanged') throw new DisksChanged(`${disk.device} is back`);
+      if (disk.state !== 'Failed') this.#failDisk(disk, verdict.reason);
+      // A disk of another size or a new one at its place is opened anew; one that is gone is waited for.
+      if (verdict.is !== 'vanished') throw new DisksChanged(verdict.reason);
+    }
+  }
+
+  #failDisk(disk: ProtectedDisk, reason: string): void {
+    disk.setState('Failed', reason);
+    this.#deps.status.fellBack(reason);
+    this.#deps.log.error({ disk: disk.id, reason }, 'disk failed: no point is made until it is back');
+  }
+
+  async #handle(error: unknown): Promise<void> {
+    const { log, status, tracker, disks, clock, config } = this.#deps;
+    if (this.#stop.aborted) return;
+    if (error instanceof SeriesEnded && tracker !== null) {
+      const found = disks.find(({ disk }) => disk.id === error.disk);
+      if (found === undefined) throw error;
+      status.fellBack(error.why);
+      log.warn({ disk: error.disk, reason: error.why }, 'change tracking is in doubt: a comparison follows');
+      const armed = tracker.restartSeries(error.disk, error.why);
+      found.disk.series = armed.series;
+      await beginSweep(found.disk, 'comparison', error.why);
+      return;
+    }
+    if (error instanceof CutNotReached) {
+      status.fellBack(error.message);
+      log.warn({ reason: error.message }, 'recovery point skipped');
+      return;
+    }
+    if (error instanceof AfterimageError && error.code === 'hash-segment-disputed') {
+      for (const { disk } of disks) if (disk.isReady) await beginSweep(disk, 'comparison', error.message);
+      status.fellBack(error.message);
+      log.warn({ reason: error.message }, 'a comparison follows');
+      return;
+    }
+    const failed = disks.find(({ disk }) => disk.store.failure !== null);
+    if (failed !== undefined) {
+      // The store refuses everything until it is opened again; there may be room, or a working disk, by then.
+      const why = messageOf(failed.disk.store.failure);
+      status.fellBack(why);
+      log.error({ disk: failed.disk.id, err: error }, `hash store failed: ${why}`);
+      await clock.sleep(config.interval, this.#stop);
+      throw new DisksChanged(why);
+    }
+    if (error instanceof AfterimageError && error.kind !== 'disconnected') {
+      // Something local went wrong (a read error, no space for hashes): what was taken is handed back, the next interval tries again.
+      status.fellBack(error.message);
+      log.error({ err: error }, `cycle failed: ${error.message}`);
+      await clock.sleep(config.interval, this.#stop);
+      // A hash store that failed is usable again only after it was opened anew.
+      if (error.code.startsWith('hash-store-')) throw new DisksChanged(error.message);
+      return;
+    }
+    throw error;
+  }
+
+  async #reportProgress(): Promise<void> {
+    const disks = this.#deps.status.snapshot().disks.map((d) => ({
+      disk: d.id,
+      state: d.state,
+      percent: d.progress?.percent ?? 100,
+      dataAtRiskBytes: d.dataAtRisk.bytes ?? 0,
+      dataAtRiskMs: Math.round((d.dataAtRisk.seconds ?? 0) * 1000),
+    }));
+    // The session's end is noticed where it matters.
+    await this.#session.progress(disks as Parameters<ReceiverSession['progress']>[0]).catch(() => undefined);
+  }
+}
+
+/** The disks have to be opened anew: the session ends for that. */
+export class DisksChanged extends AfterimageError {
+  constructor(why: string) {
+    super(`disks are opened anew: ${why}`, { code: 'disks-changed', kind: 'disconnected' });
+  }
+}
+
+/** Blocks that the next point would hold, as far as is known without reading. */
+export const changedBlocks = (disk: ProtectedDisk, tracker: MarkTracker | null): number =>
+  disk.carry.size + (disk.trackable === null || tracker === null ? 0 : tracker.markedCount(disk.id));

@@ -1,0 +1,284 @@
+/**
+ * The protocol towards the receiver over one connection: hello, chunks, segments, commits, marks.
+ *
+ * Promises: at most `windowBytes` are under way beyond the `received` mark; every wait ends when the connection does.
+ * Holds no durable state: what the receiver has is learnt anew from each welcome.
+ */
+import type { Logger } from 'pino';
+import { AfterimageError } from '../../shared/errors.js';
+import { COMMIT_TIMEOUT_MS, CONNECT_TIMEOUT_MS } from '../../shared/limits.js';
+import type { DiskId, PointNumber } from '../../shared/units.js';
+import { asPoint } from '../../shared/units.js';
+import { CLOSE, closeReasonOf, type CloseReason } from '../../shared/wire/close-codes.js';
+import {
+  DATA_HEADER_BYTES,
+  decodeReceiverMessage,
+  encodeControl,
+  encodeDataHeader,
+  protocolError,
+  TAG_CONTROL,
+  type AgentMessage,
+  type Commit,
+  type DataTarget,
+  type Hello,
+  type ReceiverMessage,
+  type Welcome,
+} from '../../shared/wire/messages.js';
+import type { Transport, TransportClosed } from '../../shared/wire/transport.js';
+import { ByteWindow } from './window.js';
+
+/** The session is over. `reason` says whether to come back soon. */
+export class SessionEnded extends AfterimageError {
+  readonly close: CloseReason | null;
+  constructor(text: string, close: CloseReason | null) {
+    super(text, { code: 'session-ended', kind: 'disconnected', ...(close === null ? {} : { hint: close.hint }) });
+    this.close = close;
+  }
+}
+
+export interface Committed {
+  readonly point: PointNumber;
+  readonly storedBytes: number;
+}
+
+export interface Pacer {
+  /** Waits until `bytes` may be sent under the bandwidth limit. */
+  take(bytes: number): Promise<void>;
+}
+
+interface Waiter<T> {
+  resolve(value: T): void;
+  reject(error: Error): void;
+}
+
+export class ReceiverSession {
+  readonly #transport: Transport;
+  readonly #pacer: Pacer;
+  readonly #log: Logger;
+  #window: ByteWindow | null = null;
+  #sequence = 0;
+  #stagedSequence = 0;
+  #sentBytes = 0;
+  #turn: Promise<void> = Promise.resolve();
+  #refused: { text: string; close: CloseReason } | null = null;
+  #ended: SessionEnded | null = null;
+  #welcome: Waiter<Welcome> | null = null;
+  #commit: (Waiter<Committed> & { cycle: string }) | null = null;
+  #hashes: (Waiter<BigUint64Array> & { disk: string; segment: number }) | null = null;
+  #staged: (Waiter<void> & { sequence: number })[] = [];
+  /** Resolves (never rejects) when the session is over. */
+  readonly ended: Promise<SessionEnded>;
+
+  constructor(transport: Transport, pacer: Pacer, log: Logger) {
+    this.#transport = transport;
+    this.#pacer = pacer;
+    this.#log = log;
+    transport.onMessage((bytes) => {
+      this.#onMessage(bytes);
+    });
+    this.ended = transport.closed.then((closed) => this.#end(closed));
+  }
+
+  /** Bytes of data messages sent in this session. */
+  get sentBytes(): number {
+    return this.#sentBytes;
+  }
+
+  get lastSequence(): number {
+    return this.#sequence;
+  }
+
+  /** Says hello; resolves to the welcome. Rejects with SessionEnded when refused. */
+  async hello(hello: Hello): Promise<Welcome> {
+    const answered = new Promise<Welcome>((resolve, reject) => {
+      this.#welcome = { resolve, reject };
+    });
+    await this.#send(hello);
+    const welcome = await this.#within(answered, CONNECT_TIMEOUT_MS * 2, 'welcome');
+    this.#window = new ByteWindow(welcome.windowBytes);
+    return welcome;
+  }
+
+  /**
+   * Sends one chunk. `message` has DATA_HEADER_BYTES of room before the chunk, which is filled in here.
+   * Resolves when the buffer may be reused.
+   */
+  async sendChunk(message: Buffer, diskIndex: number, target: DataTarget, segment: number | null): Promise<void> {
+    // Chunks go out in the order in which they were handed in, however long each waits for bandwidth and window.
+    const before = this.#turn;
+    let passOn = (): void => undefined;
+    this.#turn = new Promise((resolve) => (passOn = resolve));
+    await before;
+    try {
+      await this.#admit(message.length);
+    } catch (error) {
+      passOn();
+      throw error;
+    }
+    encodeDataHeader(message.subarray(0, DATA_HEADER_BYTES), {
+      diskIndex,
+      target,
+      segment,
+      sequence: ++this.#sequence,
+    });
+    this.#sentBytes += message.length;
+    const sending = this.#transport.send(message);
+    passOn();
+    await sending;
+  }
+
+  /** Waits until so many bytes may be under way. */
+  async #admit(bytes: number): Promise<void> {
+    this.#check();
+    if (this.#window === null) throw protocolError('data before welcome');
+    await this.#pacer.take(bytes);
+    await this.#window.reserve(bytes);
+    this.#check();
+  }
+
+  /** Ends a segment; resolves to the sequence that `whenStaged` waits for. */
+  async endSegment(disk: DiskId, segment: number, target: 'sweep-base' | 'sweep-delta'): Promise<number> {
+    const sequence = ++this.#sequence;
+    await this.#send({ type: 'segment-end', disk, segment, target, sequence });
+    return sequence;
+  }
+
+  /** Resolves when the segment that ended with this sequence is durable at the receiver. */
+  whenStaged(sequence: number): Promise<void> {
+    if (this.#ended !== null) return Promise.reject(this.#ended);
+    if (this.#stagedSequence >= sequence) return Promise.resolve();
+    return new Promise((resolve, reject) => {
+      this.#staged.push({ sequence, resolve, reject });
+    });
+  }
+
+  async beginCycle(cycle: string): Promise<void> {
+    await this.#send({ type: 'cycle-begin', cycle });
+  }
+
+  /** Sends the commit; resolves when the point is in the receiver's manifest. */
+  async commit(commit: Omit<Commit, 'type' | 'lastSequence'>, onSent: () => void): Promise<Committed> {
+    const answered = new Promise<Committed>((resolve, reject) => {
+      this.#commit = { cycle: commit.cycle, resolve, reject };
+    });
+    await this.#send({ type: 'commit', ...commit, lastSequence: this.#sequence });
+    onSent();
+    return this.#within(answered, COMMIT_TIMEOUT_MS, 'commit');
+  }
+
+  /** Block hashes of a segment as the receiver has them. One request at a time. */
+  async requestHashes(disk: DiskId, segment: number): Promise<BigUint64Array> {
+    const answered = new Promise<BigUint64Array>((resolve, reject) => {
+      this.#hashes = { disk, segment, resolve, reject };
+    });
+    await this.#send({ type: 'hashes-request', disk, segment });
+    return this.#within(answered, COMMIT_TIMEOUT_MS, 'hashes');
+  }
+
+  async progress(disks: Extract<AgentMessage, { type: 'progress' }>['disks']): Promise<void> {
+    await this.#send({ type: 'progress', disks });
+  }
+
+  close(reason: string): void {
+    if (this.#ended !== null) return;
+    void this.#send({ type: 'bye', reason }).catch(() => undefined);
+    this.#transport.close(1000, reason);
+  }
+
+  async #send(message: AgentMessage): Promise<void> {
+    this.#check();
+    await this.#transport.send(encodeControl(message));
+  }
+
+  #check(): void {
+    if (this.#ended !== null) throw this.#ended;
+  }
+
+  async #within<T>(answer: Promise<T>, limitMs: number, what: string): Promise<T> {
+    let timer: NodeJS.Timeout | undefined;
+    const late = new Promise<never>((_, reject) => {
+      timer = setTimeout(() => {
+        this.#transport.close(CLOSE.protocol.code, `no ${what} within ${limitMs} ms`);
+        reject(new SessionEnded(`the receiver did not answer with ${what} within ${limitMs / 1000} s`, null));
+      }, limitMs);
+    });
+    try {
+      return await Promise.race([answer, late]);
+    } finally {
+      clearTimeout(timer);
+    }
+  }
+
+  #onMessage(bytes: Buffer): void {
+    try {
+      if (bytes[0] !== TAG_CONTROL) throw protocolError(`message tag ${bytes[0] ?? 'missing'}`);
+      this.#handle(decodeReceiverMessage(bytes));
+    } catch (error) {
+      this.#log.error({ err: error }, 'the receiver sent what this agent does not understand');
+      this.#transport.close(CLOSE.protocol.code, CLOSE.protocol.name);
+    }
+  }
+
+  #handle(message: ReceiverMessage): void {
+    switch (message.type) {
+      case 'welcome':
+        this.#welcome?.resolve(message);
+        return;
+      case 'refused': {
+        const close = closeReasonOf(message.code) ?? CLOSE.internal;
+        this.#refused = {
+          text: `the receiver refuses: ${close.name}: ${message.reason}`,
+          close: { ...close, hint: message.hint },
+        };
+        return;
+      }
+      case 'ack':
+        this.#window?.acknowledge(message.receivedBytes);
+        this.#stagedSequence = Math.max(this.#stagedSequence, message.stagedSequence);
+        for (const waiter of this.#staged) if (waiter.sequence <= this.#stagedSequence) waiter.resolve();
+        this.#staged = this.#staged.filter((w) => w.sequence > this.#stagedSequence);
+        return;
+      case 'committed':
+        if (this.#commit?.cycle !== message.cycle) throw protocolError(`commit of an unknown cycle ${message.cycle}`);
+        this.#commit.resolve({ point: asPoint(message.point), storedBytes: message.storedBytes });
+        this.#commit = null;
+        return;
+      case 'hashes': {
+        if (this.#hashes?.disk !== message.disk || this.#hashes.segment !== message.segment)
+          throw protocolError('hashes not asked for');
+        this.#hashes.resolve(hashesFrom(message.hashes));
+        this.#hashes = null;
+        return;
+      }
+    }
+  }
+
+  #end(closed: TransportClosed): SessionEnded {
+    const known = closeReasonOf(closed.code);
+    const ended =
+      this.#refused !== null
+        ? new SessionEnded(this.#refused.text, this.#refused.close)
+        : new SessionEnded(
+            known === undefined
+              ? `connection to the receiver ended (${closed.code}${closed.reason === '' ? '' : `: ${closed.reason}`})`
+              : `the receiver ended the session: ${known.name}`,
+            known ?? null,
+          );
+    this.#ended = ended;
+    this.#window?.fail(ended);
+    this.#welcome?.reject(ended);
+    this.#commit?.reject(ended);
+    this.#hashes?.reject(ended);
+    for (const waiter of this.#staged) waiter.reject(ended);
+    this.#staged = [];
+    return ended;
+  }
+}
+
+/** Copies: the message's memory is not aligned for 64-bit views. */
+function hashesFrom(bytes: Uint8Array): BigUint64Array {
+  if (bytes.length % 8 !== 0) throw protocolError(`hashes of ${bytes.length} bytes`);
+  const copy = new Uint8Array(bytes.length);
+  copy.set(bytes);
+  return new BigUint64Array(copy.buffer);
+}

@@ -1,0 +1,55 @@
+/**
+ * The agent's status as people read it in a terminal. Pure text.
+ */
+import { formatBytes, formatDuration } from '../shared/units.js';
+import type { AgentSnapshot, DiskSnapshot } from './status.js';
+
+const BAR_WIDTH = 30;
+
+export function bar(percent: number): string {
+  const full = Math.round((Math.min(100, percent) / 100) * BAR_WIDTH);
+  return `[${'█'.repeat(full)}${'░'.repeat(BAR_WIDTH - full)}] ${percent.toFixed(1).padStart(5)} %`;
+}
+
+export function riskText(disk: DiskSnapshot): string {
+  const { seconds, bytes } = disk.dataAtRisk;
+  if (seconds === null) return 'all of it: no recovery point yet';
+  return `${formatDuration(seconds * 1000)}, ${bytes === null ? 'bytes unknown without tracking' : formatBytes(bytes)}`;
+}
+
+export function statusText(s: AgentSnapshot & { problem?: string | null }): string {
+  const lines = [`${s.machine.name}  ${s.state}`];
+  if (s.problem != null) lines.push(`  problem:    ${s.problem}`);
+  lines.push(
+    s.receiver.connected
+      ? `  receiver:   ${s.receiver.address}, connected`
+      : `  receiver:   ${s.receiver.address}, NOT connected: ${s.receiver.reason}${s.receiver.retryInSeconds === null ? '' : ` (again in ${s.receiver.retryInSeconds} s)`}`,
+  );
+  const p = s.lastPoint;
+  if (p !== null) {
+    const pace = `${p.passes} passes, cut ${p.cutMs.toFixed(0)} ms${p.freezeMs > 0 ? `, frozen ${p.freezeMs.toFixed(0)} ms` : ''}`;
+    lines.push(
+      `  last point: ${p.number}, ${formatDuration(p.ageSeconds * 1000)} ago, ${p.consistency}-consistent (${pace})`,
+    );
+    lines.push(
+      `              changed ${formatBytes(p.changedBytes)}, sent ${formatBytes(p.sentBytes)}, stored ${formatBytes(p.storedBytes)}`,
+    );
+  }
+  if (s.lastFallback !== null) lines.push(`  fallback:   ${s.lastFallback.at}: ${s.lastFallback.reason}`);
+  for (const disk of s.disks) lines.push(...diskLines(disk));
+  return lines.join('\n');
+}
+
+function diskLines(disk: DiskSnapshot): string[] {
+  const lines = [
+    `  ${disk.device}  ${formatBytes(disk.sizeBytes)}  ${disk.state}${disk.reason === '' ? '' : ` (${disk.reason})`}`,
+    `    data at risk: ${riskText(disk)}`,
+    `    tracker:      ${disk.tracker}${disk.trackerReason === '' ? '' : ` (${disk.trackerReason})`}`,
+  ];
+  if (disk.progress !== null) {
+    const { percent, bytesPerSecond, secondsLeft } = disk.progress;
+    const left = secondsLeft === null ? '' : `, ${formatDuration(secondsLeft * 1000)} left`;
+    lines.push(`    ${bar(percent)}  ${formatBytes(bytesPerSecond)}/s${left}`);
+  }
+  return lines;
+}

@@ -1,0 +1,241 @@
+/**
+ * What an operator sees of the agent: one snapshot for `/status`, the command line and the metrics. Collects, decides nothing.
+ */
+import type { Clock } from '../shared/clock.js';
+import { lz4 } from '../shared/layer/codec.js';
+import type { Welcome } from '../shared/wire/messages.js';
+import type { CycleResult } from './cycle/machine-cycle.js';
+import type { ProtectedDisk, SweepNeed } from './cycle/protected-disk.js';
+import type { OpenedDisk } from './open-disk.js';
+import type { MarkTracker, TrackerCounters } from './tracker/tracker.js';
+
+export interface DiskSnapshot {
+  readonly id: string;
+  readonly device: string;
+  readonly sizeBytes: number;
+  readonly state: string;
+  readonly reason: string;
+  readonly tracker: 'ebpf' | 'scan';
+  readonly trackerReason: string;
+  readonly series: string | null;
+  readonly lastPoint: number;
+  readonly progress: {
+    readonly percent: number;
+    readonly processedBytes: number;
+    readonly totalBytes: number;
+    readonly bytesPerSecond: number;
+    readonly secondsLeft: number | null;
+  } | null;
+  /**
+   * What would be lost if the source died now. Seconds: age of the last cut if anything changed since; null before the first point.
+   * Bytes: null for the scan tracker, which can't know without reading.
+   */
+  readonly dataAtRisk: { readonly seconds: number | null; readonly bytes: number | null };
+  readonly counters: ProtectedDisk['counters'];
+  readonly tracking: TrackerCounters | null;
+}
+
+export interface AgentSnapshot {
+  readonly program: string;
+  readonly machine: { readonly id: string; readonly name: string; readonly generation: number };
+  readonly receiver: {
+    readonly address: string;
+    readonly connected: boolean;
+    readonly epoch: number | null;
+    /** Why not, when it isn't. */
+    readonly reason: string;
+    readonly retryInSeconds: number | null;
+  };
+  readonly state: string;
+  readonly lastPoint: {
+    readonly number: number;
+    readonly cutAt: string;
+    readonly ageSeconds: number;
+    readonly consistency: string;
+    readonly reason: string;
+    readonly passes: number;
+    readonly cutMs: number;
+    readonly freezeMs: number;
+    readonly durationMs: number;
+    readonly changedBytes: number;
+    readonly sentBytes: number;
+    readonly storedBytes: number;
+  } | null;
+  readonly lastFallback: { readonly reason: string; readonly at: string } | null;
+  readonly pointsCommitted: number;
+  readonly pointsSkipped: number;
+  readonly freezes: number;
+  readonly memory: { readonly residentBytes: number };
+  readonly compression: string;
+  readonly disks: readonly DiskSnapshot[];
+}
+
+export interface StatusIdentity {
+  readonly program: string;
+  readonly machine: AgentSnapshot['machine'];
+  readonly address: string;
+}
+
+export class AgentStatus {
+  readonly #clock: Clock;
+  readonly #identity: StatusIdentity;
+  readonly #disks: () => readonly OpenedDisk[];
+  readonly #tracker: () => MarkTracker | null;
+  #epoch: number | null = null;
+  #connected = false;
+  #reason = 'not connected yet';
+  #retryAtMs: number | null = null;
+  #last: { result: CycleResult; atMs: number; cutMonotonicMs: number } | null = null;
+  #fallback: { reason: string; atMs: number } | null = null;
+  #points = 0;
+  #skipped = 0;
+  #freezes = 0;
+
+  constructor(
+    clock: Clock,
+    identity: StatusIdentity,
+    disks: () => readonly OpenedDisk[],
+    tracker: () => MarkTracker | null,
+  ) {
+    this.#clock = clock;
+    this.#identity = identity;
+    this.#disks = disks;
+    this.#tracker = tracker;
+  }
+
+  connected(welcome: Welcome): void {
+    this.#connected = true;
+    this.#epoch = welcome.epoch;
+    this.#reason = '';
+    this.#retryAtMs = null;
+  }
+
+  /** `retryInMs`: null when nothing will be tried by itself. */
+  disconnected(reason: string, retryInMs: number | null): void {
+    this.#connected = false;
+    this.#reason = reason;
+    this.#retryAtMs = retryInMs === null ? null : this.#clock.monotonicMs() + retryInMs;
+  }
+
+  committed(result: CycleResult, disks: readonly ProtectedDisk[]): void {
+    const nowMs = this.#clock.monotonicMs();
+    // The cut lies before the commit by as much wall time as passed; a clock that jumped in between shows here only.
+    const sinceCutMs = Math.max(0, Math.min(this.#clock.nowMs() - result.cut.cutAtMs, result.durationMs));
+    this.#last = { result, atMs: this.#clock.nowMs(), cutMonotonicMs: nowMs - sinceCutMs };
+    this.#points++;
+    if (result.cut.freezeMs > 0) {
+      this.#freezes++;
+      this.#fallback = { reason: result.cut.reason, atMs: this.#clock.nowMs() };
+    }
+    for (const disk of disks) disk.counters.storedBytes += Math.round(result.storedBytes / disks.length);
+  }
+
+  swept(_disk: ProtectedDisk, need: SweepNeed): void {
+    if (need.kind === 'comparison')
+      this.#fallback = { reason: `comparison: ${need.reason}`, atMs: this.#clock.nowMs() };
+  }
+
+  fellBack(reason: string): void {
+    this.#skipped++;
+    this.#fallback = { reason, atMs: this.#clock.nowMs() };
+  }
+
+  snapshot(): AgentSnapshot {
+    const nowMs = this.#clock.monotonicMs();
+    const disks = this.#disks().map((d) => this.#disk(d, nowMs));
+    const last = this.#last;
+    return {
+      program: this.#identity.program,
+      machine: this.#identity.machine,
+      receiver: {
+        address: this.#identity.address,
+        connected: this.#connected,
+        epoch: this.#epoch,
+        reason: this.#reason,
+        retryInSeconds: this.#retryAtMs === null ? null : Math.max(0, Math.round((this.#retryAtMs - nowMs) / 1000)),
+      },
+      state: machineState(disks),
+      lastPoint:
+        last === null
+          ? null
+          : {
+              number: last.result.point,
+              cutAt: new Date(last.result.cut.cutAtMs).toISOString(),
+              ageSeconds: (nowMs - last.cutMonotonicMs) / 1000,
+              consistency: last.result.cut.consistency,
+              reason: last.result.cut.reason,
+              passes: last.result.cut.passes,
+              cutMs: last.result.cut.cutMs,
+              freezeMs: last.result.cut.freezeMs,
+              durationMs: last.result.durationMs,
+              changedBytes: last.result.changedBytes,
+              sentBytes: last.result.sentBytes,
+              storedBytes: last.result.storedBytes,
+            },
+      lastFallback:
+        this.#fallback === null
+          ? null
+          : { reason: this.#fallback.reason, at: new Date(this.#fallback.atMs).toISOString() },
+      pointsCommitted: this.#points,
+      pointsSkipped: this.#skipped,
+      freezes: this.#freezes,
+      memory: { residentBytes: process.memoryUsage.rss() },
+      compression: lz4.implementation,
+      disks,
+    };
+  }
+
+  #disk({ disk }: OpenedDisk, nowMs: number): DiskSnapshot {
+    const tracker = this.#tracker();
+    const isTracked = disk.trackable !== null && tracker !== null;
+    const { blockBytes } = disk.geometry;
+    const marked = isTracked ? tracker.markedCount(disk.id) : 0;
+    const hasPoint = disk.lastPoint > 0 && disk.need === null;
+    const changed = isTracked ? (disk.carry.size + marked) * blockBytes : null;
+    const bytes = hasPoint ? changed : disk.geometry.sizeBytes;
+    const sinceCut = this.#last === null ? null : (nowMs - this.#last.cutMonotonicMs) / 1000;
+    return {
+      id: disk.id,
+      device: disk.device,
+      sizeBytes: disk.geometry.sizeBytes,
+      state: disk.state,
+      reason: disk.stateReason,
+      tracker: isTracked ? 'ebpf' : 'scan',
+      trackerReason: disk.scanReason,
+      series: disk.series,
+      lastPoint: disk.lastPoint,
+      progress: disk.progress === null ? null : progressOf(disk.progress, nowMs),
+      dataAtRisk: { seconds: isTracked && bytes === 0 ? 0 : sinceCut, bytes },
+      counters: { ...disk.counters },
+      tracking: isTracked ? tracker.counters(disk.id) : null,
+    };
+  }
+}
+
+function progressOf(
+  progress: NonNullable<ProtectedDisk['progress']>,
+  nowMs: number,
+): NonNullable<DiskSnapshot['progress']> {
+  const seconds = (nowMs - progress.startedAtMs) / 1000;
+  const bytesPerSecond = seconds > 0 ? progress.processedBytes / seconds : 0;
+  return {
+    percent: progress.totalBytes === 0 ? 100 : (progress.processedBytes / progress.totalBytes) * 100,
+    processedBytes: progress.processedBytes,
+    totalBytes: progress.totalBytes,
+    bytesPerSecond,
+    secondsLeft: bytesPerSecond > 0 ? (progress.totalBytes - progress.processedBytes) / bytesPerSecond : null,
+  };
+}
+
+/** The machine is as well as its worst disk. */
+function machineState(disks: readonly DiskSnapshot[]): string {
+  const order = [
+    'Failed',
+    'ResynchronizationRequired',
+    'ResynchronizationInProgress',
+    'InitialReplicationInProgress',
+    'EnablingProtection',
+    'Protected',
+  ];
+  return order.find((state) => disks.some((d) => d.state === state)) ?? 'EnablingProtection';
+}

@@ -1,0 +1,68 @@
+/**
+ * Which machines a store holds, and how an operator's word for one is understood. Read-only.
+ */
+import { AfterimageError, messageOf, usageError } from '../../shared/errors.js';
+import { MANIFEST_BYTES_MAX } from '../../shared/limits.js';
+import { asMachineId, isUuid, type MachineId } from '../../shared/units.js';
+import type { ObjectStore } from '../store/store.js';
+import { identitySchema, MANIFEST_VERSION, type Manifest } from './manifest.js';
+import { identityPrefix, MACHINES_PREFIX } from './names.js';
+import { loadHead } from './reader.js';
+import { openSealedJson } from './sealed-json.js';
+
+export interface MachineSummary {
+  readonly id: MachineId;
+  /** The id where no name can be read. */
+  readonly name: string;
+  /** Null when nothing was committed yet, or when it can't be read: then `problem` says why. */
+  readonly manifest: Manifest | null;
+  readonly problem: string | null;
+}
+
+async function summaryOf(store: ObjectStore, id: MachineId): Promise<MachineSummary> {
+  try {
+    const manifest = await loadHead(store, id);
+    if (manifest !== null) return { id, name: manifest.machine.name, manifest, problem: null };
+    return { id, name: await enrolledName(store, id), manifest: null, problem: null };
+  } catch (error) {
+    // One broken machine must not hide the others.
+    if (!(error instanceof AfterimageError)) throw error;
+    return { id, name: id, manifest: null, problem: messageOf(error) };
+  }
+}
+
+async function enrolledName(store: ObjectStore, id: MachineId): Promise<string> {
+  let last: string | null = null;
+  for await (const object of store.list(identityPrefix(id))) last = object.name;
+  const bytes = last === null ? null : await store.get(last, MANIFEST_BYTES_MAX);
+  return last === null || bytes === null ? id : openSealedJson(bytes, identitySchema, MANIFEST_VERSION, last).name;
+}
+
+/** All machines, by name. */
+export async function listMachines(store: ObjectStore): Promise<MachineSummary[]> {
+  const found: MachineSummary[] = [];
+  for (const folder of await store.listFolders(MACHINES_PREFIX)) {
+    if (isUuid(folder)) found.push(await summaryOf(store, asMachineId(folder)));
+  }
+  return found.sort((a, b) => a.name.localeCompare(b.name) || (a.id < b.id ? -1 : 1));
+}
+
+/** The machine that a word means: its id, its name, or the beginning of its id, if only one fits. */
+export async function resolveMachine(store: ObjectStore, word: string): Promise<MachineId> {
+  const folders = (await store.listFolders(MACHINES_PREFIX)).filter(isUuid);
+  const lower = word.toLowerCase();
+  if (folders.includes(lower)) return asMachineId(lower);
+  const named = (await listMachines(store)).filter((m) => m.name === word).map((m) => m.id as string);
+  const begins = /^[0-9a-f-]{4,}$/.test(lower) ? folders.filter((id) => id.startsWith(lower)) : [];
+  // A name is meant before an id's beginning: people type names.
+  const fits = named.length > 0 ? named : begins;
+  const [only] = fits;
+  if (only !== undefined && fits.length === 1) return asMachineId(only);
+  if (fits.length > 1)
+    throw usageError(`"${word}" fits ${fits.length} machines: ${fits.join(', ')}`, 'Give the whole id.');
+  throw new AfterimageError(`there is no machine "${word}" in ${store.url}`, {
+    code: 'machine-unknown',
+    kind: 'usage',
+    hint: 'See `afterimage machines`; give a name, an id or at least 4 characters of its beginning.',
+  });
+}

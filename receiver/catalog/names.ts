@@ -1,0 +1,44 @@
+/**
+ * Names of objects. Numbers are zero-padded so that names sort as numbers do.
+ * A layer's name says all that tells it from others; epoch and sequence make it unique for ever:
+ * a sequence counts up within an epoch, and an epoch has one owner.
+ */
+import { corrupt } from '../../shared/errors.js';
+import type { DiskId, MachineId } from '../../shared/units.js';
+import type { LayerRef } from './manifest.js';
+
+const NUMBER_DIGITS = 12;
+const SEGMENT_DIGITS = 8;
+const pad = (n: number, digits = NUMBER_DIGITS): string => String(n).padStart(digits, '0');
+
+export const MACHINES_PREFIX = 'machines/';
+export const machinePrefix = (machine: MachineId): string => `${MACHINES_PREFIX}${machine}/`;
+export const manifestPrefix = (machine: MachineId): string => `${machinePrefix(machine)}manifest/`;
+export const manifestName = (machine: MachineId, n: number): string => `${manifestPrefix(machine)}${pad(n)}`;
+export const boundaryPrefix = (machine: MachineId): string => `${machinePrefix(machine)}boundary/`;
+export const identityPrefix = (machine: MachineId): string => `${machinePrefix(machine)}identity/`;
+export const identityName = (machine: MachineId, n: number): string => `${identityPrefix(machine)}${pad(n)}`;
+export const revokedName = (machine: MachineId, identity: number): string =>
+  `${machinePrefix(machine)}revoked/${pad(identity)}`;
+export const historyName = (machine: MachineId, first: number, last: number, epoch: number, sequence: number): string =>
+  `${machinePrefix(machine)}history/${pad(first)}-${pad(last)}-${pad(epoch)}-${pad(sequence)}`;
+export const diskPrefix = (machine: MachineId, disk: DiskId): string => `${machinePrefix(machine)}disks/${disk}/`;
+/** A list of layers too long for a manifest: base layers of a disk, or what is staged. */
+export const layerListName = (machine: MachineId, disk: DiskId, epoch: number, sequence: number): string =>
+  `${diskPrefix(machine, disk)}list/${pad(epoch)}-${pad(sequence)}`;
+
+/** `base/<segment>/<point>-<epoch>-<sequence>`, `delta/<first point>-<last point>-<epoch>-<sequence>`. */
+export function layerName(machine: MachineId, disk: DiskId, layer: LayerRef): string {
+  const tail = `${pad(layer.epoch)}-${pad(layer.sequence)}`;
+  const prefix = diskPrefix(machine, disk);
+  return layer.kind === 'base'
+    ? `${prefix}base/${pad(layer.segment ?? 0, SEGMENT_DIGITS)}/${pad(layer.lastPoint)}-${tail}`
+    : `${prefix}delta/${pad(layer.firstPoint)}-${pad(layer.lastPoint)}-${tail}`;
+}
+
+/** The number at the end of a manifest's, identity's or boundary's name. */
+export function numberOfName(name: string): number {
+  const text = name.slice(name.lastIndexOf('/') + 1);
+  if (!/^\d+$/.test(text)) throw corrupt('object-name', `object ${name} has an unknown name`);
+  return Number(text);
+}

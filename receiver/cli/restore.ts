@@ -1,0 +1,132 @@
+/**
+ * `afterimage restore MACHINE --point P --to TARGET`: a recovery point onto devices or files. All targets are checked before the first is written.
+ */
+import { join } from 'node:path';
+import { checksum64, digestToText } from '../../shared/blocks/hash.js';
+import { usageError } from '../../shared/errors.js';
+import { formatBytes, formatDuration } from '../../shared/units.js';
+import { resolveMachine } from '../catalog/machines.js';
+import type { RecoveryPoint } from '../catalog/manifest.js';
+import { parsePointSelector } from '../catalog/point-selector.js';
+import { MachineReader, type PointDisk } from '../catalog/reader.js';
+import type { ObjectStore } from '../store/store.js';
+import { IndexCache } from '../volume/index-cache.js';
+import { checkRestore, runRestore, type CheckedRestore, type RestoreResult } from '../volume/restore.js';
+import { openTarget, type RestoreTarget } from '../volume/target.js';
+import { openConfiguredStore, type CliIo, type GlobalOptions } from './context.js';
+import { planDisk } from './disk-at-point.js';
+import { localIso, printJson } from './output.js';
+import { progressView } from './progress-view.js';
+
+export interface RestoreOptions extends GlobalOptions {
+  readonly point: string;
+  readonly disk?: string;
+  readonly to: readonly string[];
+  readonly sparse?: boolean;
+  readonly force?: boolean;
+  readonly readBack?: boolean;
+  readonly state: string;
+}
+
+/** Which disk goes where: `--to DISK=TARGET`, or `--to TARGET` when only one disk is meant. */
+export function assignTargets(disks: readonly PointDisk[], options: RestoreOptions): Map<PointDisk, string> {
+  const ids = disks.map((d) => d.disk).join(', ');
+  const byId = (id: string): PointDisk => {
+    const found = disks.find((d) => d.disk === id);
+    if (found === undefined) throw usageError(`the point has no disk ${id}`, `Its disks: ${ids}.`);
+    return found;
+  };
+  const only = options.disk === undefined ? undefined : byId(options.disk);
+  const assigned = new Map<PointDisk, string>();
+  for (const to of options.to) {
+    const [before = '', ...rest] = to.split('=');
+    // A path may hold an equals sign: what is before it counts as a disk only if it is one.
+    const named = rest.length > 0 ? disks.find((d) => d.disk === before) : undefined;
+    const disk = named ?? only ?? (disks.length === 1 ? disks[0] : undefined);
+    if (disk === undefined)
+      throw usageError(`--to ${to} does not say which disk`, `Give --to DISK=TARGET; disks: ${ids}.`);
+    if (assigned.has(disk)) throw usageError(`disk ${disk.disk} has two targets`);
+    assigned.set(disk, named === undefined ? to : rest.join('='));
+  }
+  if (only !== undefined && !assigned.has(only))
+    throw usageError(`disk ${only.disk} has no target`, 'Give --to TARGET.');
+  const targets = [...assigned.values()];
+  if (new Set(targets).size < targets.length) throw usageError('two disks have the same target');
+  return assigned;
+}
+
+/** Beside a file; for a device in a folder of ours, under a name made of its identity. */
+function journalPath(target: RestoreTarget, stateFolder: string): string {
+  if (target.kind === 'file') return `${target.path}.afterimage-restore`;
+  return join(stateFolder, `restore-${digestToText(checksum64(Buffer.from(target.identity, 'utf8')))}.journal`);
+}
+
+async function check(
+  store: ObjectStore,
+  machine: MachineReader,
+  point: RecoveryPoint,
+  disk: PointDisk,
+  target: RestoreTarget,
+  options: RestoreOptions,
+  cache: IndexCache,
+  io: CliIo,
+): Promise<CheckedRestore> {
+  const planned = await planDisk(store, machine, point, disk, cache, io.signal);
+  return checkRestore({
+    ...planned,
+    target,
+    journalPath: journalPath(target, options.state),
+    force: options.force === true,
+    readBack: options.readBack === true,
+    signal: io.signal,
+    clock: io.clock,
+  });
+}
+
+async function run(checked: CheckedRestore, io: CliIo): Promise<RestoreResult> {
+  const view = progressView(io, checked.job.disk.disk);
+  try {
+    return await runRestore({ ...checked, job: { ...checked.job, onProgress: view.onProgress } });
+  } finally {
+    view.stop();
+  }
+}
+
+function say(io: CliIo, checked: CheckedRestore, result: RestoreResult): void {
+  const kept = result.keptBytes > 0 ? ` (${formatBytes(result.keptBytes)} kept from an earlier run)` : '';
+  const proof = result.readBack ? 'read back and proven' : 'proven';
+  io.err.write(
+    `disk ${checked.job.disk.disk} → ${checked.job.target.path}: ${formatBytes(result.sizeBytes)} in ${formatDuration(result.durationMs)}${kept}, ${proof} by digest ${result.digest}\n`,
+  );
+}
+
+export async function restoreCommand(machineWord: string, options: RestoreOptions, io: CliIo): Promise<void> {
+  const selector = parsePointSelector(options.point);
+  const store = await openConfiguredStore(options, io);
+  const machine = await MachineReader.open(store, await resolveMachine(store, machineWord));
+  const point = await machine.findPoint(selector);
+  const assigned = assignTargets(point.disks, options);
+  const cache = new IndexCache();
+  const targets: RestoreTarget[] = [];
+  try {
+    const checked: CheckedRestore[] = [];
+    for (const [disk, path] of assigned) {
+      const target = await openTarget(path, { sizeBytes: disk.sizeBytes, sparse: options.sparse === true });
+      targets.push(target);
+      checked.push(await check(store, machine, point, disk, target, options, cache, io));
+    }
+    const done: object[] = [];
+    for (const one of checked) {
+      const result = await run(one, io);
+      if (options.json !== true) say(io, one, result);
+      done.push({ disk: one.job.disk.disk, target: one.job.target.path, ...result });
+    }
+    if (options.json === true) {
+      const { id, name } = machine.manifest.machine;
+      printJson(io, { machine: { id, name }, point: point.number, cutAt: localIso(point.cutAtMs), disks: done });
+    }
+  } finally {
+    for (const target of targets) await target.close();
+    await store.close();
+  }
+}

@@ -1,0 +1,92 @@
+/**
+ * `afterimage verify MACHINE`: proves that points can be restored, by reading what they need. Writes nothing.
+ */
+import { AfterimageError, messageOf, usageError } from '../../shared/errors.js';
+import { formatBytes } from '../../shared/units.js';
+import { resolveMachine } from '../catalog/machines.js';
+import type { RecoveryPoint } from '../catalog/manifest.js';
+import { parsePointSelector } from '../catalog/point-selector.js';
+import { MachineReader } from '../catalog/reader.js';
+import type { ObjectStore } from '../store/store.js';
+import { IndexCache } from '../volume/index-cache.js';
+import { ChunkLedger, verifyDisk } from '../volume/verify.js';
+import { openConfiguredStore, type CliIo, type GlobalOptions } from './context.js';
+import { planDisk } from './disk-at-point.js';
+import { localIso, printJson } from './output.js';
+import { progressView } from './progress-view.js';
+
+export interface VerifyOptions extends GlobalOptions {
+  readonly point?: string;
+  readonly all?: boolean;
+}
+
+interface Verdict {
+  readonly point: number;
+  readonly cutAt: string;
+  readonly restorable: boolean;
+  readonly readBytes: number;
+  readonly problem: { readonly code: string; readonly message: string } | null;
+}
+
+async function* chosen(machine: MachineReader, options: VerifyOptions): AsyncGenerator<RecoveryPoint> {
+  if (options.all === true) yield* machine.pointsNewestFirst();
+  else yield await machine.findPoint(parsePointSelector(options.point ?? 'latest'));
+}
+
+async function verifyPoint(
+  store: ObjectStore,
+  machine: MachineReader,
+  point: RecoveryPoint,
+  ledgers: Map<string, ChunkLedger>,
+  cache: IndexCache,
+  io: CliIo,
+): Promise<Verdict> {
+  const verdict = { point: point.number, cutAt: localIso(point.cutAtMs) };
+  let readBytes = 0;
+  try {
+    for (const disk of point.disks) {
+      const planned = await planDisk(store, machine, point, disk, cache, io.signal);
+      const ledger = ledgers.get(disk.disk) ?? new ChunkLedger();
+      ledgers.set(disk.disk, ledger);
+      const view = progressView(io, `point ${point.number}, ${disk.disk}`);
+      try {
+        const { signal, clock } = io;
+        readBytes += (await verifyDisk({ ...planned, ledger, signal, clock, onProgress: view.onProgress })).readBytes;
+      } finally {
+        view.stop();
+      }
+    }
+    return { ...verdict, restorable: true, readBytes, problem: null };
+  } catch (error) {
+    // Only what is wrong with the data is a verdict; a store that can't be read, or a cancel, ends the command.
+    if (!(error instanceof AfterimageError) || error.kind !== 'corrupt') throw error;
+    return { ...verdict, restorable: false, readBytes, problem: { code: error.code, message: messageOf(error) } };
+  }
+}
+
+export async function verifyCommand(machineWord: string, options: VerifyOptions, io: CliIo): Promise<void> {
+  if (options.all === true && options.point !== undefined) throw usageError('--all and --point exclude each other');
+  const store = await openConfiguredStore(options, io);
+  const machine = await MachineReader.open(store, await resolveMachine(store, machineWord));
+  const cache = new IndexCache();
+  const ledgers = new Map<string, ChunkLedger>();
+  const verdicts: Verdict[] = [];
+  for await (const point of chosen(machine, options)) {
+    const verdict = await verifyPoint(store, machine, point, ledgers, cache, io);
+    verdicts.push(verdict);
+    if (options.json === true) continue;
+    io.out.write(
+      verdict.restorable
+        ? `point ${verdict.point} of ${verdict.cutAt}: restorable (${formatBytes(verdict.readBytes)} read)\n`
+        : `point ${verdict.point} of ${verdict.cutAt}: NOT restorable: ${verdict.problem?.message ?? ''}\n`,
+    );
+  }
+  if (options.json === true) printJson(io, { machine: machine.manifest.machine.id, points: verdicts });
+  const bad = verdicts.filter((v) => !v.restorable).length;
+  if (bad === 0) return;
+  throw new AfterimageError(`${bad} of ${verdicts.length} points can not be restored`, {
+    code: 'points-not-restorable',
+    kind: 'corrupt',
+    hint: 'Restore from another point; ask for a resynchronisation so that new points are whole.',
+  });
+}

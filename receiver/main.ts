@@ -1,0 +1,93 @@
+#!/usr/bin/env node
+/**
+ * `afterimage-receiver`: the daemon, enrolment tokens, revocation.
+ */
+import { hostname } from 'node:os';
+import { setFlagsFromString } from 'node:v8';
+import { Command } from 'commander';
+import { runCommandLine, signalOfProcess } from '../shared/cli.js';
+import { systemClock } from '../shared/clock.js';
+import { parseDuration } from '../shared/config/values.js';
+import { usageError } from '../shared/errors.js';
+import { formatHostPort, parseHostPort } from '../shared/wire/enroll.js';
+import { VERSION } from '../shared/version.js';
+import { resolveMachine } from './catalog/machines.js';
+import { loadReceiverConfig } from './config.js';
+import { runReceiver } from './daemon.js';
+import { openAuthority } from './session/ca.js';
+import { loadIdentity, revokeIdentity } from './session/identity.js';
+import { TokenStore } from './session/tokens.js';
+import { openStore } from './store/open.js';
+
+const program = new Command('afterimage-receiver')
+  .description('Receives the changes of protected machines and commits them to object storage as recovery points.')
+  .version(VERSION)
+  .option('--config <file>', 'configuration (default: /etc/afterimage/receiver.yaml, all keys optional)');
+
+const configPath = (): string | undefined => program.opts<{ config?: string }>().config;
+
+program
+  .command('run')
+  .description('run the receiver in the foreground (systemd starts it so)')
+  .action(async () => {
+    // Each message is memory outside of V8's heap, which counts against the heap's limit: while data streams in, the whole of a small heap
+    // would be marked every 20 MiB, for half of the receiver's CPU (measured). So the heap may grow to four times what lives in it.
+    setFlagsFromString('--heap-growing-percent=300');
+    await runReceiver(await loadReceiverConfig(configPath()), signalOfProcess());
+  });
+
+program
+  .command('token')
+  .description('make a one-time token that enrols a machine')
+  .option('--machine <name>', 'enrol this known machine again (new hardware, lost keys); its old certificate ends')
+  .option(
+    '--address <host:port>',
+    'where agents reach this receiver (default: this host’s name and the configured port)',
+  )
+  .option('--ttl <duration>', 'how long the token is good', '1h')
+  .option('--json', 'print JSON')
+  .addHelpText('after', '\nExample:\n  afterimage-receiver token --address dr.example.com:7443\n')
+  .action(async (options: { machine?: string; address?: string; ttl: string; json?: boolean }) => {
+    const config = await loadReceiverConfig(configPath());
+    const address = options.address ?? formatHostPort({ host: hostname(), port: config.listen.port });
+    if (parseHostPort(address) === null) throw usageError(`${address} is not an address`, 'Give it as host:port.');
+    const ttlMs = parseDuration(options.ttl);
+    if (ttlMs === null || ttlMs < 1000)
+      throw usageError(`${options.ttl} is not a duration`, 'Give it as 30min, 1h or 1d.');
+    const store = await openStore(config.store, { clock: systemClock, create: true });
+    const machine = options.machine === undefined ? undefined : await resolveMachine(store, options.machine);
+    await store.close();
+    const ca = await openAuthority(config.stateDir, systemClock);
+    const token = await new TokenStore(config.stateDir, systemClock).issue({
+      address,
+      caFingerprint: ca.fingerprint,
+      ttlMs,
+      ...(machine === undefined ? {} : { machine }),
+    });
+    const expiresAt = new Date(token.expiresAtMs).toISOString();
+    if (options.json === true) process.stdout.write(`${JSON.stringify({ token: token.text, expiresAt, address })}\n`);
+    else {
+      process.stdout.write(`${token.text}\n`);
+      process.stderr.write(`Good once, until ${expiresAt}. On the machine to protect: afterimage-agent enroll TOKEN\n`);
+    }
+  });
+
+program
+  .command('revoke')
+  .description('refuse a machine from now on; its recovery points stay')
+  .argument('<machine>', 'its name, its id, or a beginning of its id')
+  .action(async (word: string) => {
+    const config = await loadReceiverConfig(configPath());
+    const store = await openStore(config.store, { clock: systemClock });
+    const identity = await loadIdentity(store, await resolveMachine(store, word));
+    if (identity === null) throw usageError(`machine ${word} was never enrolled here`, 'See `afterimage machines`.');
+    const isNew = await revokeIdentity(store, identity, systemClock.nowMs());
+    await store.close();
+    process.stdout.write(
+      isNew
+        ? `${identity.name} is revoked: its agent is refused, and a connection that stands ends within half a minute.\n`
+        : `${identity.name} was revoked already.\n`,
+    );
+  });
+
+await runCommandLine(program, process.argv.slice(2));

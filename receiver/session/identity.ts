@@ -1,0 +1,76 @@
+/**
+ * Who a machine is: numbered identity objects in the store, the highest counts; a revocation is an object of its own. All are created
+ * if absent and never changed, so of two enrolments at once one wins and the other is refused.
+ *
+ * Names are unique among what one receiver enrols; two receivers that enrol the same name at the same moment may both succeed.
+ */
+import { AfterimageError } from '../../shared/errors.js';
+import { IDENTITY_BYTES_MAX } from '../../shared/limits.js';
+import { asMachineId, isUuid, type MachineId } from '../../shared/units.js';
+import { CLOSE, type CloseReason } from '../../shared/wire/close-codes.js';
+import { identitySchema, MANIFEST_VERSION, type MachineIdentity } from '../catalog/manifest.js';
+import { identityName, identityPrefix, MACHINES_PREFIX, revokedName } from '../catalog/names.js';
+import { openSealedJson, sealJson } from '../catalog/sealed-json.js';
+import type { ObjectStore } from '../store/store.js';
+
+/** The identity that counts; null for a machine that was never enrolled. */
+export async function loadIdentity(store: ObjectStore, machine: MachineId): Promise<MachineIdentity | null> {
+  let newest: string | null = null;
+  for await (const object of store.list(identityPrefix(machine))) newest = object.name;
+  const bytes = newest === null ? null : await store.get(newest, IDENTITY_BYTES_MAX);
+  return newest === null || bytes === null ? null : openSealedJson(bytes, identitySchema, MANIFEST_VERSION, newest);
+}
+
+export async function isRevoked(store: ObjectStore, { machine, number }: MachineIdentity): Promise<boolean> {
+  return (await store.head(revokedName(machine, number))) !== null;
+}
+
+export async function findMachineByName(store: ObjectStore, name: string): Promise<MachineIdentity | null> {
+  for (const folder of await store.listFolders(MACHINES_PREFIX)) {
+    const identity = isUuid(folder) ? await loadIdentity(store, asMachineId(folder)) : null;
+    if (identity?.name === name) return identity;
+  }
+  return null;
+}
+
+export async function createIdentity(store: ObjectStore, identity: MachineIdentity): Promise<void> {
+  const made = await store.createIfAbsent(identityName(identity.machine, identity.number), sealJson(identity));
+  if (made === 'created') return;
+  throw new AfterimageError(`machine ${identity.name} was enrolled by somebody else at the same time`, {
+    code: 'enroll-raced',
+    kind: 'refused',
+    hint: 'Make sure that only one agent is to be this machine, then enrol it again with a new token.',
+  });
+}
+
+/** Shuts the machine's present certificate out, for good. Enrolling it again is the way back. False when it was revoked already. */
+export async function revokeIdentity(store: ObjectStore, identity: MachineIdentity, nowMs: number): Promise<boolean> {
+  const { machine, number } = identity;
+  const record = sealJson({ version: MANIFEST_VERSION, machine, number, revokedAtMs: nowMs });
+  return (await store.createIfAbsent(revokedName(machine, number), record)) === 'created';
+}
+
+export type Authentication =
+  { readonly identity: MachineIdentity } | { readonly refusal: CloseReason; readonly reason: string };
+
+/** Decides about a peer that has proved to hold the key of a certificate of ours. Fingerprint: SHA-256 of its DER, hex. */
+export type Authenticate = (machine: MachineId, certificateFingerprint: string) => Promise<Authentication>;
+
+export function authenticator(store: ObjectStore): Authenticate {
+  return async (machine, fingerprint) => {
+    const identity = await loadIdentity(store, machine);
+    if (identity === null) {
+      return { refusal: CLOSE.badCertificate, reason: `machine ${machine} is not enrolled in this store` };
+    }
+    if (identity.certificate !== fingerprint) {
+      return {
+        refusal: CLOSE.revoked,
+        reason: `machine ${identity.name} was enrolled again; this certificate was replaced`,
+      };
+    }
+    if (await isRevoked(store, identity)) {
+      return { refusal: CLOSE.revoked, reason: `the certificate of machine ${identity.name} was revoked` };
+    }
+    return { identity };
+  };
+}

@@ -1,0 +1,98 @@
+/**
+ * Writes one layer: header, chunks as they arrive, index, footer, streamed into one object.
+ * The layer exists when finish() resolves; a crash before that leaves nothing under its name.
+ */
+import { digestToText } from '../../shared/blocks/hash.js';
+import { AfterimageError } from '../../shared/errors.js';
+import { failpoint } from '../../shared/failpoints.js';
+import type { ChunkHeader } from '../../shared/layer/chunk.js';
+import {
+  decodeFooter,
+  encodeLayerHeader,
+  LAYER_FOOTER_BYTES,
+  LayerIndexBuilder,
+  type LayerIdentity,
+} from '../../shared/layer/layer.js';
+import { LAYER_STORED_BYTES_MAX, WRITE_BATCH_BYTES } from '../../shared/limits.js';
+import { asDiskId, asMachineId } from '../../shared/units.js';
+import type { LayerRef } from '../catalog/manifest.js';
+import { layerName } from '../catalog/names.js';
+import type { ObjectStore, ObjectWriter } from '../store/store.js';
+
+export class LayerWriter {
+  readonly #identity: LayerIdentity;
+  readonly #name: string;
+  readonly #writer: ObjectWriter;
+  readonly #index = new LayerIndexBuilder();
+  #batch: Buffer[];
+  #batchBytes: number;
+
+  private constructor(identity: LayerIdentity, name: string, writer: ObjectWriter) {
+    this.#identity = identity;
+    this.#name = name;
+    this.#writer = writer;
+    const header = encodeLayerHeader(identity);
+    this.#batch = [header];
+    this.#batchBytes = header.length;
+  }
+
+  static async open(store: ObjectStore, identity: LayerIdentity): Promise<LayerWriter> {
+    const ref = { ...identity, sizeBytes: 0, indexChecksum: '' };
+    const name = layerName(asMachineId(identity.machineId), asDiskId(identity.diskId), ref);
+    const writer = await store.openWriter(name);
+    failpoint('receiver.ingest.layer-open');
+    return new LayerWriter(identity, name, writer);
+  }
+
+  /** No room for more: finish this part and open the next. */
+  get isFull(): boolean {
+    return this.#index.isFull(LAYER_STORED_BYTES_MAX);
+  }
+
+  /** Appends a chunk; `bytes` must stay as they are until the returned promise resolves and the batch is written. */
+  async append(bytes: Buffer, header: ChunkHeader): Promise<void> {
+    this.#index.append(bytes, header);
+    this.#batch.push(bytes);
+    this.#batchBytes += bytes.length;
+    if (this.#batchBytes >= WRITE_BATCH_BYTES) await this.#flush();
+  }
+
+  /** Makes the layer durable and returns what a manifest says of it. */
+  async finish(): Promise<LayerRef> {
+    const tail = this.#index.finish();
+    this.#batch.push(tail);
+    const sizeBytes = this.#index.offset + tail.length;
+    await this.#flush();
+    if ((await this.#writer.finish()) === 'exists') {
+      throw new AfterimageError(`layer ${this.#name} exists already: another receiver writes under this epoch`, {
+        code: 'layer-exists',
+        kind: 'fenced',
+        hint: 'The session ends and a new one takes a new epoch.',
+      });
+    }
+    failpoint('receiver.ingest.layer-finished');
+    const footer = decodeFooter(tail.subarray(tail.length - LAYER_FOOTER_BYTES), sizeBytes, this.#name);
+    const { kind, firstPoint, lastPoint, segment, epoch, sequence } = this.#identity;
+    return {
+      kind,
+      firstPoint,
+      lastPoint,
+      segment,
+      epoch,
+      sequence,
+      sizeBytes,
+      indexChecksum: digestToText(footer.indexChecksum),
+    };
+  }
+
+  async abort(): Promise<void> {
+    await this.#writer.abort();
+  }
+
+  async #flush(): Promise<void> {
+    const batch = this.#batch;
+    this.#batch = [];
+    this.#batchBytes = 0;
+    await this.#writer.write(batch);
+  }
+}

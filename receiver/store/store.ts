@@ -1,0 +1,42 @@
+/**
+ * The object store as everything above it sees it. Objects are immutable: nothing is ever overwritten,
+ * and create-if-absent of one object is the only conditional write (design, section 4).
+ * Names are `/`-separated, relative to the store's prefix, characters [A-Za-z0-9._-].
+ */
+export type CreateResult = 'created' | 'exists';
+
+export interface ObjectInfo {
+  readonly name: string;
+  readonly sizeBytes: number;
+}
+
+/** Streams one object. It appears under its name, complete and durable, when finish() resolves; before that it doesn't exist. */
+export interface ObjectWriter {
+  /** Appends. Resolves when the bytes have left our memory; buffers may be reused then. Calls must not overlap. */
+  write(buffers: readonly Buffer[]): Promise<void>;
+  /** Makes the object durable and visible, unless the name is taken. */
+  finish(): Promise<CreateResult>;
+  /** Throws everything away. Safe to call after a failure; never throws. */
+  abort(): Promise<void>;
+}
+
+export interface ObjectStore {
+  /** For people: `file:/var/lib/…`. Holds no secret. */
+  readonly url: string;
+  /** Creates a small object (up to a few MiB), durable when it resolves, unless the name is taken. */
+  createIfAbsent(name: string, bytes: Buffer): Promise<CreateResult>;
+  openWriter(name: string): Promise<ObjectWriter>;
+  /** Whole object; null when absent. Throws AfterimageError kind `corrupt` when larger than `maxBytes`. */
+  get(name: string, maxBytes: number): Promise<Buffer | null>;
+  /** Exactly `lengthBytes` at `offset`. Throws kind `corrupt` (code `object-short`) when the object is shorter, `not-found` when absent. */
+  read(name: string, offset: number, lengthBytes: number): Promise<Buffer>;
+  /** Null when absent. */
+  head(name: string): Promise<ObjectInfo | null>;
+  /** All objects whose name starts with `prefix` (a folder, ending in `/`), ascending by name. */
+  list(prefix: string): AsyncIterable<ObjectInfo>;
+  /** Immediate sub-folders of a folder prefix, ascending. */
+  listFolders(prefix: string): Promise<string[]>;
+  /** Bytes that can still be stored, when the backend knows; null when unbounded or unknown. */
+  freeBytes(): Promise<number | null>;
+  close(): Promise<void>;
+}

@@ -1,0 +1,43 @@
+/**
+ * From a chunk's stored bytes to plain blocks that are proven: each block's hash is computed and compared with the one in the layer's index,
+ * which the manifest vouches for. Pure but for the buffer that it fills.
+ */
+import { hashBlockAt } from '../../shared/blocks/hash.js';
+import { corrupt } from '../../shared/errors.js';
+import { decodeChunkData } from '../../shared/layer/chunk.js';
+import type { LayerIndex } from '../../shared/layer/layer.js';
+import { blockMismatch, inLayer, type ReadChunk } from './layer-reader.js';
+import type { Piece } from './unit-work.js';
+
+/** Decompresses a chunk into `plain` and checks the blocks of `pieces`; returns the XOR of their hashes. */
+export function provePieces(
+  name: string,
+  index: LayerIndex,
+  chunk: ReadChunk,
+  pieces: readonly Piece[],
+  plain: Buffer,
+): bigint {
+  const { header } = chunk;
+  try {
+    decodeChunkData(chunk.bytes, header, plain);
+  } catch (error) {
+    throw inLayer(name, `chunk ${chunk.number}`, error);
+  }
+  let digest = 0n;
+  for (const piece of pieces) {
+    if (piece.position + piece.count > header.dataBlocks) {
+      throw corrupt(
+        'layer-index',
+        `layer ${name}: its index wants blocks ${piece.position} to ${piece.position + piece.count - 1} of chunk ${chunk.number}, which has ${header.dataBlocks}`,
+      );
+    }
+    for (let i = 0; i < piece.count; i++) {
+      const block = piece.first + i;
+      const expected = index.hashes[piece.hashAt + i] ?? -1n;
+      const at = (piece.position + i) * header.blockBytes;
+      if (hashBlockAt(plain, at, header.blockBytes, block) !== expected) throw blockMismatch(name, block);
+      digest ^= expected;
+    }
+  }
+  return digest;
+}

@@ -1,0 +1,157 @@
+/**
+ * A file as the target of a restore: raw (space reserved, so that it can't run out half way) or sparse. It is emptied first, so all that
+ * the restore doesn't write reads as zero. Locked while it is written.
+ */
+import { constants } from 'node:fs';
+import { open, realpath, stat, type FileHandle } from 'node:fs/promises';
+import { basename, dirname, join } from 'node:path';
+import { errnoOf, messageOf, usageError } from '../../shared/errors.js';
+import { nextData } from '../../shared/native/libc.js';
+import { syncFolder } from '../../shared/durable-file.js';
+import { readFully, writeFully } from './fd-io.js';
+import { dropPageCache, preallocate, tryLock } from './native-io.js';
+import { checkFileUnused } from './target-checks.js';
+import { refused, targetError, type RestoreTarget, type TargetOptions } from './target.js';
+
+/** The path with links resolved; the file itself need not exist, its folder must. */
+async function resolved(path: string): Promise<string> {
+  try {
+    return await realpath(path);
+  } catch (error) {
+    if (errnoOf(error) !== 'ENOENT') throw usageError(`target ${path}: ${messageOf(error)}`);
+  }
+  const folder = await realpath(dirname(path)).catch(() => {
+    throw usageError(`target ${path}: its folder does not exist`, 'Make the folder first.');
+  });
+  return join(folder, basename(path));
+}
+
+export async function openFileTarget(path: string, options: TargetOptions): Promise<RestoreTarget> {
+  const real = await resolved(path);
+  await checkFileUnused(real);
+  const target = new FileTarget(real, options);
+  await target.openExisting();
+  return target;
+}
+
+class FileTarget implements RestoreTarget {
+  readonly path: string;
+  readonly kind = 'file';
+  /** Set by prepare() of the run that began: the file is emptied before anything is written. */
+  readonly knownZero = true;
+  readonly #options: TargetOptions;
+  #handle: FileHandle | undefined;
+  #identity = '';
+
+  constructor(path: string, options: TargetOptions) {
+    this.path = path;
+    this.#options = options;
+  }
+
+  get identity(): string {
+    return this.#identity;
+  }
+
+  /** Opens the file if there is one; making it is a change, so that waits for prepare(). */
+  async openExisting(): Promise<void> {
+    const found = await stat(this.path).catch(() => undefined);
+    if (found === undefined) return;
+    await this.#open(constants.O_RDWR);
+  }
+
+  async checkEmpty(): Promise<void> {
+    if (this.#handle === undefined || (await this.#handle.stat()).size === 0) return;
+    throw refused(
+      'target-not-empty',
+      `target ${this.path} exists and is not empty`,
+      'Pick another name, or run again with --force if its content may be lost.',
+    );
+  }
+
+  async prepare(): Promise<void> {
+    try {
+      if (this.#handle === undefined) await this.#open(constants.O_RDWR | constants.O_CREAT | constants.O_EXCL);
+      const handle = this.#use();
+      await handle.truncate(0);
+      await handle.truncate(this.#options.sizeBytes);
+      // Where a filesystem can't reserve, the file is made as long as the disk and filled as it is written.
+      if (!this.#options.sparse) await preallocate(handle.fd, this.#options.sizeBytes);
+      await handle.sync();
+      await syncFolder(dirname(this.path));
+      await this.#identify();
+    } catch (error) {
+      throw targetError(`preparing ${this.path}`, error);
+    }
+  }
+
+  async write(offset: number, bytes: Buffer): Promise<void> {
+    try {
+      await writeFully(this.#use().fd, bytes, offset);
+    } catch (error) {
+      throw targetError(`writing to ${this.path} at byte ${offset}`, error);
+    }
+  }
+
+  zero(): Promise<void> {
+    return Promise.resolve();
+  }
+
+  async sync(): Promise<void> {
+    try {
+      await this.#use().datasync();
+    } catch (error) {
+      throw targetError(`making ${this.path} durable`, error);
+    }
+  }
+
+  async forgetCached(): Promise<void> {
+    await this.sync();
+    dropPageCache(this.#use().fd);
+  }
+
+  async read(offset: number, into: Buffer): Promise<number> {
+    try {
+      return await readFully(this.#use().fd, into, offset);
+    } catch (error) {
+      throw targetError(`reading ${this.path} at byte ${offset}`, error);
+    }
+  }
+
+  nextData(offset: number): readonly [number, number] | null | undefined {
+    return nextData(this.#use().fd, offset, this.#options.sizeBytes);
+  }
+
+  async close(): Promise<void> {
+    await this.#handle?.close();
+  }
+
+  async #open(flags: number): Promise<void> {
+    let handle: FileHandle;
+    try {
+      handle = await open(this.path, flags, 0o600);
+    } catch (error) {
+      throw usageError(`target ${this.path} can't be opened for writing: ${messageOf(error)}`);
+    }
+    if (!tryLock(handle.fd)) {
+      await handle.close();
+      throw refused(
+        'target-busy',
+        `target ${this.path} is being written by another restore`,
+        'Wait for it, or stop it.',
+      );
+    }
+    this.#handle = handle;
+    await this.#identify();
+  }
+
+  /** The length is part of it: a file that was cut short since isn't the one that a journal speaks of. */
+  async #identify(): Promise<void> {
+    const { dev, ino, size } = await this.#use().stat();
+    this.#identity = `file ${dev} ${ino} ${size}`;
+  }
+
+  #use(): FileHandle {
+    if (this.#handle === undefined) throw new Error(`target ${this.path} is used before it was prepared`);
+    return this.#handle;
+  }
+}

@@ -1,0 +1,200 @@
+/**
+ * Reads the layers of one disk from the store, and believes nothing that isn't checked: size and index checksum against the manifest,
+ * identity against the name, each chunk's stored bytes against its checksum. Owns no state but the (shared) index cache.
+ */
+import type { LayerRef } from '../catalog/manifest.js';
+import { layerName } from '../catalog/names.js';
+import { AfterimageError, corrupt } from '../../shared/errors.js';
+import { decodeChunkHeader, type ChunkHeader } from '../../shared/layer/chunk.js';
+import {
+  checkIdentity,
+  decodeFooter,
+  decodeIndex,
+  decodeLayerHeader,
+  LAYER_FOOTER_BYTES,
+  LAYER_HEADER_BYTES,
+  type ChunkRef,
+  type LayerFooter,
+  type LayerIndex,
+} from '../../shared/layer/layer.js';
+import {
+  CHUNK_FRAME_BYTES_MAX,
+  LAYER_INDEX_BYTES_MAX,
+  LAYER_TAIL_BYTES,
+  READ_BYTES_MAX,
+  READ_GAP_BYTES_MAX,
+} from '../../shared/limits.js';
+import { digestToText } from '../../shared/blocks/hash.js';
+import type { DiskId, MachineId } from '../../shared/units.js';
+import type { ObjectStore } from '../store/store.js';
+import { IndexCache } from './index-cache.js';
+
+export interface LayerOwner {
+  readonly machine: MachineId;
+  readonly disk: DiskId;
+  readonly blockBytes: number;
+}
+
+export interface ReadChunk {
+  readonly number: number;
+  readonly bytes: Buffer;
+  readonly header: ChunkHeader;
+}
+
+const HINT =
+  'Points that need it can not be restored: see `afterimage verify`, pick another point, ask for a resynchronisation.';
+
+interface Span {
+  readonly offset: number;
+  readonly end: number;
+  readonly chunks: readonly number[];
+}
+
+/** Joins chunks (given in the order of their offsets) into ranged reads over small gaps. */
+export function spansOf(refs: readonly ChunkRef[], numbers: readonly number[]): Span[] {
+  const spans: Span[] = [];
+  let open: { offset: number; end: number; chunks: number[] } | undefined;
+  for (const number of numbers) {
+    const ref = refs[number];
+    if (ref === undefined) continue;
+    const end = ref.offset + ref.lengthBytes;
+    const joins =
+      open !== undefined &&
+      ref.offset >= open.end &&
+      ref.offset - open.end <= READ_GAP_BYTES_MAX &&
+      end - open.offset <= READ_BYTES_MAX;
+    if (open === undefined || !joins) {
+      open = { offset: ref.offset, end, chunks: [] };
+      spans.push(open);
+    }
+    open.chunks.push(number);
+    open.end = end;
+  }
+  return spans;
+}
+
+export class LayerReader {
+  readonly owner: LayerOwner;
+  readonly #store: ObjectStore;
+  readonly #cache: IndexCache;
+
+  constructor(store: ObjectStore, owner: LayerOwner, cache = new IndexCache()) {
+    this.#store = store;
+    this.owner = owner;
+    this.#cache = cache;
+  }
+
+  nameOf(layer: LayerRef): string {
+    return layerName(this.owner.machine, this.owner.disk, layer);
+  }
+
+  /** The checked index of a layer. */
+  index(layer: LayerRef): Promise<LayerIndex> {
+    const name = this.nameOf(layer);
+    // The checksum is part of the key: what one manifest vouches for says nothing about another's claim.
+    return this.#cache.get(`${name} ${layer.indexChecksum} ${layer.sizeBytes}`, () => this.#loadIndex(layer, name));
+  }
+
+  /** Chunks by number, in the order of their offsets in the layer; the next range is read while one is worked on. */
+  async *chunks(layer: LayerRef, index: LayerIndex, numbers: readonly number[]): AsyncGenerator<ReadChunk> {
+    const name = this.nameOf(layer);
+    const spans = spansOf(index.chunks, numbers);
+    let ahead: Promise<Buffer> | undefined;
+    try {
+      for (const [i, span] of spans.entries()) {
+        const bytes = await (ahead ?? this.#read(name, span.offset, span.end - span.offset));
+        const next = spans[i + 1];
+        ahead = next === undefined ? undefined : this.#read(name, next.offset, next.end - next.offset);
+        for (const number of span.chunks) yield this.#chunk(name, index, number, bytes, span.offset);
+      }
+    } finally {
+      // The consumer may have stopped early: its error counts, not the one of a read that nobody waits for.
+      ahead?.catch(() => undefined);
+    }
+  }
+
+  #chunk(name: string, index: LayerIndex, number: number, bytes: Buffer, spanOffset: number): ReadChunk {
+    const ref = index.chunks[number] as ChunkRef;
+    const chunk = bytes.subarray(ref.offset - spanOffset, ref.offset - spanOffset + ref.lengthBytes);
+    try {
+      const header = decodeChunkHeader(chunk);
+      if (header.blockBytes !== this.owner.blockBytes) {
+        throw corrupt('chunk-malformed', `block size ${header.blockBytes}, expected ${this.owner.blockBytes}`);
+      }
+      return { number, bytes: chunk, header };
+    } catch (error) {
+      throw inLayer(name, `chunk ${number} at byte ${ref.offset}`, error);
+    }
+  }
+
+  async #loadIndex(layer: LayerRef, name: string): Promise<LayerIndex> {
+    if (layer.sizeBytes < LAYER_HEADER_BYTES + LAYER_FOOTER_BYTES) {
+      throw corrupt('layer-truncated', `layer ${name} has ${layer.sizeBytes} bytes by its manifest`, HINT);
+    }
+    // An ordinary cycle's layer is small: one read gets all of it. Larger ones take one for the header and one or two for the end.
+    const tailBytes = Math.min(layer.sizeBytes, LAYER_TAIL_BYTES);
+    const tailAt = layer.sizeBytes - tailBytes;
+    const tail = await this.#read(name, tailAt, tailBytes);
+    const head = tailAt === 0 ? tail.subarray(0, LAYER_HEADER_BYTES) : await this.#read(name, 0, LAYER_HEADER_BYTES);
+    const footer = decodeFooter(tail.subarray(tailBytes - LAYER_FOOTER_BYTES), layer.sizeBytes, name);
+    const header = decodeLayerHeader(head, name);
+    const { machine, disk, blockBytes } = this.owner;
+    checkIdentity(header, { ...layer, blockBytes, machineId: machine, diskId: disk }, name);
+    this.#checkFooter(layer, footer, name);
+    const bytes =
+      footer.indexOffset >= tailAt
+        ? tail.subarray(footer.indexOffset - tailAt, footer.indexOffset - tailAt + footer.indexBytes)
+        : await this.#read(name, footer.indexOffset, footer.indexBytes);
+    const index = decodeIndex(bytes, footer, name);
+    for (const [i, chunk] of index.chunks.entries()) {
+      if (chunk.lengthBytes > CHUNK_FRAME_BYTES_MAX) {
+        throw corrupt(
+          'layer-index',
+          `index of layer ${name} says that chunk ${i} has ${chunk.lengthBytes} bytes`,
+          HINT,
+        );
+      }
+    }
+    return index;
+  }
+
+  #checkFooter(layer: LayerRef, footer: LayerFooter, name: string): void {
+    if (footer.indexBytes > LAYER_INDEX_BYTES_MAX) {
+      throw corrupt(
+        'layer-index',
+        `index of layer ${name} has ${footer.indexBytes} bytes, more than any can have`,
+        HINT,
+      );
+    }
+    if (digestToText(footer.indexChecksum) !== layer.indexChecksum) {
+      throw corrupt('layer-misplaced', `layer ${name} is not the one that its manifest names: other index`, HINT);
+    }
+  }
+
+  async #read(name: string, offset: number, lengthBytes: number): Promise<Buffer> {
+    try {
+      return await this.#store.read(name, offset, lengthBytes);
+    } catch (error) {
+      if (!(error instanceof AfterimageError)) throw error;
+      if (error.kind === 'not-found') throw corrupt('layer-missing', `layer ${name} is missing from the store`, HINT);
+      if (error.code === 'object-short')
+        throw corrupt('layer-truncated', `layer ${name} is truncated: ${error.message}`, HINT);
+      throw error;
+    }
+  }
+}
+
+/** Adds to an error of the chunk format where it was met. */
+export function inLayer(name: string, where: string, error: unknown): unknown {
+  if (!(error instanceof AfterimageError) || error.kind !== 'corrupt') return error;
+  return new AfterimageError(`layer ${name}, ${where}: ${error.message}`, {
+    code: error.code,
+    kind: 'corrupt',
+    hint: HINT,
+    cause: error,
+  });
+}
+
+/** A block whose plain bytes are not what the index says. */
+export const blockMismatch = (name: string, block: number): AfterimageError =>
+  corrupt('block-hash', `layer ${name}, block ${block}: its bytes do not match its hash`, HINT);

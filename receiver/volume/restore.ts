@@ -1,0 +1,195 @@
+/**
+ * Restores one disk at one point to a target: checks first, then writes units in parallel, proves the whole by its digest.
+ * A restore that is cancelled, fails or is killed leaves a journal beside its target and continues there when it is asked for again.
+ */
+import { bytesOfBlocks } from '../../shared/blocks/geometry.js';
+import { digestFromText, digestToText } from '../../shared/blocks/hash.js';
+import { systemClock, type Clock } from '../../shared/clock.js';
+import { AfterimageError, messageOf } from '../../shared/errors.js';
+import { RESTORE_WORKERS } from '../../shared/limits.js';
+import type { PointDisk } from '../catalog/reader.js';
+import type { LayerReader } from './layer-reader.js';
+import { cancelled, planFingerprint } from './plan-point.js';
+import { Progress, type OnProgress } from './progress.js';
+import { readBackDigest } from './read-back.js';
+import type { PlanUnit, ReadPlan } from './read-plan.js';
+import {
+  findJournal,
+  removeJournal,
+  RestoreJournal,
+  type FoundJournal,
+  type RestoreSubject,
+} from './restore-journal.js';
+import { RestoreRecorder } from './restore-recorder.js';
+import { restoreUnit } from './restore-unit.js';
+import { refused, type RestoreTarget } from './target.js';
+import { runsOf } from './unit-work.js';
+
+export interface RestoreJob {
+  readonly reader: LayerReader;
+  readonly plan: ReadPlan;
+  readonly point: number;
+  readonly disk: PointDisk;
+  readonly target: RestoreTarget;
+  readonly journalPath: string;
+  /** Write over what the target holds. */
+  readonly force: boolean;
+  readonly readBack?: boolean;
+  readonly signal?: AbortSignal;
+  readonly onProgress?: OnProgress;
+  readonly clock?: Clock;
+  /** Bytes between two syncs of the target; RESTORE_SYNC_BYTES unless told otherwise. */
+  readonly syncBytes?: number;
+}
+
+export interface RestoreResult {
+  readonly sizeBytes: number;
+  /** What an earlier run had done already. */
+  readonly keptBytes: number;
+  readonly digest: string;
+  readonly readBack: boolean;
+  readonly durationMs: number;
+}
+
+/** A job whose target was found fit. Nothing has been changed yet. */
+export interface CheckedRestore {
+  readonly job: RestoreJob;
+  readonly subject: RestoreSubject;
+  /** Journal to continue; undefined to begin anew. */
+  readonly found: FoundJournal | undefined;
+}
+
+const subjectOf = ({ reader, plan, point, disk, target }: RestoreJob): RestoreSubject => ({
+  version: 1,
+  machine: reader.owner.machine,
+  disk: reader.owner.disk,
+  point,
+  digest: disk.digest,
+  target: target.identity,
+  plan: planFingerprint(reader, plan),
+});
+
+/** Checks that the target may be written, changing nothing. Throws kind `refused` when not. */
+export async function checkRestore(job: RestoreJob): Promise<CheckedRestore> {
+  const subject = subjectOf(job);
+  const found = await findJournal(job.journalPath);
+  // The layers may have been merged since: the same point, but other units. Then it begins anew, and what is on the target is ours.
+  const samePoint = found !== undefined && sameSubject({ ...found.subject, plan: '' }, { ...subject, plan: '' });
+  if (samePoint) return { job, subject, found: found.subject.plan === subject.plan ? found : undefined };
+  if (job.force) return { job, subject, found: undefined };
+  if (found !== undefined && found.subject.target === subject.target) {
+    throw refused(
+      'restore-other',
+      `target ${job.target.path} holds an unfinished restore of point ${found.subject.point} of disk ${found.subject.disk} (machine ${found.subject.machine})`,
+      'Finish that one, or run again with --force to write over it.',
+    );
+  }
+  await job.target.checkEmpty();
+  return { job, subject, found: undefined };
+}
+
+const sameSubject = (a: RestoreSubject, b: RestoreSubject): boolean =>
+  Object.entries(a).every(([key, value]) => Object.entries(b).some(([k, v]) => k === key && v === value));
+
+/** Runs a restore that was checked. */
+export async function runRestore(checked: CheckedRestore): Promise<RestoreResult> {
+  const { job } = checked;
+  const clock = job.clock ?? systemClock;
+  const startedAtMs = clock.monotonicMs();
+  const journal = await openJournal(checked);
+  let total: { digest: bigint; keptBytes: number };
+  try {
+    total = await writeUnits(job, checked.found?.done ?? new Map(), journal, clock);
+  } finally {
+    await journal.close();
+  }
+  await proveDigest(job, total.digest, 'digest-mismatch', 'The layers do not add up to the point');
+  if (job.readBack === true) await readBack(job, clock);
+  await removeJournal(job.journalPath);
+  const durationMs = clock.monotonicMs() - startedAtMs;
+  const { sizeBytes, digest } = job.disk;
+  return { sizeBytes, keptBytes: total.keptBytes, digest, readBack: job.readBack === true, durationMs };
+}
+
+async function openJournal({ job, subject, found }: CheckedRestore): Promise<RestoreJournal> {
+  if (found !== undefined) return RestoreJournal.continue(job.journalPath, found);
+  // In this order: an old journal must be gone before the target changes, and a new one must not exist before it is ready.
+  await removeJournal(job.journalPath);
+  await job.target.prepare();
+  return RestoreJournal.begin(job.journalPath, { ...subject, target: job.target.identity });
+}
+
+async function writeUnits(
+  job: RestoreJob,
+  done: ReadonlyMap<number, bigint>,
+  journal: RestoreJournal,
+  clock: Clock,
+): Promise<{ digest: bigint; keptBytes: number }> {
+  const { reader, plan, target } = job;
+  let digest = 0n;
+  let keptBytes = 0;
+  const todo: [number, PlanUnit][] = [];
+  for (const [i, unit] of plan.units.entries()) {
+    const known = done.get(i);
+    if (known === undefined) todo.push([i, unit]);
+    else {
+      digest ^= known;
+      keptBytes += unitBytes(plan, unit);
+    }
+  }
+  const progress = new Progress('restore', plan.geometry.sizeBytes, keptBytes, clock, job.onProgress);
+  const recorder = new RestoreRecorder(target, journal, clock, job.syncBytes);
+  // The first failure stops the other workers; so does a cancel from outside.
+  const stop = new AbortController();
+  const signal = job.signal === undefined ? stop.signal : AbortSignal.any([stop.signal, job.signal]);
+  const queue = todo.values();
+  const worker = async (): Promise<void> => {
+    for (const [i, unit] of queue) {
+      if (signal.aborted) throw cancelled('restore');
+      const unitDigest = await restoreUnit({ reader, plan, target, progress, signal }, unit);
+      digest ^= unitDigest;
+      await recorder.add(i, unitDigest, unitBytes(plan, unit));
+    }
+  };
+  let failure: Error | undefined;
+  const run = (): Promise<void> =>
+    worker().catch((error: unknown) => {
+      failure ??= error instanceof Error ? error : new Error(messageOf(error));
+      stop.abort();
+    });
+  await Promise.all(Array.from({ length: RESTORE_WORKERS }, run));
+  if (failure === undefined) {
+    await recorder.flush();
+    progress.finish();
+    return { digest, keptBytes };
+  }
+  // What is finished is kept; if even that fails, it is done again.
+  await recorder.flush().catch(() => undefined);
+  if (job.signal?.aborted) throw cancelled('restore', 'Run the same command again to continue where it stopped.');
+  throw failure;
+}
+
+const unitBytes = (plan: ReadPlan, unit: PlanUnit): number => {
+  let bytes = 0;
+  for (const [first, count] of runsOf(plan, unit)) bytes += bytesOfBlocks(plan.geometry, first, count);
+  return bytes;
+};
+
+async function readBack(job: RestoreJob, clock: Clock): Promise<void> {
+  const { geometry } = job.plan;
+  const progress = new Progress('read back', geometry.sizeBytes, 0, clock, job.onProgress);
+  const signal = job.signal ?? new AbortController().signal;
+  const digest = await readBackDigest(job.target, geometry, progress, signal);
+  progress.finish();
+  await proveDigest(job, digest, 'read-back-mismatch', 'The target does not hold what was written to it');
+}
+
+/** A target that isn't proven must not be continued later: its journal goes. */
+async function proveDigest(job: RestoreJob, digest: bigint, code: string, what: string): Promise<void> {
+  if (digest === digestFromText(job.disk.digest)) return;
+  await removeJournal(job.journalPath);
+  throw new AfterimageError(
+    `${what}: disk ${job.disk.disk} at point ${job.point} has digest ${job.disk.digest}, found ${digestToText(digest)}`,
+    { code, kind: 'corrupt', hint: 'Do not use the target. Try another point, and see `afterimage verify`.' },
+  );
+}

@@ -1,0 +1,40 @@
+/**
+ * Hash of a block and digest of a disk.
+ *
+ * Block hash: XXH64 of the plain block (short last block padded with zeroes), seeded with the block's number, so that
+ * a block that stands at the wrong place doesn't match. A block of zeroes has hash 0; a hash that comes out as 0 is stored as 1.
+ * Digest: XOR of all block hashes of the disk; updated in proportion to the change. (XXH64: github.com/Cyan4973/xxHash, doc/xxhash_spec.md.)
+ */
+import xxhash from 'xxhash-wasm';
+
+const xx = await xxhash();
+
+export const ZERO_HASH = 0n;
+
+/** XXH64 of bytes, for checksums of stored bytes. */
+export const checksum64 = (bytes: Uint8Array, seed = 0n): bigint => xx.h64Raw(bytes, seed);
+
+/** Hash of one plain block of full length that is known not to be all zero. */
+export function hashBlock(block: Uint8Array, blockNumber: number): bigint {
+  const hash = xx.h64Raw(block, BigInt(blockNumber));
+  return hash === ZERO_HASH ? 1n : hash;
+}
+
+const ZEROES = Buffer.alloc(1 << 20);
+
+/** Whether bytes [start, end) of a Buffer are all zero. At most 1 MiB. */
+export function isZero(buffer: Buffer, start: number, end: number): boolean {
+  // Most blocks differ from zero in their first bytes: look there before calling into native code.
+  if (end - start >= 8 && (buffer.readUInt32LE(start) | buffer.readUInt32LE(start + 4)) !== 0) return false;
+  return buffer.compare(ZEROES, 0, end - start, start, end) === 0;
+}
+
+/** Hash of the block at [start, start + length) of a Buffer: ZERO_HASH when it is all zero. */
+export function hashBlockAt(buffer: Buffer, start: number, length: number, blockNumber: number): bigint {
+  if (isZero(buffer, start, start + length)) return ZERO_HASH;
+  return hashBlock(buffer.subarray(start, start + length), blockNumber);
+}
+
+/** Digests as text: 16 hex digits. */
+export const digestToText = (digest: bigint): string => digest.toString(16).padStart(16, '0');
+export const digestFromText = (text: string): bigint => BigInt(`0x${text}`);

@@ -1,0 +1,187 @@
+/**
+ * The chunk: the unit of compression, of one data message and of what a layer stores. It is stored as it was received.
+ *
+ * Layout, little-endian (version 1):
+ *    0  u64  checksum: XXH64 of all that follows
+ *    8  u32  magic "AIC1"
+ *   12  u8   version
+ *   13  u8   codec of the stored bytes
+ *   14  u16  number of extents
+ *   16  u32  number of data blocks (blocks of extents without the zero flag)
+ *   20  u32  plain bytes (data blocks × block size)
+ *   24  u32  stored bytes
+ *   28  u32  block size
+ *   32  extents: { u32 first block; u32 count, bit 31 = zero run }, ascending, not overlapping
+ *       hashes:  u64 per data block, in order
+ *       stored bytes: the data blocks, one after the other, compressed together
+ * A zero run says that its blocks are zero now: a discarded block must not come back.
+ */
+import { checksum64 } from '../blocks/hash.js';
+import { corrupt } from '../errors.js';
+import { BLOCKS_PER_DISK_MAX, BLOCK_BYTES_MAX, BLOCK_BYTES_MIN, CHUNK_PLAIN_BYTES_MAX } from '../limits.js';
+import { CODEC_LZ4, CODEC_NONE, lz4 } from './codec.js';
+
+export const CHUNK_MAGIC = 0x31434941;
+export const CHUNK_VERSION = 1;
+export const CHUNK_HEADER_BYTES = 32;
+const ZERO_FLAG = 0x80000000;
+export const CHUNK_EXTENTS_MAX = 0xffff;
+
+export interface ChunkExtent {
+  readonly first: number;
+  readonly count: number;
+  /** A zero run: no data, no hash. */
+  readonly zero: boolean;
+}
+
+export interface ChunkHeader {
+  readonly codec: number;
+  readonly blockBytes: number;
+  readonly dataBlocks: number;
+  readonly plainBytes: number;
+  readonly storedBytes: number;
+  readonly extents: readonly ChunkExtent[];
+  /** Offset of the hashes within the chunk, and of the stored bytes. */
+  readonly hashesOffset: number;
+  readonly storedOffset: number;
+  /** Whole length of the chunk. */
+  readonly lengthBytes: number;
+}
+
+/** Upper bound of a chunk's length for what is put in: to size the buffer that it is encoded into. */
+export const chunkBytesMax = (extents: number, dataBlocks: number, plainBytes: number): number =>
+  CHUNK_HEADER_BYTES + extents * 8 + dataBlocks * 8 + plainBytes;
+
+/**
+ * Encodes a chunk into `target` (at least chunkBytesMax long) and returns its length.
+ * `plain` holds the data blocks in the order of the extents; `hashes` one entry per data block.
+ */
+export function encodeChunk(
+  target: Buffer,
+  blockBytes: number,
+  extents: readonly ChunkExtent[],
+  hashes: BigUint64Array,
+  plain: Buffer,
+): number {
+  const at = encodeRuns(target, extents, hashes);
+  const stored = plain.length === 0 ? 0 : lz4.compress(plain, roomFor(plain, target, at));
+  return complete(target, blockBytes, extents, plain, at, stored);
+}
+
+/** The same with compression on another thread. `target` and `plain` belong to it until it resolves; the rest may change at once. */
+export async function encodeChunkBeside(
+  target: Buffer,
+  blockBytes: number,
+  extents: readonly ChunkExtent[],
+  hashes: BigUint64Array,
+  plain: Buffer,
+): Promise<number> {
+  const at = encodeRuns(target, extents, hashes);
+  const stored = await lz4.compressBeside(plain, roomFor(plain, target, at));
+  return complete(target, blockBytes, extents, plain, at, stored);
+}
+
+/** One byte less than plain: a chunk that doesn't shrink is stored as it is. */
+const roomFor = (plain: Buffer, target: Buffer, at: number): Buffer => target.subarray(at, at + plain.length - 1);
+
+/** Writes extents and hashes; returns where the stored bytes begin. */
+function encodeRuns(target: Buffer, extents: readonly ChunkExtent[], hashes: BigUint64Array): number {
+  let at = CHUNK_HEADER_BYTES;
+  for (const extent of extents) {
+    target.writeUInt32LE(extent.first, at);
+    target.writeUInt32LE((extent.zero ? extent.count | ZERO_FLAG : extent.count) >>> 0, at + 4);
+    at += 8;
+  }
+  for (const hash of hashes) {
+    target.writeBigUInt64LE(hash, at);
+    at += 8;
+  }
+  return at;
+}
+
+/** Writes the header around `compressed` bytes at `at` (0: they did not fit); returns the chunk's length. */
+function complete(
+  target: Buffer,
+  blockBytes: number,
+  extents: readonly ChunkExtent[],
+  plain: Buffer,
+  at: number,
+  compressed: number,
+): number {
+  const codec = compressed > 0 ? CODEC_LZ4 : CODEC_NONE;
+  if (codec === CODEC_NONE) plain.copy(target, at);
+  const stored = codec === CODEC_NONE ? plain.length : compressed;
+  target.writeUInt32LE(CHUNK_MAGIC, 8);
+  target.writeUInt8(CHUNK_VERSION, 12);
+  target.writeUInt8(codec, 13);
+  target.writeUInt16LE(extents.length, 14);
+  target.writeUInt32LE(plain.length / blockBytes, 16);
+  target.writeUInt32LE(plain.length, 20);
+  target.writeUInt32LE(stored, 24);
+  target.writeUInt32LE(blockBytes, 28);
+  const length = at + stored;
+  target.writeBigUInt64LE(checksum64(target.subarray(8, length)), 0);
+  return length;
+}
+
+const bad = (what: string): never => {
+  throw corrupt('chunk-malformed', `chunk is malformed: ${what}`);
+};
+
+/** Parses and checks a chunk's header, extents and (unless told not to) its checksum. `bytes` is exactly one chunk. */
+export function decodeChunkHeader(bytes: Buffer, verifyChecksum = true): ChunkHeader {
+  if (bytes.length < CHUNK_HEADER_BYTES) bad(`${bytes.length} bytes, shorter than its header`);
+  if (bytes.readUInt32LE(8) !== CHUNK_MAGIC) bad('wrong magic');
+  const version = bytes.readUInt8(12);
+  if (version !== CHUNK_VERSION) bad(`version ${version}, this program knows ${CHUNK_VERSION}`);
+  if (verifyChecksum && bytes.readBigUInt64LE(0) !== checksum64(bytes.subarray(8))) {
+    throw corrupt('chunk-checksum', `chunk checksum does not match its ${bytes.length} bytes`);
+  }
+  const codec = bytes.readUInt8(13);
+  const extentCount = bytes.readUInt16LE(14);
+  const dataBlocks = bytes.readUInt32LE(16);
+  const plainBytes = bytes.readUInt32LE(20);
+  const storedBytes = bytes.readUInt32LE(24);
+  const blockBytes = bytes.readUInt32LE(28);
+  if (codec !== CODEC_NONE && codec !== CODEC_LZ4) bad(`unknown codec ${codec}`);
+  if (blockBytes < BLOCK_BYTES_MIN || blockBytes > BLOCK_BYTES_MAX || (blockBytes & (blockBytes - 1)) !== 0) {
+    bad(`block size ${blockBytes}`);
+  }
+  if (plainBytes > CHUNK_PLAIN_BYTES_MAX || plainBytes !== dataBlocks * blockBytes) bad(`plain size ${plainBytes}`);
+  if (storedBytes > plainBytes || (codec === CODEC_NONE && storedBytes !== plainBytes))
+    bad(`stored size ${storedBytes}`);
+  const hashesOffset = CHUNK_HEADER_BYTES + extentCount * 8;
+  const storedOffset = hashesOffset + dataBlocks * 8;
+  const lengthBytes = storedOffset + storedBytes;
+  if (lengthBytes !== bytes.length) bad(`length ${bytes.length}, its header says ${lengthBytes}`);
+  const extents: ChunkExtent[] = [];
+  let data = 0;
+  let end = 0;
+  for (let i = 0; i < extentCount; i++) {
+    const first = bytes.readUInt32LE(CHUNK_HEADER_BYTES + i * 8);
+    const raw = bytes.readUInt32LE(CHUNK_HEADER_BYTES + i * 8 + 4);
+    const count = raw & ~ZERO_FLAG;
+    const zero = (raw & ZERO_FLAG) !== 0;
+    if (count === 0 || first < end || first + count > BLOCKS_PER_DISK_MAX) bad(`extent ${first}+${count}`);
+    end = first + count;
+    if (!zero) data += count;
+    extents.push({ first, count, zero });
+  }
+  if (extentCount === 0 || data !== dataBlocks) bad(`${data} data blocks in its extents, ${dataBlocks} in its header`);
+  return { codec, blockBytes, dataBlocks, plainBytes, storedBytes, extents, hashesOffset, storedOffset, lengthBytes };
+}
+
+/** Hash of data block `i` of a chunk. */
+export const chunkHash = (bytes: Buffer, header: ChunkHeader, i: number): bigint =>
+  bytes.readBigUInt64LE(header.hashesOffset + i * 8);
+
+/** Decompresses a chunk's data blocks into `target` (at least plainBytes long). Does not check block hashes. */
+export function decodeChunkData(bytes: Buffer, header: ChunkHeader, target: Buffer): void {
+  const stored = bytes.subarray(header.storedOffset, header.storedOffset + header.storedBytes);
+  if (header.codec === CODEC_NONE) {
+    stored.copy(target);
+    return;
+  }
+  const n = lz4.decompress(stored, target.subarray(0, header.plainBytes));
+  if (n !== header.plainBytes) bad(`decompresses to ${n} bytes, its header says ${header.plainBytes}`);
+}

@@ -1,0 +1,228 @@
+/**
+ * Messages between agent and receiver. Version 1.
+ *
+ * First byte of each WebSocket binary message: 1 = data (fixed header and one chunk), 2 = control (msgpack of one message below).
+ * Everything that arrives is validated before it is used; what doesn't fit is a ProtocolError and ends the session with code 4400.
+ */
+import { Packr } from 'msgpackr';
+import { z } from 'zod';
+import { AfterimageError } from '../errors.js';
+import { CONTROL_BYTES_MAX, DISKS_PER_MACHINE_MAX } from '../limits.js';
+import { isDiskId, isUuid, type DiskId, type MachineId, type SeriesId } from '../units.js';
+
+export const PROTOCOL_VERSION = 1;
+export const TAG_DATA = 1;
+export const TAG_CONTROL = 2;
+
+export const protocolError = (what: string): AfterimageError =>
+  new AfterimageError(`protocol error: ${what}`, {
+    code: 'protocol',
+    kind: 'corrupt',
+    hint: 'Install the same version on agent and receiver.',
+  });
+
+// ---------------------------------------------------------------- data messages
+
+/**
+ * Data header, 16 bytes little-endian, followed by one chunk:
+ *   0 u8 tag (1) · 1 u8 disk index in hello · 2 u8 target · 3 u8 0 · 4 u32 segment (0xffffffff for a cycle) · 8 f64 sequence
+ */
+export const DATA_HEADER_BYTES = 16;
+export const NO_SEGMENT = 0xffffffff;
+/** Where a chunk belongs: the layer of the running cycle, or a segment's layer of a sweep (first copy: base; comparison: delta). */
+export const TARGETS = ['cycle', 'sweep-base', 'sweep-delta'] as const;
+export type DataTarget = (typeof TARGETS)[number];
+
+export interface DataHeader {
+  readonly diskIndex: number;
+  readonly target: DataTarget;
+  readonly segment: number | null;
+  /** Counts data and segment-end messages of a session, from 1. */
+  readonly sequence: number;
+}
+
+export function encodeDataHeader(into: Buffer, header: DataHeader): void {
+  into.writeUInt8(TAG_DATA, 0);
+  into.writeUInt8(header.diskIndex, 1);
+  into.writeUInt8(TARGETS.indexOf(header.target), 2);
+  into.writeUInt8(0, 3);
+  into.writeUInt32LE(header.segment ?? NO_SEGMENT, 4);
+  into.writeDoubleLE(header.sequence, 8);
+}
+
+export function decodeDataHeader(bytes: Buffer): DataHeader {
+  if (bytes.length <= DATA_HEADER_BYTES) throw protocolError(`data message of ${bytes.length} bytes`);
+  const target = TARGETS[bytes.readUInt8(2)];
+  const sequence = bytes.readDoubleLE(8);
+  const segment = bytes.readUInt32LE(4);
+  if (target === undefined) throw protocolError(`data target ${bytes.readUInt8(2)}`);
+  if (bytes.readUInt8(3) !== 0) throw protocolError(`reserved byte ${bytes.readUInt8(3)}`);
+  if (!Number.isSafeInteger(sequence) || sequence < 1) throw protocolError(`data sequence ${sequence}`);
+  if ((target === 'cycle') !== (segment === NO_SEGMENT)) throw protocolError(`segment ${segment} for target ${target}`);
+  return { diskIndex: bytes.readUInt8(1), target, segment: segment === NO_SEGMENT ? null : segment, sequence };
+}
+
+// ---------------------------------------------------------------- control messages
+
+const count = z.number().int().nonnegative().max(Number.MAX_SAFE_INTEGER);
+const uuid = z.string().refine(isUuid, 'not a UUID');
+const machineId = z.custom<MachineId>((v) => typeof v === 'string' && isUuid(v), 'not a machine id');
+const diskId = z.custom<DiskId>((v) => typeof v === 'string' && isDiskId(v), 'not a disk id');
+const seriesId = z.custom<SeriesId>((v) => typeof v === 'string' && isUuid(v), 'not a series id');
+const hex64 = z.string().regex(/^[0-9a-f]{16}$/);
+const text = z.string().max(2000);
+
+export const helloDiskSchema = z.strictObject({
+  id: diskId,
+  device: text,
+  sizeBytes: count,
+  blockBytes: count,
+  /** Null for the scan tracker and where no tracking is possible now. */
+  series: seriesId.nullable(),
+  tracker: z.enum(['ebpf', 'scan']),
+  /** Last point that the agent knows to be committed with this disk; 0 for none. */
+  committedPoint: count,
+  /** Series under which that point was committed. */
+  committedSeries: seriesId.nullable(),
+  /** Blocks known to be changed since that point. */
+  changedBlocks: count,
+  /** Whether the local hash store holds the state of that point (plus what is staged). */
+  hashStore: z.enum(['valid', 'none']),
+  /** A first copy or comparison in progress: segments below `nextSegment` are staged; `stagedLayers` of them made an object. */
+  sweep: z
+    .strictObject({ kind: z.enum(['first-copy', 'comparison', 'bulk']), nextSegment: count, stagedLayers: count })
+    .nullable(),
+});
+export type HelloDisk = z.infer<typeof helloDiskSchema>;
+
+export const helloDescriptionSchema = z.strictObject({
+  hostname: text,
+  os: text,
+  cpus: count,
+  memoryBytes: count,
+  firmware: z.enum(['bios', 'uefi', 'unknown']),
+  nics: z.array(z.strictObject({ name: text, mac: text, addresses: z.array(text).max(64) })).max(64),
+});
+
+export const agentMessageSchema = z.discriminatedUnion('type', [
+  z.strictObject({
+    type: z.literal('hello'),
+    protocol: count,
+    program: text,
+    machine: machineId,
+    generation: count,
+    hardwareId: text,
+    /** Random per agent process. */
+    session: uuid,
+    description: helloDescriptionSchema,
+    /** Id of a cycle whose commit was sent and not answered, to be told by `welcome.lastCycle`. */
+    inDoubtCycle: uuid.nullable(),
+    disks: z.array(helloDiskSchema).max(DISKS_PER_MACHINE_MAX),
+  }),
+  /** Throws away what was sent for a cycle that didn't commit. Also opens a new one. */
+  z.strictObject({ type: z.literal('cycle-begin'), cycle: uuid }),
+  /** The segment's data is complete: make it durable and answer with the staged mark. */
+  z.strictObject({
+    type: z.literal('segment-end'),
+    disk: diskId,
+    segment: count,
+    target: z.enum(['sweep-base', 'sweep-delta']),
+    sequence: count,
+  }),
+  z.strictObject({
+    type: z.literal('commit'),
+    cycle: uuid,
+    cutAtMs: count,
+    consistency: z.enum(['crash', 'filesystem', 'application']),
+    reason: z.string().max(500),
+    disks: z
+      .array(z.strictObject({ disk: diskId, series: seriesId.nullable(), digest: hex64 }))
+      .min(1)
+      .max(DISKS_PER_MACHINE_MAX),
+    /** Sequence of the last data message: the commit holds exactly what was sent up to it. */
+    lastSequence: count,
+    stats: z.strictObject({
+      passes: count,
+      cutMs: z.number().nonnegative(),
+      freezeMs: z.number().nonnegative(),
+      changedBytes: count,
+    }),
+  }),
+  /** Block hashes of a segment at the last committed point (plus what is staged), for an agent whose hash store is in doubt. */
+  z.strictObject({ type: z.literal('hashes-request'), disk: diskId, segment: count }),
+  /** What the source lets operators see at the receiver, at most once a second. */
+  z.strictObject({
+    type: z.literal('progress'),
+    disks: z
+      .array(
+        z.strictObject({ disk: diskId, state: text, percent: z.number(), dataAtRiskBytes: count, dataAtRiskMs: count }),
+      )
+      .max(DISKS_PER_MACHINE_MAX),
+  }),
+  z.strictObject({ type: z.literal('bye'), reason: text }),
+]);
+export type AgentMessage = z.infer<typeof agentMessageSchema>;
+
+export const verdictSchema = z.enum(['nothing', 'delta', 'compare', 'full', 'resume']);
+export type Verdict = z.infer<typeof verdictSchema>;
+
+export const receiverMessageSchema = z.discriminatedUnion('type', [
+  z.strictObject({
+    type: z.literal('welcome'),
+    protocol: count,
+    program: text,
+    epoch: count,
+    windowBytes: count,
+    lastPoint: count,
+    lastCycle: uuid.nullable(),
+    disks: z.array(
+      z.strictObject({
+        disk: diskId,
+        verdict: verdictSchema,
+        reason: text,
+        /** Last committed point that holds the disk, its digest, and whether layers are staged beyond it. */
+        committedPoint: count,
+        digest: hex64.nullable(),
+        stagedLayers: count,
+      }),
+    ),
+  }),
+  z.strictObject({ type: z.literal('refused'), code: count, reason: text, hint: text }),
+  /** Cumulative marks: bytes of data messages taken in, sequence of the last durable segment-end, last committed point. */
+  z.strictObject({ type: z.literal('ack'), receivedBytes: count, stagedSequence: count, committedPoint: count }),
+  z.strictObject({ type: z.literal('committed'), cycle: uuid, point: count, storedBytes: count }),
+  /** u64 LE per block of the segment, 0 for zero blocks. */
+  z.strictObject({ type: z.literal('hashes'), disk: diskId, segment: count, hashes: z.instanceof(Uint8Array) }),
+]);
+export type ReceiverMessage = z.infer<typeof receiverMessageSchema>;
+
+export type Hello = Extract<AgentMessage, { type: 'hello' }>;
+export type Welcome = Extract<ReceiverMessage, { type: 'welcome' }>;
+export type Commit = Extract<AgentMessage, { type: 'commit' }>;
+
+const packr = new Packr({ useRecords: false, moreTypes: false, int64AsType: 'number' });
+
+export function encodeControl(message: AgentMessage | ReceiverMessage): Buffer {
+  const body = packr.pack(message);
+  const out = Buffer.allocUnsafe(body.length + 1);
+  out[0] = TAG_CONTROL;
+  body.copy(out, 1);
+  return out;
+}
+
+function decode<T>(bytes: Buffer, schema: z.ZodType<T>): T {
+  if (bytes.length > CONTROL_BYTES_MAX) throw protocolError(`control message of ${bytes.length} bytes`);
+  let value: unknown;
+  try {
+    value = packr.unpack(bytes.subarray(1));
+  } catch {
+    throw protocolError('control message is not msgpack');
+  }
+  const parsed = schema.safeParse(value);
+  if (!parsed.success)
+    throw protocolError(`control message is not valid: ${z.prettifyError(parsed.error).slice(0, 300)}`);
+  return parsed.data;
+}
+
+export const decodeAgentMessage = (bytes: Buffer): AgentMessage => decode(bytes, agentMessageSchema);
+export const decodeReceiverMessage = (bytes: Buffer): ReceiverMessage => decode(bytes, receiverMessageSchema);

@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# What the tests need beyond Node: filesystems' tools, a compiler for the writers, systemd-analyze. Needs root; without it the tests
+# that need devices skip themselves and say so.
+set -euo pipefail
+need=()
+have() { command -v "$1" >/dev/null 2>&1 || need+=("$2"); }
+have mkfs.ext4 e2fsprogs
+have mkfs.xfs xfsprogs
+have fio fio
+have gcc gcc
+have losetup mount
+have partx fdisk
+have systemd-analyze systemd
+have python3 python3-minimal
+have faketime faketime
+[ -e /usr/include/stdlib.h ] || need+=(libc6-dev)
+if [ "$(id -u)" != 0 ]; then
+  [ ${#need[@]} -eq 0 ] || echo "not root: missing packages are not installed (${need[*]}); tests that need them skip"
+  exit 0
+fi
+[ ${#need[@]} -eq 0 ] && exit 0
+export DEBIAN_FRONTEND=noninteractive
+apt-get update -qq
+apt-get install -y -qq --no-install-recommends "${need[@]}" >/dev/null

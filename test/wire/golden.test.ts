@@ -1,0 +1,184 @@
+/**
+ * Golden messages: bytes of protocol version 1, checked in. Today's code must read them, and write the same bytes.
+ * To make them anew after a deliberate change of the version: AFTERIMAGE_WRITE_GOLDEN=1.
+ */
+import { mkdir, readFile, writeFile } from 'node:fs/promises';
+import { describe, expect, it } from 'vitest';
+import { asDiskId, asMachineId, asSeriesId } from '../../shared/units.js';
+import { CLOSE } from '../../shared/wire/close-codes.js';
+import {
+  DATA_HEADER_BYTES,
+  decodeAgentMessage,
+  decodeDataHeader,
+  decodeReceiverMessage,
+  encodeControl,
+  encodeDataHeader,
+  PROTOCOL_VERSION,
+  type AgentMessage,
+  type DataHeader,
+  type ReceiverMessage,
+} from '../../shared/wire/messages.js';
+
+const FOLDER = new URL('../golden/', import.meta.url);
+const MACHINE = asMachineId('11111111-2222-4333-8444-555555555555');
+const CYCLE = '22222222-2222-4333-8444-555555555555';
+const SERIES = asSeriesId('aaaaaaaa-bbbb-4ccc-8ddd-eeeeeeeeeee1');
+const DISK = asDiskId('naa.600508b1001c-p2048');
+
+async function golden(name: string, bytes: Buffer): Promise<Buffer> {
+  const file = new URL(name, FOLDER);
+  if (process.env['AFTERIMAGE_WRITE_GOLDEN'] === '1') {
+    await mkdir(FOLDER, { recursive: true });
+    await writeFile(file, bytes);
+  }
+  return readFile(file);
+}
+
+const AGENT: readonly AgentMessage[] = [
+  {
+    type: 'hello',
+    protocol: PROTOCOL_VERSION,
+    program: 'afterimage-agent 0.1.0',
+    machine: MACHINE,
+    generation: 2,
+    hardwareId: 'ab'.repeat(32),
+    session: CYCLE,
+    description: {
+      hostname: 'web1',
+      os: 'Debian GNU/Linux 13 (trixie) – für Tests',
+      cpus: 64,
+      memoryBytes: 2 ** 40,
+      firmware: 'uefi',
+      nics: [{ name: 'eth0', mac: '02:00:00:00:00:01', addresses: ['192.0.2.7/24', '2001:db8::7/64'] }],
+    },
+    inDoubtCycle: CYCLE,
+    disks: [
+      {
+        id: DISK,
+        device: '/dev/sda1',
+        sizeBytes: 2 ** 45,
+        blockBytes: 65_536,
+        series: SERIES,
+        tracker: 'ebpf',
+        committedPoint: 4_294_967_296,
+        committedSeries: SERIES,
+        changedBlocks: 123_456,
+        hashStore: 'valid',
+        sweep: { kind: 'comparison', nextSegment: 70_000, stagedLayers: 12 },
+      },
+      {
+        id: asDiskId('d'),
+        device: '/images/a.raw',
+        sizeBytes: 2 ** 20,
+        blockBytes: 4096,
+        series: null,
+        tracker: 'scan',
+        committedPoint: 0,
+        committedSeries: null,
+        changedBlocks: 0,
+        hashStore: 'none',
+        sweep: null,
+      },
+    ],
+  },
+  { type: 'cycle-begin', cycle: CYCLE },
+  { type: 'segment-end', disk: DISK, segment: 65_535, target: 'sweep-delta', sequence: 2 ** 33 },
+  {
+    type: 'commit',
+    cycle: CYCLE,
+    cutAtMs: 1_772_000_000_123,
+    consistency: 'filesystem',
+    reason: 'cut not reached without a pause in 2000 ms: filesystems frozen for 12 ms',
+    disks: [{ disk: DISK, series: SERIES, digest: '0123456789abcdef' }],
+    lastSequence: 17,
+    stats: { passes: 3, cutMs: 1.25, freezeMs: 12.5, changedBytes: 40_960 },
+  },
+  { type: 'hashes-request', disk: DISK, segment: 3 },
+  {
+    type: 'progress',
+    disks: [{ disk: DISK, state: 'Protected', percent: 99.5, dataAtRiskBytes: 2 ** 40, dataAtRiskMs: 4711 }],
+  },
+  { type: 'bye', reason: 'the agent is stopping' },
+];
+
+const RECEIVER: readonly ReceiverMessage[] = [
+  {
+    type: 'welcome',
+    protocol: PROTOCOL_VERSION,
+    program: 'afterimage-receiver 0.1.0',
+    epoch: 9,
+    windowBytes: 16 * 2 ** 20,
+    lastPoint: 4711,
+    lastCycle: CYCLE,
+    disks: [
+      {
+        disk: DISK,
+        verdict: 'delta',
+        reason: 'changes since point 4711 are tracked',
+        committedPoint: 4711,
+        digest: 'fedcba9876543210',
+        stagedLayers: 0,
+      },
+    ],
+  },
+  {
+    type: 'refused',
+    code: CLOSE.clone.code,
+    reason: 'this identity was enrolled on other hardware',
+    hint: CLOSE.clone.hint,
+  },
+  { type: 'ack', receivedBytes: 2 ** 41, stagedSequence: 12, committedPoint: 4711 },
+  { type: 'committed', cycle: CYCLE, point: 4712, storedBytes: 8192 },
+  { type: 'hashes', disk: DISK, segment: 3, hashes: new Uint8Array([1, 2, 3, 4, 5, 6, 7, 8]) },
+];
+
+const HEADERS: readonly DataHeader[] = [
+  { diskIndex: 0, target: 'cycle', segment: null, sequence: 1 },
+  { diskIndex: 63, target: 'sweep-base', segment: 524_287, sequence: 2 ** 40 },
+  { diskIndex: 7, target: 'sweep-delta', segment: 0, sequence: Number.MAX_SAFE_INTEGER },
+];
+
+describe('golden messages, version 1', () => {
+  it.each(AGENT)('agent: $type', async (message) => {
+    const bytes = encodeControl(message);
+    const kept = await golden(`wire-v1-agent-${message.type}.bin`, bytes);
+    expect(decodeAgentMessage(kept)).toEqual(message);
+    expect(bytes.equals(kept)).toBe(true);
+    expect(() => decodeReceiverMessage(kept)).toThrow('protocol error');
+  });
+
+  it.each(RECEIVER)('receiver: $type', async (message) => {
+    const bytes = encodeControl(message);
+    const kept = await golden(`wire-v1-receiver-${message.type}.bin`, bytes);
+    const read = decodeReceiverMessage(kept);
+    if (read.type === 'hashes' && message.type === 'hashes') {
+      expect({ ...read, hashes: [...read.hashes] }).toEqual({ ...message, hashes: [...message.hashes] });
+    } else expect(read).toEqual(message);
+    expect(bytes.equals(kept)).toBe(true);
+    expect(() => decodeAgentMessage(kept)).toThrow('protocol error');
+  });
+
+  it('data headers', async () => {
+    const bytes = Buffer.alloc(HEADERS.length * DATA_HEADER_BYTES);
+    HEADERS.forEach((header, i) => encodeDataHeader(bytes.subarray(i * DATA_HEADER_BYTES), header));
+    const kept = await golden('wire-v1-data-headers.bin', bytes);
+    expect(bytes.equals(kept)).toBe(true);
+    HEADERS.forEach((header, i) => {
+      const one = kept.subarray(i * DATA_HEADER_BYTES, (i + 1) * DATA_HEADER_BYTES);
+      // A header alone is no message: a chunk follows.
+      expect(() => decodeDataHeader(one)).toThrow('data message of 16 bytes');
+      expect(decodeDataHeader(Buffer.concat([one, Buffer.from([0])]))).toEqual(header);
+    });
+  });
+
+  it('every close code is of the private range or 1001, has one name and says what to do', () => {
+    const all = Object.values(CLOSE);
+    expect(new Set(all.map((c) => c.code)).size).toBe(all.length);
+    expect(new Set(all.map((c) => c.name)).size).toBe(all.length);
+    for (const { code, name, hint } of all) {
+      expect(code === 1001 || (code >= 4000 && code <= 4999)).toBe(true);
+      expect(name.length).toBeLessThan(60);
+      expect(hint.length).toBeGreaterThan(10);
+    }
+  });
+});
