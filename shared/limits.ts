@@ -185,3 +185,7 @@ export const CATCH_UP_PASSES_MAX = 8;
 export const FROZEN_TRIES_MS = 300;
 /** A running session's identity is looked up again this often: so long may a revoked agent go on (a few small requests to the store each time). */
 export const IDENTITY_RECHECK_MS = 30_000;
+/** One step of a machine's recovery state: the running job and the last ended ones, with the last lines of their output. */
+export const RECOVERY_BYTES_MAX = 8 * MIB;
+/** Ended jobs kept in a recovery object; each is also an object of its own. */
+export const RECOVERY_JOBS_MAX = 10;

@@ -22,6 +22,10 @@ export const revokedName = (machine: MachineId, identity: number): string =>
   `${machinePrefix(machine)}revoked/${pad(identity)}`;
 export const historyName = (machine: MachineId, first: number, last: number, epoch: number, sequence: number): string =>
   `${machinePrefix(machine)}history/${pad(first)}-${pad(last)}-${pad(epoch)}-${pad(sequence)}`;
+export const recoveryPrefix = (machine: MachineId): string => `${machinePrefix(machine)}recovery/`;
+export const recoveryName = (machine: MachineId, n: number): string => `${recoveryPrefix(machine)}${pad(n)}`;
+export const launchPrefix = (machine: MachineId): string => `${machinePrefix(machine)}launch/`;
+export const launchName = (machine: MachineId, n: number): string => `${launchPrefix(machine)}${pad(n)}`;
 export const diskPrefix = (machine: MachineId, disk: DiskId): string => `${machinePrefix(machine)}disks/${disk}/`;
 /** A list of layers too long for a manifest: base layers of a disk, or what is staged. */
 export const layerListName = (machine: MachineId, disk: DiskId, epoch: number, sequence: number): string =>

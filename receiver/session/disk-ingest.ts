@@ -11,7 +11,7 @@ import type { DiskId, MachineId, SeriesId } from '../../shared/units.js';
 import type { DiskEntry, LayerRef } from '../catalog/manifest.js';
 import type { OwnedMachine } from '../catalog/owned-machine.js';
 import type { ObjectStore } from '../store/store.js';
-import { LayerWriter } from './layer-writer.js';
+import { LayerWriter } from '../catalog/layer-writer.js';
 
 interface OpenSegment {
   readonly segment: number;

@@ -31,7 +31,7 @@ import { writeLayerList, readLayerList } from '../catalog/manifest-io.js';
 import { layerListName } from '../catalog/names.js';
 import type { OwnedMachine } from '../catalog/owned-machine.js';
 import type { ObjectStore } from '../store/store.js';
-import { contentAfterCommit, type DiskLayers } from './commit-content.js';
+import { contentAfterCommit, type DiskLayers } from '../catalog/commit-content.js';
 import type { DiskIngest } from './disk-ingest.js';
 import { SegmentHashes } from './segment-hashes.js';
 import type { MachineStatus } from './status.js';

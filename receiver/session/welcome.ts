@@ -18,7 +18,7 @@ import { readHighestManifest, writeLayerList } from '../catalog/manifest-io.js';
 import { layerListName } from '../catalog/names.js';
 import { OwnedMachine, type CatalogDeps, type ManifestContent } from '../catalog/owned-machine.js';
 import type { ObjectStore } from '../store/store.js';
-import { diskEntryAtHello } from './commit-content.js';
+import { diskEntryAtHello } from '../catalog/commit-content.js';
 import { DiskIngest } from './disk-ingest.js';
 import { keepStaged } from './staging.js';
 import { diskVerdict, type DiskVerdict } from './verdict.js';

@@ -15,8 +15,8 @@ import {
 } from '../../shared/layer/layer.js';
 import { LAYER_STORED_BYTES_MAX, WRITE_BATCH_BYTES } from '../../shared/limits.js';
 import { asDiskId, asMachineId } from '../../shared/units.js';
-import type { LayerRef } from '../catalog/manifest.js';
-import { layerName } from '../catalog/names.js';
+import type { LayerRef } from './manifest.js';
+import { layerName } from './names.js';
 import type { ObjectStore, ObjectWriter } from '../store/store.js';
 
 export class LayerWriter {

@@ -2,8 +2,8 @@
  * What the manifest holds after a commit: a pure function of the manifest before, the agent's commit and the layers that became durable.
  */
 import type { Commit, Hello } from '../../shared/wire/messages.js';
-import type { DiskDelta, DiskEntry, LayerRef, ListRef, Manifest, RecoveryPoint } from '../catalog/manifest.js';
-import type { ManifestContent } from '../catalog/owned-machine.js';
+import type { DiskDelta, DiskEntry, LayerRef, ListRef, Manifest, RecoveryPoint } from './manifest.js';
+import type { ManifestContent } from './owned-machine.js';
 
 /** Durable layers of one disk that the point shall hold. */
 export interface DiskLayers {

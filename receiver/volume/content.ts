@@ -1,0 +1,28 @@
+/**
+ * What one disk held at one recovery point, block by block: what a volume reads where nothing is local. Immutable, checked, without state that matters.
+ */
+import type { Geometry } from '../../shared/blocks/geometry.js';
+
+export interface ContentRun {
+  readonly first: number;
+  readonly count: number;
+  /** Known to be zero without reading it. */
+  readonly zero: boolean;
+}
+
+/** Called for whole runs of plain blocks that came along with what was asked for. `plain` is valid during the call only. */
+export type TakeExtra = (first: number, count: number, plain: Buffer) => void;
+
+export interface PointContent {
+  readonly geometry: Geometry;
+  /** Covers [first, first + count), ascending, adjacent runs of one kind joined. May have to load indexes. */
+  runs(first: number, count: number): Promise<readonly ContentRun[]>;
+  /**
+   * Plain bytes of blocks [first, first + count) into `into` (count × block size; the last block of a disk is padded with zeroes). Every byte is
+   * checked against its hash. `extra`: the rest of the chunks that had to be read, so that a cache can keep it.
+   * Throws kind `corrupt` or `io`.
+   */
+  read(first: number, count: number, into: Buffer, extra?: TakeExtra): Promise<void>;
+  /** Hash of each block at the point (shared/blocks/hash.ts); 0 for zero. From indexes alone. */
+  hashes(first: number, count: number): Promise<BigUint64Array>;
+}
