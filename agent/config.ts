@@ -14,7 +14,7 @@ import {
   rateValue,
   timeOfDayValue,
 } from '../shared/config/values.js';
-import { CUT_DEADLINE_MS, FREEZE_DEADLINE_MS, POINT_INTERVAL_MS } from '../shared/limits.js';
+import { CUT_DEADLINE_MS, FREEZE_DEADLINE_MS, HOOK_TIMEOUT_MS, POINT_INTERVAL_MS } from '../shared/limits.js';
 
 export const AGENT_CONFIG_PATH = '/etc/afterimage/agent.yaml';
 
@@ -37,6 +37,8 @@ export const bandwidthSchema = z.strictObject({
   schedule: z.array(bandwidthRuleSchema).max(100).default([]),
 });
 export type Bandwidth = z.infer<typeof bandwidthSchema>;
+
+const commands = z.array(z.string('expected a command as text').min(1)).max(100).default([]);
 
 export const agentConfigSchema = z.strictObject({
   stateDir: absolutePath.default('/var/lib/afterimage-agent'),
@@ -61,6 +63,17 @@ export const agentConfigSchema = z.strictObject({
       deadline: durationValue(100, 10_000, '100ms to 10s').default(FREEZE_DEADLINE_MS),
     })
     .prefault({}),
+  /** Planned failover: what stops the workload and unmounts its disks, and what undoes that. Commands of /bin/sh, in order; the first that fails ends it. */
+  failover: z
+    .strictObject({
+      preShutdown: commands,
+      resume: commands,
+      /** For each of the two, all its commands together (ms). */
+      timeout: durationValue(1_000, 24 * HOUR_MS, '1s to 24h').default(HOOK_TIMEOUT_MS),
+    })
+    .prefault({}),
+  /** Whether the receiver may write points back onto the protected disks when the machine comes home. */
+  failback: z.strictObject({ allow: z.boolean('expected true or false').default(true) }).prefault({}),
   log: z.strictObject({ level: logLevelValue.default('info') }).prefault({}),
 });
 export type AgentConfig = z.infer<typeof agentConfigSchema>;

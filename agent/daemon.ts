@@ -69,6 +69,7 @@ function healthOf(machine: AgentMachine): Health {
   const reasons: string[] = [];
   if (machine.problem !== null) reasons.push(machine.problem);
   if (!snapshot.receiver.connected) reasons.push(snapshot.receiver.reason);
+  if (snapshot.finalCut !== null) reasons.push(snapshot.finalCut);
   for (const disk of snapshot.disks) if (disk.state === 'Failed') reasons.push(`${disk.device}: ${disk.reason}`);
   return { healthy: reasons.length === 0, reasons };
 }

@@ -30,18 +30,25 @@ export function quiesceFor(
   return { use: quiesceOf(plan.freeze, settings.deadline, clock, log) };
 }
 
+/** Writes what the filesystems on these disks hold back. */
+export async function syncFilesystems(sysfs: Sysfs, sources: readonly Source[]): Promise<void> {
+  await syncAll(freezePlanFor(sysfs, sources).freeze);
+}
+
+async function syncAll(filesystems: readonly MountedFilesystem[]): Promise<void> {
+  for (const filesystem of filesystems) {
+    const fd = openMount(filesystem);
+    try {
+      await syncfsAsync(fd);
+    } finally {
+      closeSync(fd);
+    }
+  }
+}
+
 function quiesceOf(filesystems: readonly MountedFilesystem[], deadlineMs: number, clock: Clock, log: Logger): Quiesce {
   return {
-    presync: async () => {
-      for (const filesystem of filesystems) {
-        const fd = openMount(filesystem);
-        try {
-          await syncfsAsync(fd);
-        } finally {
-          closeSync(fd);
-        }
-      }
-    },
+    presync: () => syncAll(filesystems),
     withFrozen: async (beforeFreeze, work) => {
       const outcome = await withFrozen(filesystems, { deadlineMs, clock, log, beforeFreeze }, () => work());
       return outcome.held

@@ -6,20 +6,24 @@ import type { Logger } from 'pino';
 import type { Clock } from '../shared/clock.js';
 import { AfterimageError, messageOf } from '../shared/errors.js';
 import { MESSAGE_BUFFERS, REFUSED_RETRY_MS } from '../shared/limits.js';
-import { PROTOCOL_VERSION } from '../shared/wire/messages.js';
+import { failpoint } from '../shared/failpoints.js';
+import { PROTOCOL_VERSION, type Hello } from '../shared/wire/messages.js';
 import type { AgentConfig } from './config.js';
 import { MessagePool } from './cycle/chunk-sender.js';
 import type { CycleResult } from './cycle/machine-cycle.js';
 import { ReadPool } from './cycle/read-pool.js';
 import { WindowArena } from './cycle/window-arena.js';
+import { FinalCut } from './final-cut.js';
 import { describeMachine, hardwareId } from './describe.js';
 import { Sysfs } from './disks/sysfs.js';
+import { helloOf } from './hello.js';
 import { closeDisk, openDisk, type OpenContext, type OpenedDisk } from './open-disk.js';
 import { loadProtection } from './protection.js';
 import { DisksChanged, Replication } from './replication.js';
+import { Restoration } from './restore/restoration.js';
 import { backoffMs } from './session/backoff.js';
 import { connectToReceiver } from './session/connect.js';
-import type { Credentials } from './session/credentials.js';
+import { keepGeneration, type Credentials } from './session/credentials.js';
 import { ReceiverSession, SessionEnded } from './session/session.js';
 import { Throttle } from './session/throttle.js';
 import { AgentStatus } from './status.js';
@@ -53,6 +57,8 @@ export class AgentMachine {
   #disks: OpenedDisk[] = [];
   #replication: Replication | null = null;
   #reopen = new AbortController();
+  #generation: number;
+  #finalCut: FinalCut | null = null;
   /** Why the disks are not open. */
   problem: string | null = null;
 
@@ -66,6 +72,7 @@ export class AgentMachine {
     if (opened.tracker === null)
       deps.log.warn({ reason: opened.reason }, 'change tracking is not possible on this machine');
     const { machine, name, generation, receiver } = deps.credentials;
+    this.#generation = generation;
     this.status = new AgentStatus(
       deps.clock,
       { program: deps.program, machine: { id: machine, name, generation }, address: receiver },
@@ -134,6 +141,8 @@ export class AgentMachine {
       const ended = await this.#connectOnce(stop, () => (failures = 0));
       if (stop.aborted) return;
       failures++;
+      if (ended instanceof SessionEnded && ended.close !== null && ended.close.retry === 'seldom')
+        this.status.refused(ended.close.name, messageOf(ended), ended.close.hint);
       const seldom = ended instanceof SessionEnded && ended.close?.retry === 'seldom';
       const waitMs = seldom ? REFUSED_RETRY_MS : backoffMs(failures, random);
       this.status.disconnected(messageOf(ended), waitMs);
@@ -145,7 +154,7 @@ export class AgentMachine {
 
   /** One connection, from dialling to its end; resolves to why it ended. */
   async #connectOnce(stop: AbortSignal, onProgress: () => void): Promise<unknown> {
-    const { clock, log, credentials, config, program, random, randomId } = this.#deps;
+    const { clock, log, credentials, config, random, randomId } = this.#deps;
     let session: ReceiverSession | null = null;
     const onStop = (): void => session?.close('the agent is stopping');
     try {
@@ -153,34 +162,32 @@ export class AgentMachine {
       const open = new ReceiverSession(transport, this.#throttle, log);
       session = open;
       stop.addEventListener('abort', onStop, { once: true });
-      const replication = new Replication(
-        {
-          config,
-          clock,
-          log,
-          sysfs: this.#sysfs,
-          tracker: this.#tracker,
-          pool: this.#messagePool,
-          arena: this.#arena,
-          random,
-          randomId,
-          status: this.status,
-          disks: this.#disks,
-          hello: {
-            protocol: PROTOCOL_VERSION,
-            program,
-            machine: credentials.machine,
-            generation: credentials.generation,
-            hardwareId: hardwareId(),
-            session: this.#session,
-            description: describeMachine(),
-          },
-        },
-        open,
-        stop,
+      const welcome = await open.hello(this.#hello());
+      await this.#granted(welcome.generation);
+      this.status.connected(welcome);
+      log.info(
+        { mode: welcome.mode, epoch: welcome.epoch, lastPoint: welcome.lastPoint },
+        'connected to the receiver',
       );
-      this.#replication = replication;
-      await replication.run(onProgress);
+      const deps = {
+        config,
+        clock,
+        log,
+        sysfs: this.#sysfs,
+        tracker: this.#tracker,
+        random,
+        status: this.status,
+        disks: this.#disks,
+      };
+      if (welcome.mode === 'restore') {
+        await new Restoration(deps, open, stop).run();
+      } else {
+        this.#finalCut ??= await FinalCut.open({ config, clock, log, status: this.status });
+        const more = { pool: this.#messagePool, arena: this.#arena, randomId, finalCut: this.#finalCut };
+        const replication = new Replication({ ...deps, ...more }, open, stop);
+        this.#replication = replication;
+        await replication.run(welcome, onProgress);
+      }
       return await open.ended;
     } catch (error) {
       if (error instanceof DisksChanged) throw error;
@@ -194,6 +201,31 @@ export class AgentMachine {
       session?.close('session over');
       await session?.ended;
     }
+  }
+
+  #hello(): Hello {
+    const { credentials, program } = this.#deps;
+    const self = {
+      protocol: PROTOCOL_VERSION,
+      program,
+      machine: credentials.machine,
+      generation: this.#generation,
+      hardwareId: hardwareId(),
+      session: this.#session,
+      description: describeMachine(),
+    };
+    return helloOf(self, this.#disks, this.#tracker);
+  }
+
+  /** A higher generation is kept before anything is done under it: an agent that forgot it would be refused as one of the past. */
+  async #granted(generation: number): Promise<void> {
+    if (generation <= this.#generation) return;
+    const { config, log } = this.#deps;
+    await keepGeneration(config.stateDir, generation);
+    failpoint('agent.generation.kept');
+    log.info({ from: this.#generation, to: generation }, 'the receiver granted this machine a new generation');
+    this.#generation = generation;
+    this.status.generation(generation);
   }
 
   async #openDisks(): Promise<void> {

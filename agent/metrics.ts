@@ -2,7 +2,7 @@
  * Metrics of the agent in Prometheus' form, collected from the status when they are asked for.
  */
 import { Gauge, Registry } from 'prom-client';
-import type { AgentSnapshot, DiskSnapshot } from './status.js';
+import { FAILED_OVER, type AgentSnapshot, type DiskSnapshot } from './status.js';
 
 interface Metric<T> {
   readonly name: string;
@@ -12,6 +12,22 @@ interface Metric<T> {
 
 const MACHINE: readonly Metric<AgentSnapshot>[] = [
   { name: 'connected', help: '1 while connected to the receiver', of: (s) => (s.receiver.connected ? 1 : 0) },
+  {
+    name: 'failed_over',
+    help: '1 while the receiver refuses this machine because it was failed over',
+    of: (s) => (s.state === FAILED_OVER ? 1 : 0),
+  },
+  {
+    name: 'restoring',
+    help: '1 while this machine’s disks are being restored',
+    of: (s) => (s.receiver.mode === 'restore' ? 1 : 0),
+  },
+  { name: 'restore_ratio', help: 'Progress of the step of a restore', of: (s) => (s.restore?.percent ?? 0) / 100 },
+  {
+    name: 'workload_stopped',
+    help: '1 while a planned failover has shut the workload down',
+    of: (s) => (s.finalCut === null ? 0 : 1),
+  },
   { name: 'last_point', help: 'Number of the last recovery point', of: (s) => s.lastPoint?.number },
   { name: 'last_point_age_seconds', help: 'Age of the last cut', of: (s) => s.lastPoint?.ageSeconds },
   {

@@ -6,7 +6,7 @@ import type { Logger } from 'pino';
 import type { Clock } from '../shared/clock.js';
 import { AfterimageError, messageOf } from '../shared/errors.js';
 import { IDLE_POINT_INTERVAL_MS } from '../shared/limits.js';
-import type { Hello, Welcome } from '../shared/wire/messages.js';
+import type { Welcome } from '../shared/wire/messages.js';
 import type { AgentConfig } from './config.js';
 import type { MessagePool } from './cycle/chunk-sender.js';
 import { runCycle, CutNotReached, SeriesEnded, type CycleContext, type CycleResult } from './cycle/machine-cycle.js';
@@ -15,9 +15,11 @@ import { sweep } from './cycle/sweep.js';
 import type { WindowArena } from './cycle/window-arena.js';
 import { checkDisk } from './disks/watch.js';
 import type { Sysfs } from './disks/sysfs.js';
-import { quiesceFor } from './machine-quiesce.js';
+import type { CutWork, FinalCut } from './final-cut.js';
+import { changedBlocks } from './hello.js';
+import { quiesceFor, syncFilesystems } from './machine-quiesce.js';
 import type { OpenedDisk } from './open-disk.js';
-import type { ReceiverSession, SessionEnded } from './session/session.js';
+import type { Order, ReceiverSession, SessionEnded } from './session/session.js';
 import type { AgentStatus } from './status.js';
 import type { MarkTracker } from './tracker/tracker.js';
 import { applyVerdict, beginSweep } from './verdicts.js';
@@ -34,7 +36,7 @@ export interface ReplicationDeps {
   readonly randomId: () => string;
   readonly status: AgentStatus;
   readonly disks: readonly OpenedDisk[];
-  readonly hello: Omit<Hello, 'disks' | 'inDoubtCycle' | 'type'>;
+  readonly finalCut: FinalCut;
 }
 
 export class Replication {
@@ -52,6 +54,14 @@ export class Replication {
   /** Asked for and not begun yet: a sweep must not begin while a cycle runs. */
   #comparison: string | null = null;
   #syncWaiters: ((result: CycleResult | Error) => void)[] = [];
+  /** Asked for and not begun yet. */
+  #finalCut: Extract<Order, { type: 'final-cut' }> | null = null;
+  /** Ends a final cut that is under way. */
+  #finalCutEnd = new AbortController();
+  /** The workload is to run again; answered when it does. */
+  #resumes: number[] = [];
+  /** A last point was handed over: no more of them until an order, or another session, says otherwise. */
+  #paused = false;
 
   constructor(deps: ReplicationDeps, session: ReceiverSession, stop: AbortSignal) {
     this.#deps = deps;
@@ -60,6 +70,7 @@ export class Replication {
     this.#lastPointAtMs = deps.clock.monotonicMs();
     void session.ended.then((ended) => {
       this.#over = ended;
+      this.#finalCutEnd.abort(ended);
       this.#wake.abort();
     });
   }
@@ -83,12 +94,15 @@ export class Replication {
    * Runs until the session has ended (resolves to why) or the agent stops.
    * `onProgress`: something became durable at the receiver, so the connection is worth coming back to soon.
    */
-  async run(onProgress: () => void): Promise<void> {
-    const { log } = this.#deps;
+  async run(welcome: Welcome, onProgress: () => void): Promise<void> {
+    const { log, finalCut } = this.#deps;
     this.#onProgress = onProgress;
-    const welcome = await this.#sayHello();
-    this.#deps.status.connected(welcome);
-    log.info({ epoch: welcome.epoch, lastPoint: welcome.lastPoint }, 'connected to the receiver');
+    this.#session.onOrder((order) => this.#onOrder(order));
+    if (finalCut.isStopped) {
+      // Amid a planned failover the receiver says what comes next: it may have our last point.
+      if (welcome.holdWorkload) this.#paused = true;
+      else await finalCut.resume('the receiver lets this machine replicate');
+    }
     for (const { disk } of this.#deps.disks) {
       const said = welcome.disks.find((d) => d.disk === disk.id);
       if (said !== undefined) await applyVerdict(disk, said, welcome, this.#session, log);
@@ -112,34 +126,65 @@ export class Replication {
     }
   }
 
-  async #sayHello(): Promise<Welcome> {
-    const { disks, tracker, hello } = this.#deps;
-    disks.forEach(({ disk }, index) => (disk.index = index));
-    return this.#session.hello({
-      type: 'hello',
-      ...hello,
-      inDoubtCycle: disks.map(({ disk }) => disk.store.inDoubtCycle).find((c) => c !== null) ?? null,
-      disks: disks.map(({ disk }) => ({
-        id: disk.id,
-        device: disk.device,
-        sizeBytes: disk.geometry.sizeBytes,
-        blockBytes: disk.geometry.blockBytes,
-        series: disk.series,
-        tracker: disk.trackable === null ? ('scan' as const) : ('ebpf' as const),
-        committedPoint: disk.store.point,
-        committedSeries: disk.store.committedSeries,
-        changedBlocks: changedBlocks(disk, tracker),
-        hashStore: disk.store.unknownSegments === 0 ? ('valid' as const) : ('none' as const),
-        sweep:
-          disk.store.sweep === null
-            ? null
-            : {
-                kind: disk.store.sweep.kind,
-                nextSegment: disk.store.sweep.nextSegment,
-                stagedLayers: disk.store.sweep.stagedLayers,
-              },
-      })),
-    });
+  #onOrder(order: Order): void {
+    if (order.type === 'final-cut') this.#finalCut = order;
+    if (order.type === 'final-cut-resume') {
+      this.#resumes.push(order.request);
+      this.#finalCut = null;
+      this.#finalCutEnd.abort(
+        new AfterimageError('the receiver gave the final cut up', { code: 'cancelled', kind: 'cancelled' }),
+      );
+    }
+    this.#wake.abort();
+  }
+
+  /** Orders of the receiver come before all else; true when one was carried out. */
+  async #order(): Promise<boolean> {
+    const { finalCut, disks } = this.#deps;
+    const cut = this.#finalCut;
+    if (cut !== null) {
+      this.#finalCut = null;
+      const say: ReceiverSession['say'] = (message) => this.#session.say(message);
+      const signal = AbortSignal.any([this.#finalCutEnd.signal, this.#stop]);
+      this.#paused = await finalCut.run(cut, this.#cutWork(disks), say, signal, this.#stop);
+      return true;
+    }
+    if (this.#resumes.length === 0) return false;
+    const requests = this.#resumes.splice(0);
+    this.#finalCutEnd = new AbortController();
+    await finalCut.resume('the receiver gave the planned failover up');
+    this.#paused = false;
+    for (const request of requests) await this.#session.say({ type: 'home-resumed', request });
+    return true;
+  }
+
+  #cutWork(disks: readonly OpenedDisk[]): CutWork {
+    const { tracker, sysfs } = this.#deps;
+    const sources = disks.map((d) => d.inspected.source);
+    return {
+      whyNot: () => {
+        const behind = disks.find(({ disk }) => !disk.isReady || !disk.inPoints);
+        return behind === undefined ? null : `disk ${behind.disk.device} is not protected yet (${behind.disk.state})`;
+      },
+      cycle: async () => (await this.#makePoint(disks)).point,
+      flush: () => syncFilesystems(sysfs, sources),
+      written: async () => {
+        for (const { disk, still } of disks) {
+          if (still !== null && !(await still.isUnchanged())) return `${disk.device} was written`;
+          if (still !== null || tracker === null) continue;
+          const blocks = changedBlocks(disk, tracker);
+          if (blocks > 0) return `${blocks} blocks of ${disk.device} were written`;
+          const verdict = tracker.audit(disk.id);
+          // What went unseen stands in the tracker's maps and comes back with the next comparison.
+          if (verdict.kind === 'series-ended') throw new SeriesEnded(disk.id, verdict.reason);
+          if (verdict.kind === 'recopy') {
+            disk.carry.addAll(verdict.blocks);
+            return `writes to ${disk.device} went unseen`;
+          }
+        }
+        return null;
+      },
+    };
   }
 
   /** One decision and its execution. Errors of a disk are handled here; errors of the connection end the session. */
@@ -147,6 +192,8 @@ export class Replication {
     const { disks, clock } = this.#deps;
     try {
       this.#checkDisks();
+      if (await this.#order()) return;
+      if (this.#paused) return await this.#wait(true);
       await this.#beginComparison();
       const blocked = disks.some(({ disk }) => !disk.isReady && disk.inPoints);
       const ready = disks.filter(({ disk }) => disk.isReady);
@@ -215,7 +262,7 @@ export class Replication {
   }
 
   async #cycle(ready: readonly OpenedDisk[]): Promise<void> {
-    const { clock, config, log, status } = this.#deps;
+    const { clock, config } = this.#deps;
     const startMs = clock.monotonicMs();
     this.#nextPointAtMs = startMs + config.interval;
     const isAsked = this.#syncWaiters.length > 0;
@@ -228,37 +275,43 @@ export class Replication {
       return;
     const waiters = this.#syncWaiters;
     this.#syncWaiters = [];
-    const tracked = ready.filter((d) => d.still === null).map((d) => d.disk);
-    const still = ready.flatMap((d) => d.still ?? []);
     try {
-      const result = await runCycle(tracked, still, this.#reason, this.#cycleContext(ready));
-      this.#reason = null;
-      this.#lastPointAtMs = clock.monotonicMs();
-      this.#onProgress();
-      for (const { disk } of ready) disk.setState('Protected', '');
-      status.committed(
-        result,
-        ready.map((d) => d.disk),
-      );
-      log.info(
-        {
-          point: result.point,
-          consistency: result.cut.consistency,
-          changedBytes: result.changedBytes,
-          sentBytes: result.sentBytes,
-          passes: result.cut.passes,
-          cutMs: Math.round(result.cut.cutMs),
-          durationMs: Math.round(result.durationMs),
-          ...(result.cut.recopiedBlocks > 0 ? { recopiedBlocks: result.cut.recopiedBlocks } : {}),
-          ...(result.cut.freezeMs > 0 ? { freezeMs: Math.round(result.cut.freezeMs), reason: result.cut.reason } : {}),
-        },
-        'recovery point committed',
-      );
+      const result = await this.#makePoint(ready);
       for (const waiter of waiters) waiter(result);
     } catch (error) {
       for (const waiter of waiters) waiter(error instanceof Error ? error : new Error(messageOf(error)));
       throw error;
     }
+  }
+
+  async #makePoint(ready: readonly OpenedDisk[]): Promise<CycleResult> {
+    const { clock, log, status } = this.#deps;
+    const tracked = ready.filter((d) => d.still === null).map((d) => d.disk);
+    const still = ready.flatMap((d) => d.still ?? []);
+    const result = await runCycle(tracked, still, this.#reason, this.#cycleContext(ready));
+    this.#reason = null;
+    this.#lastPointAtMs = clock.monotonicMs();
+    this.#onProgress();
+    for (const { disk } of ready) disk.setState('Protected', '');
+    status.committed(
+      result,
+      ready.map((d) => d.disk),
+    );
+    log.info(
+      {
+        point: result.point,
+        consistency: result.cut.consistency,
+        changedBytes: result.changedBytes,
+        sentBytes: result.sentBytes,
+        passes: result.cut.passes,
+        cutMs: Math.round(result.cut.cutMs),
+        durationMs: Math.round(result.durationMs),
+        ...(result.cut.recopiedBlocks > 0 ? { recopiedBlocks: result.cut.recopiedBlocks } : {}),
+        ...(result.cut.freezeMs > 0 ? { freezeMs: Math.round(result.cut.freezeMs), reason: result.cut.reason } : {}),
+      },
+      'recovery point committed',
+    );
+    return result;
   }
 
   #cycleContext(ready: readonly OpenedDisk[]): CycleContext {
@@ -374,7 +427,3 @@ export class DisksChanged extends AfterimageError {
     super(`disks are opened anew: ${why}`, { code: 'disks-changed', kind: 'disconnected' });
   }
 }
-
-/** Blocks that the next point would hold, as far as is known without reading. */
-export const changedBlocks = (disk: ProtectedDisk, tracker: MarkTracker | null): number =>
-  disk.carry.size + (disk.trackable === null || tracker === null ? 0 : tracker.markedCount(disk.id));

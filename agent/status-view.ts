@@ -25,6 +25,13 @@ export function statusText(s: AgentSnapshot & { problem?: string | null }): stri
       ? `  receiver:   ${s.receiver.address}, connected`
       : `  receiver:   ${s.receiver.address}, NOT connected: ${s.receiver.reason}${s.receiver.retryInSeconds === null ? '' : ` (again in ${s.receiver.retryInSeconds} s)`}`,
   );
+  const { refused } = s.receiver;
+  if (refused !== null) lines.push(`  ${refused.name}: ${refused.reason}`, `              ${refused.hint}`);
+  if (s.restore !== null) {
+    lines.push(`  restore:    point ${s.restore.point}, ${s.restore.step}`);
+    if (s.restore.percent !== null) lines.push(`              ${bar(s.restore.percent)}`);
+  }
+  if (s.finalCut !== null) lines.push(`  final cut:  ${s.finalCut}`);
   const p = s.lastPoint;
   if (p !== null) {
     const pace = `${p.passes} passes, cut ${p.cutMs.toFixed(0)} ms${p.freezeMs > 0 ? `, frozen ${p.freezeMs.toFixed(0)} ms` : ''}`;

@@ -3,6 +3,7 @@
  */
 import type { Clock } from '../shared/clock.js';
 import { lz4 } from '../shared/layer/codec.js';
+import { CLOSE } from '../shared/wire/close-codes.js';
 import type { Welcome } from '../shared/wire/messages.js';
 import type { CycleResult } from './cycle/machine-cycle.js';
 import type { ProtectedDisk, SweepNeed } from './cycle/protected-disk.js';
@@ -45,7 +46,14 @@ export interface AgentSnapshot {
     /** Why not, when it isn't. */
     readonly reason: string;
     readonly retryInSeconds: number | null;
+    /** What this machine may do by the session that stands. */
+    readonly mode: 'replicate' | 'restore' | null;
+    /** The refusal that was heard last; null once a session was granted. */
+    readonly refused: { readonly name: string; readonly reason: string; readonly hint: string } | null;
   };
+  readonly restore: { readonly point: number; readonly step: string; readonly percent: number | null } | null;
+  /** A planned failover has shut the workload down, and nothing has let it run again. */
+  readonly finalCut: string | null;
   readonly state: string;
   readonly lastPoint: {
     readonly number: number;
@@ -70,6 +78,9 @@ export interface AgentSnapshot {
   readonly disks: readonly DiskSnapshot[];
 }
 
+/** What a restore is at, for people. */
+export type RestoreStatus = NonNullable<AgentSnapshot['restore']>;
+
 export interface StatusIdentity {
   readonly program: string;
   readonly machine: AgentSnapshot['machine'];
@@ -82,6 +93,11 @@ export class AgentStatus {
   readonly #disks: () => readonly OpenedDisk[];
   readonly #tracker: () => MarkTracker | null;
   #epoch: number | null = null;
+  #mode: Welcome['mode'] | null = null;
+  #refused: AgentSnapshot['receiver']['refused'] = null;
+  #restore: RestoreStatus | null = null;
+  #finalCut: string | null = null;
+  #generation: number;
   #connected = false;
   #reason = 'not connected yet';
   #retryAtMs: number | null = null;
@@ -99,20 +115,40 @@ export class AgentStatus {
   ) {
     this.#clock = clock;
     this.#identity = identity;
+    this.#generation = identity.machine.generation;
     this.#disks = disks;
     this.#tracker = tracker;
   }
 
   connected(welcome: Welcome): void {
     this.#connected = true;
+    this.#mode = welcome.mode;
+    this.#refused = null;
     this.#epoch = welcome.epoch;
     this.#reason = '';
     this.#retryAtMs = null;
   }
 
+  refused(name: string, reason: string, hint: string): void {
+    this.#refused = { name, reason, hint };
+  }
+
+  restoring(restore: RestoreStatus | null): void {
+    this.#restore = restore;
+  }
+
+  finalCut(text: string | null): void {
+    this.#finalCut = text;
+  }
+
+  generation(generation: number): void {
+    this.#generation = generation;
+  }
+
   /** `retryInMs`: null when nothing will be tried by itself. */
   disconnected(reason: string, retryInMs: number | null): void {
     this.#connected = false;
+    this.#mode = null;
     this.#reason = reason;
     this.#retryAtMs = retryInMs === null ? null : this.#clock.monotonicMs() + retryInMs;
   }
@@ -146,15 +182,19 @@ export class AgentStatus {
     const last = this.#last;
     return {
       program: this.#identity.program,
-      machine: this.#identity.machine,
+      machine: { ...this.#identity.machine, generation: this.#generation },
       receiver: {
         address: this.#identity.address,
         connected: this.#connected,
         epoch: this.#epoch,
         reason: this.#reason,
         retryInSeconds: this.#retryAtMs === null ? null : Math.max(0, Math.round((this.#retryAtMs - nowMs) / 1000)),
+        mode: this.#mode,
+        refused: this.#refused,
       },
-      state: machineState(disks),
+      restore: this.#restore,
+      finalCut: this.#finalCut,
+      state: this.#refused?.name === CLOSE.failedOver.name ? FAILED_OVER : machineState(disks),
       lastPoint:
         last === null
           ? null
@@ -212,6 +252,9 @@ export class AgentStatus {
   }
 }
 
+/** The machine runs elsewhere, and this agent was told so. */
+export const FAILED_OVER = 'FailedOver';
+
 function progressOf(
   progress: NonNullable<ProtectedDisk['progress']>,
   nowMs: number,
@@ -231,6 +274,7 @@ function progressOf(
 function machineState(disks: readonly DiskSnapshot[]): string {
   const order = [
     'Failed',
+    'RestoreInProgress',
     'ResynchronizationRequired',
     'ResynchronizationInProgress',
     'InitialReplicationInProgress',

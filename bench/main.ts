@@ -11,13 +11,14 @@ import { cut } from './cut.js';
 import { cycle } from './cycle.js';
 import { cycleSize } from './cycle-size.js';
 import { firstCopy } from './first-copy.js';
+import { materialise } from './materialise.js';
 import { memory } from './memory.js';
 import { restore } from './restore.js';
 import { Lab } from './lab.js';
 import { Fio, installPeers } from './shell.js';
 import { trackerCost } from './tracker.js';
 
-const BENCHES: readonly Bench[] = [firstCopy, cycle, cycleSize, trackerCost, cut, restore, memory];
+const BENCHES: readonly Bench[] = [firstCopy, cycle, cycleSize, trackerCost, cut, restore, materialise, memory];
 
 function bytesOf(text: string): number {
   const found = /^(\d+)([mg])$/i.exec(text);

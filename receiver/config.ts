@@ -3,9 +3,20 @@
  */
 import { z } from 'zod';
 import { loadConfigOrDefaults } from '../shared/config/load.js';
-import { absolutePath, loopbackHost, logLevelValue, portValue } from '../shared/config/values.js';
+import {
+  absolutePath,
+  bytesValue,
+  durationValue,
+  loopbackHost,
+  logLevelValue,
+  portValue,
+  rateValue,
+} from '../shared/config/values.js';
+import { COPY_CACHE_BYTES, POINT_INTERVAL_MS } from '../shared/limits.js';
 
 export const RECEIVER_CONFIG_PATH = '/etc/afterimage/receiver.yaml';
+export const DEFAULT_STATE_DIR = '/var/lib/afterimage-receiver';
+export const DEFAULT_CONTROL_SOCKET = '/run/afterimage-receiver/control.sock';
 
 export const receiverConfigSchema = z.strictObject({
   /** URL of the object store. */
@@ -14,7 +25,9 @@ export const receiverConfigSchema = z.strictObject({
     .regex(/^[a-z][a-z0-9+.-]*:.+$/, 'expected a store URL, such as file:/srv/afterimage')
     .default('file:/var/lib/afterimage-receiver/store'),
   /** CA and enrolment tokens. Losing it means enrolling the agents again, never losing data. */
-  stateDir: absolutePath.default('/var/lib/afterimage-receiver'),
+  stateDir: absolutePath.default(DEFAULT_STATE_DIR),
+  /** Where `afterimage` reaches this receiver; for its owner alone. */
+  controlSocket: absolutePath.default(DEFAULT_CONTROL_SOCKET),
   /** `::` takes IPv4 as well; where the kernel has no IPv6, 0.0.0.0 is used instead. */
   listen: z
     .strictObject({ host: z.string('expected an address').min(1).default('::'), port: portValue.default(7443) })
@@ -22,6 +35,22 @@ export const receiverConfigSchema = z.strictObject({
   /** Further names and addresses that the receiver's certificate holds, for other clients than our agents. */
   names: z.array(z.string().regex(/^[A-Za-z0-9.:_-]{1,253}$/, 'expected a host name or an IP address')).default([]),
   status: z.strictObject({ host: loopbackHost.default('127.0.0.1'), port: portValue.default(7444) }).prefault({}),
+  /** Machines that are failed over to this host. */
+  failover: z
+    .strictObject({
+      /** Volumes of running copies, the guests' sockets and logs. Default: `copies` in `stateDir`. A short path: sockets are in it. */
+      folder: absolutePath.optional(),
+      /** Distance between the points of a running copy. */
+      interval: durationValue(500, 24 * 3_600_000, '500ms to 24h').default(POINT_INTERVAL_MS),
+      /** What each volume keeps of its recovery point while it isn't hydrated; written blocks don't count. */
+      cacheBytes: bytesValue.default(COPY_CACHE_BYTES),
+      /** Makes the disks of a failover local behind the guest, so that it needs the store for reading no more. */
+      hydrate: z.strictObject({ enabled: z.boolean().default(true), rate: rateValue.optional() }).prefault({}),
+      /** Used where neither the command nor the machine's launch settings name one. */
+      provider: z.enum(['qemu', 'command', 'none']).default('qemu'),
+      accel: z.enum(['auto', 'kvm', 'tcg']).default('auto'),
+    })
+    .prefault({}),
   log: z.strictObject({ level: logLevelValue.default('info') }).prefault({}),
 });
 export type ReceiverConfig = z.infer<typeof receiverConfigSchema>;

@@ -3,13 +3,19 @@
  * Holds no state that can't be thrown away: everything is in the store, but for the CA and unused tokens.
  */
 import { randomUUID } from 'node:crypto';
+import { hostname } from 'node:os';
+import { join } from 'node:path';
 import { systemClock } from '../shared/clock.js';
 import { startStatusServer } from '../shared/http/status-server.js';
 import { createLogger } from '../shared/log.js';
 import { createNotifier, keepWatchdog } from '../shared/sd-notify.js';
 import { VERSION } from '../shared/version.js';
+import { startControlServer } from './api/control.js';
 import { loadHead } from './catalog/reader.js';
 import type { ReceiverConfig } from './config.js';
+import { FailoverEngine } from './failover/engine.js';
+import { realParts } from './failover/real-parts.js';
+import { receiverId } from './failover/receiver-id.js';
 import { receiverMetrics } from './metrics.js';
 import { openAuthority } from './session/ca.js';
 import { enrollHandler } from './session/enroll-http.js';
@@ -36,9 +42,35 @@ export async function runReceiver(config: ReceiverConfig, signal: AbortSignal): 
     log,
     manifestGeneration: async (machine) => (await loadHead(store, machine))?.generation ?? 0,
   });
+  const { failover } = config;
+  const engine = new FailoverEngine(
+    realParts({
+      store,
+      clock,
+      randomId: randomUUID,
+      log,
+      home: registry.homeAgents,
+      intervalMs: failover.interval,
+      cacheBytesMax: failover.cacheBytes,
+      env: { ...process.env, AFTERIMAGE_QEMU_ACCEL: failover.accel },
+    }),
+    {
+      receiver: await receiverId(config.stateDir, randomUUID),
+      receiverName: hostname(),
+      folder: failover.folder ?? join(config.stateDir, 'copies'),
+      provider: failover.provider,
+      hydrate: failover.hydrate.enabled ? { bytesPerSecond: failover.hydrate.rate ?? null } : null,
+    },
+  );
+  // Guests may be waiting for their disks: first of all. A store that doesn't answer must not keep agents out.
+  const resuming = engine.start().catch((error: unknown) => {
+    log.error({ err: error }, 'not every machine that runs here could be resumed');
+  });
+  const control = await startControlServer({ socketPath: config.controlSocket, service: engine, log });
   const metrics = receiverMetrics(
     () => registry.machines,
     () => process.memoryUsage.rss(),
+    () => engine.figures,
   );
   const status = await startStatusServer({
     listen: config.status,
@@ -77,8 +109,12 @@ export async function runReceiver(config: ReceiverConfig, signal: AbortSignal): 
   });
   log.info('receiver is stopping');
   notifier.stopping();
+  await control.stop();
   await server.stop();
   await registry.settled();
+  // Last: guests go on and wait for their disks from here to the next start.
+  await resuming;
+  await engine.stop();
   await status.stop();
   await store.close();
   await watchdog;

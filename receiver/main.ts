@@ -17,6 +17,7 @@ import { runReceiver } from './daemon.js';
 import { openAuthority } from './session/ca.js';
 import { loadIdentity, revokeIdentity } from './session/identity.js';
 import { TokenStore } from './session/tokens.js';
+import { writeVolumeCertificate } from './session/volume-certificate.js';
 import { openStore } from './store/open.js';
 
 const program = new Command('afterimage-receiver')
@@ -87,6 +88,29 @@ program
       isNew
         ? `${identity.name} is revoked: its agent is refused, and a connection that stands ends within half a minute.\n`
         : `${identity.name} was revoked already.\n`,
+    );
+  });
+
+program
+  .command('volume-certificate')
+  .description(
+    'make a certificate for a program that opens volumes over the network (`afterimage serve --listen tcp:…`)',
+  )
+  .argument('<name>', 'who it is for; letters, digits, ".", "_", "-"')
+  .requiredOption('--out <folder>', 'where ca-cert.pem, client-cert.pem and client-key.pem are put; made if missing')
+  .option('--ttl <duration>', 'how long it is good; it can not be called back before', '30d')
+  .addHelpText(
+    'after',
+    "\nExample:\n  afterimage-receiver volume-certificate backup1 --out ./backup1\n  nbdinfo 'nbds://dr.example.com:10809/?tls-certificates=./backup1'\n",
+  )
+  .action(async (name: string, options: { out: string; ttl: string }) => {
+    const lifetimeMs = parseDuration(options.ttl);
+    if (lifetimeMs === null) throw usageError(`${options.ttl} is not a duration`, 'Give it as 12h, 30d or 365d.');
+    const config = await loadReceiverConfig(configPath());
+    const ca = await openAuthority(config.stateDir, systemClock);
+    await writeVolumeCertificate(ca, name, lifetimeMs, options.out);
+    process.stderr.write(
+      `Certificate of ${name} is in ${options.out}; whoever has it can open what is served over TLS.\n`,
     );
   });
 

@@ -26,8 +26,30 @@ export type FailpointName =
   | 'receiver.commit.manifest-written'
   | 'receiver.commit.before-ack'
   | 'receiver.catalog.takeover'
+  | 'receiver.replicate.cut'
+  | 'receiver.replicate.batch'
+  | 'receiver.replicate.layers-durable'
+  | 'receiver.replicate.committed'
+  | 'agent.final-cut.noted'
+  | 'agent.final-cut.stopped'
+  | 'agent.final-cut.proven'
+  | 'agent.final-cut.handed-over'
+  | 'agent.restore.begun'
+  | 'agent.restore.reread'
+  | 'agent.restore.segment-learned'
+  | 'agent.restore.chunk-written'
+  | 'agent.restore.segment-durable'
+  | 'agent.restore.segment-done'
+  | 'agent.restore.checked'
+  | 'agent.restore.series-restarted'
+  | 'agent.restore.committed'
+  | 'agent.restore.reported'
+  | 'agent.generation.kept'
   | 'restore.unit-written'
-  | 'restore.unit-recorded';
+  | 'restore.unit-recorded'
+  | 'restore.finished'
+  /** `failover.OPERATION.TASK.begin` and `.end`: the task was recorded as started; its effect is there and not yet recorded. */
+  | `failover.${string}`;
 
 export function failpoint(name: FailpointName): void {
   if (armedName !== name) return;

@@ -1,7 +1,7 @@
 /**
  * Every limit of the system, in one place, with its reason. Relations between limits are checked by `limits.test.ts`.
  */
-import { KIB, MIB } from './units.js';
+import { GIB, KIB, MIB } from './units.js';
 
 /** Smallest unit of tracking, hashing and indexing; the page size of the filesystems that we protect. */
 export const BLOCK_BYTES_MIN = 4 * KIB;
@@ -102,8 +102,10 @@ export const LAYER_TAIL_BYTES = 64 * KIB;
 export const LAYER_INDEX_BYTES_MAX = 32 * MIB;
 /** A list of layers: about 180 bytes for each segment of the largest disk. */
 export const LAYER_LIST_BYTES_MAX = 128 * MIB;
-/** Indexes of delta layers loaded ahead while a read plan is made: hides the store's latency, bounded as each may be large. */
-export const INDEX_PREFETCH = 4;
+/** Indexes of layers loaded ahead while a read plan is made: hides the store's latency (300 small deltas at 20 ms each: 0.4 s instead of 3 s). */
+export const INDEX_PREFETCH = 32;
+/** ... as long as they can't be more than this together: two of the largest. */
+export const INDEX_PREFETCH_BYTES_MAX = 2 * LAYER_INDEX_BYTES_MAX;
 /** A restore makes its target durable and records what is done after this many bytes or this long; syncing more often halves its speed. */
 export const RESTORE_SYNC_BYTES = 256 * MIB;
 export const RESTORE_SYNC_INTERVAL_MS = 2_000;
@@ -189,3 +191,181 @@ export const IDENTITY_RECHECK_MS = 30_000;
 export const RECOVERY_BYTES_MAX = 8 * MIB;
 /** Ended jobs kept in a recovery object; each is also an object of its own. */
 export const RECOVERY_JOBS_MAX = 10;
+/** Changed blocks of a running copy whose hashes its replication keeps, for all its disks: 24 to 48 MiB; beyond it they are read from the chain again. */
+export const REPLICATED_HASHES_MAX = 2 ** 20;
+/** Known hashes are read from the chain in one go over gaps of at most so many blocks: an index lookup costs more than the hashes between. */
+export const REPLICATED_HASH_GAP_BLOCKS = 256;
+/** Writes of a running copy may wait this long for a cut of all its volumes; then they go on and the point is tried again later. */
+export const CUT_HOLD_DEADLINE_MS = 2_000;
+/** A cycle of a running copy that failed is tried again after this, doubled each time up to the other. */
+export const REPLICATION_RETRY_MIN_MS = 500;
+export const REPLICATION_RETRY_MAX_MS = 30_000;
+/** So long may the receiver that has a machine's copy take to answer another that asks whether it lives: several of its looks and a slow store. */
+export const CHALLENGE_MS = 15_000;
+/** A receiver looks for challenges and newer recovery objects of the copies that it runs this often (two listings each). */
+export const OWNERSHIP_POLL_MS = 2_000;
+/** ... and the one that asks looks for the answer this often. */
+export const ANSWER_POLL_MS = 500;
+/** A task that meets a failing store or connection is tried again for this long before its job fails. */
+export const TASK_RETRY_MS = 60_000;
+export const TASK_BACKOFF_MIN_MS = 250;
+export const TASK_BACKOFF_MAX_MS = 5_000;
+/** Failback copies while the guest runs until a round moved no more than this: it is moved again in seconds while the guest is down. */
+export const FAILBACK_REST_BYTES = 64 * MIB;
+/** ... or so many rounds were made: a guest that writes faster than the link is shut down all the same. */
+export const FAILBACK_ROUNDS_MAX = 8;
+/** The agent of a home that follows is given a newer point at most this often. */
+export const HOME_FOLLOW_POLL_MS = 2_000;
+/** Plain bytes that a restoring agent has asked for and not yet written: keeps the link busy, bounds the memory of both ends. */
+export const RESTORE_WINDOW_BYTES = 16 * MIB;
+/** One request for blocks: small enough that several of them share the window. */
+export const RESTORE_REQUEST_BYTES = 4 * MIB;
+/** Segments of a disk that are asked about and written at once (their hashes: 128 KiB each). */
+export const RESTORE_SEGMENTS_IN_FLIGHT = 4;
+/** Blocks that no mark names, read and compared before a restore believes the marks; as for each cycle, but this is asked only once. */
+export const RESTORE_SAMPLE_BLOCKS = 64;
+/** Rounds of a restore until its digest must fit, and of a final one until nobody else writes to the disks. */
+export const RESTORE_ROUNDS_MAX = 4;
+/** Times that take() and audit() are tried until marks and the kernel's counters agree; then the disk is read from end to end. */
+export const RESTORE_AUDITS_MAX = 5;
+/** Cuts of a planned failover until one must find that nothing was written after it. */
+export const FINAL_CUT_TRIES_MAX = 5;
+/** Nothing may be written for so long after the final cut: longer than the gap between two writes of most that still runs. */
+export const FINAL_CUT_QUIET_MS = 2_000;
+/** Time for an operator's commands before and after a planned failover, unless the configuration says otherwise. */
+export const HOOK_TIMEOUT_MS = 5 * 60 * 1000;
+/** Lines of a command's output that are kept for log and steps, and characters of each. */
+export const HOOK_OUTPUT_LINES_MAX = 50;
+export const HOOK_LINE_CHARS_MAX = 500;
+/** An agent that was told to resume its workload answers within this and its hook's time, or is taken for gone. */
+export const RESUME_ANSWER_MS = 30_000;
+/** Payload of one NBD request or reply: what the protocol asks every server to take, and what QEMU and libnbd send at most. */
+export const NBD_PAYLOAD_BYTES_MAX = 32 * MIB;
+/** Names and other texts of an NBD negotiation (the protocol's own bound). */
+export const NBD_NAME_BYTES_MAX = 4 * KIB;
+/** Data of one option of an NBD negotiation: a name and a few queries of metadata contexts. */
+export const NBD_OPTION_BYTES_MAX = 16 * KIB;
+/** Options of one NBD negotiation: clients send 4 to 8, `nbdinfo --list` a few per export. */
+export const NBD_OPTIONS_MAX = 1_000;
+/** From an NBD client's connection, TLS included, to its choice of an export. Idle clients are not cut off afterwards. */
+export const NBD_HANDSHAKE_TIMEOUT_MS = 15_000;
+/** NBD clients at once: a machine has up to 64 disks, and clients open up to 4 connections for each. */
+export const NBD_CONNECTIONS_MAX = 256;
+/** Requests of one NBD connection that wait for the device; a client with more in flight waits in the socket. */
+export const NBD_REQUESTS_IN_FLIGHT_MAX = 128;
+/** Memory for payloads and replies of one NBD connection: two of the largest requests. */
+export const NBD_CONNECTION_BYTES_MAX = 2 * NBD_PAYLOAD_BYTES_MAX + 1 * MIB;
+/** ... and of all connections of an NBD server. */
+export const NBD_SERVER_BYTES_MAX = 256 * MIB;
+/** What an NBD connection that holds nothing gets even so: clients that hoard memory slow the others down, but can't stop them. */
+export const NBD_ADMITTED_BYTES = 260 * KIB;
+/** An NBD client that holds memory which others wait for, and neither sends its payload nor reads its replies, is cut off after this. */
+export const NBD_STALL_MS = 10_000;
+/** Replies that wait for an NBD client to read them; beyond this nothing new is begun for it. */
+export const NBD_REPLY_QUEUE_BYTES_MAX = 2 * MIB;
+/** Replies that are gathered for one write to the socket. */
+export const NBD_BATCH_BYTES = 256 * KIB;
+/** Reads up to this size are answered at once from what is in memory; a larger copy would hold up other connections. */
+export const NBD_SYNC_READ_BYTES_MAX = 1 * MIB;
+/** Bytes that one NBD connection is answered at once before others have their turn: a few milliseconds. */
+export const NBD_TURN_BYTES_MAX = 8 * MIB;
+/** One read of an NBD client's socket: many small requests at once; large payloads are read straight to their place. */
+export const NBD_RECEIVE_BYTES = 256 * KIB;
+/** ... if at least this much of them is still to come. */
+export const NBD_DIRECT_BYTES_MIN = 32 * KIB;
+/** Buffers kept for the next NBD replies: fresh memory costs a page fault per 4 KiB, as much as the copy itself. */
+export const NBD_POOL_BYTES_MAX = 64 * MIB;
+/** Runs in one answer to BLOCK_STATUS (8 bytes each); clients ask on from its end. */
+export const NBD_STATUS_RUNS_MAX = 1_024;
+/** Requests in flight when an NBD server stops get this long to be answered. */
+export const NBD_STOP_TIMEOUT_MS = 5_000;
+/** NBD over TCP: the kernel probes a silent peer after this, so that those that vanished are noticed. */
+export const NBD_KEEPALIVE_MS = 60_000;
+/** Errors of a device behind NBD are logged at most this often, with the number of those in between. */
+export const NBD_ERROR_LOG_INTERVAL_MS = 10_000;
+/** A socket's path, zero byte included (sockaddr_un); libuv cuts a longer one off without a word. */
+export const SOCKET_PATH_BYTES_MAX = 108;
+/** The control socket's answer may hold the jobs of many machines; a client reads no more than so many times a recovery object. */
+export const CONTROL_ANSWER_BYTES_MAX = 8 * RECOVERY_BYTES_MAX;
+/** ... and waits this long for it: beginning an operation asks the store, and perhaps another receiver whether it lives. */
+export const CONTROL_ANSWER_TIMEOUT_MS = 90_000;
+/** Somebody who watches a job sees its steps this soon. */
+export const JOB_POLL_MS = 500;
+/** ... and waits this long for a receiver that is started again meanwhile: its jobs go on by themselves. */
+export const JOB_WATCH_RETRY_MS = 60_000;
+/** Reads of a volume that are copied out of the page cache without a turn of the event loop: as much as the NBD server asks for at once. */
+export const VOLUME_TRY_READ_BYTES_MAX = NBD_SYNC_READ_BYTES_MAX;
+/** A volume's larger reads and writes are done in pieces of this size ... */
+export const VOLUME_PIECE_BYTES_MAX = 1 * MIB;
+/** ... of which so many are read at once: hides the latency of the store. */
+export const VOLUME_PIECES_IN_FLIGHT = 4;
+/** Changed pages of a volume's maps (4 KiB each) that a flush copies before it syncs; more take another round. */
+export const VOLUME_FLUSH_PAGES_MAX = 2_048;
+/** Blocks of an open cut that the guest overwrites before they were read are copied to memory, per volume; beyond this the writer waits. */
+export const CUT_COPIES_BYTES_MAX = 64 * MIB;
+/** Unit in which a volume's cache is given up: one bit of "used lately" each, and one system call to free it. */
+export const CACHE_GROUP_BYTES = 1 * MIB;
+/** Groups that are freed together, after one sync of the maps. */
+export const CACHE_EVICT_GROUPS = 32;
+/** A volume's answer about what is allocated looks no further than this at once. */
+export const ALLOCATION_SPAN_BYTES = 1 * GIB;
+/** One of the two slots of a local image's header: a few short texts; a page, so that it is overwritten in place. */
+export const VOLUME_HEADER_SLOT_BYTES = 4 * KIB;
+/** Hydration fetches pieces of this size (four of the largest chunks), so many at once ... */
+export const HYDRATE_PIECE_BYTES = 1 * MIB;
+export const HYDRATE_PIECES_IN_FLIGHT = 4;
+/** ... each after waiting so long at most for a moment without client requests ... */
+export const HYDRATE_YIELD_MS = 50;
+/** ... and makes what it has durable after this many bytes, so that little is fetched twice after a crash of the host. */
+export const HYDRATE_FLUSH_BYTES = 1 * GIB;
+/** Pause before a pass over what hydration could not fetch: doubles from the first to the last. */
+export const HYDRATE_RETRY_MIN_MS = 1_000;
+export const HYDRATE_RETRY_MAX_MS = 60_000;
+/** Runs that are read ahead for one volume at a time. */
+export const READ_AHEADS_IN_FLIGHT = 4;
+/** One message of QEMU's control socket; an answer to what we ask has some KiB. */
+export const QMP_LINE_BYTES_MAX = 1 * MIB;
+/** QEMU answers within milliseconds; it may be busy with a disk whose server is gone. */
+export const QMP_TIMEOUT_MS = 10_000;
+/** A guest's requests wait so long for its disks to be served again (a restart of the receiver); then it is paused, not failed. */
+export const GUEST_DISK_RECONNECT_SECONDS = 600;
+/** From the start of QEMU until it answers: it opens its disks over NBD first. */
+export const GUEST_START_TIMEOUT_MS = 60_000;
+/** Serial console and QEMU's messages of a guest, each: kept twice at most (the file and the one before it). */
+export const GUEST_LOG_BYTES_MAX = 4 * MIB;
+/** How often the guest's supervisor looks at the sizes of its logs. */
+export const GUEST_LOG_CHECK_MS = 5_000;
+/** The power button is pressed again this often: a guest that is still booting hears only the one after its driver is there. */
+export const POWER_BUTTON_INTERVAL_MS = 5_000;
+/** A stopped host gives its guests this long to power off. */
+export const GUEST_STOP_TIMEOUT_MS = 120_000;
+/** A killed process is gone at once, unless it hangs in the kernel; then nobody can say that it writes no more. */
+export const GUEST_KILL_TIMEOUT_MS = 30_000;
+/** A program of the operator that only looks (`check`, `state`). */
+export const COMMAND_LOOK_TIMEOUT_MS = 60_000;
+/** ... and one that works: clouds take minutes to start or end a machine. */
+export const COMMAND_WORK_TIMEOUT_MS = 15 * 60_000;
+/** A program that was asked to end (SIGTERM) is killed after this. */
+export const COMMAND_GRACE_MS = 2_000;
+/** Output of a program that goes into the job (see the task's schema); the rest is counted. */
+export const COMMAND_OUTPUT_LINES_MAX = 200;
+export const COMMAND_LINE_CHARS_MAX = 1_000;
+/** Output that is parsed: a state is one line of JSON. */
+export const COMMAND_ANSWER_BYTES_MAX = 64 * KIB;
+/** A boot check tries again after this. */
+export const BOOT_CHECK_POLL_MS = 250;
+/** ... and one that is a program after this. */
+export const BOOT_CHECK_COMMAND_POLL_MS = 1_000;
+/** One try of a tcp or http check; a guest that is not up yet may swallow the request. */
+export const BOOT_CHECK_TRY_MS = 5_000;
+/** Body of a page that a boot check looks into. */
+export const BOOT_CHECK_BODY_BYTES_MAX = 1 * MIB;
+/** Reading ahead of a sequential client: the first window is a chunk; each further one is twice as large, up to what hides a store's latency. */
+export const READ_AHEAD_BYTES_MIN = CHUNK_PLAIN_BYTES_MAX;
+export const READ_AHEAD_BYTES_MAX = 8 * MIB;
+/** Sequential streams that are told apart in the reads of one volume: a boot has a few at a time. */
+export const READ_AHEAD_STREAMS_MAX = 16;
+/** What `afterimage serve` keeps of a point on this host unless told otherwise: a boot reads some GiB; it lies on disk, not in memory. */
+export const SERVE_CACHE_BYTES_MAX = 4 * GIB;
+/** What a volume of a running copy keeps of its recovery point unless told otherwise: the working set of a booting server, several times. */
+export const COPY_CACHE_BYTES = 8 * 1024 * MIB;

@@ -9,7 +9,7 @@ import { hashBlock, isZero, ZERO_HASH } from '../../shared/blocks/hash.js';
 import type { BlockNumber } from '../../shared/units.js';
 import type { ReceiverSession } from '../session/session.js';
 import type { DiskTake } from '../tracker/tracker.js';
-import { BlockHashMap } from './hash-map.js';
+import { BlockHashMap } from '../../shared/blocks/hash-map.js';
 import { ChunkSender, type MessagePool } from './chunk-sender.js';
 import { ensureTrusted } from './known-hashes.js';
 import type { ProtectedDisk } from './protected-disk.js';

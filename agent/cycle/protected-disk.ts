@@ -18,6 +18,8 @@ export type DiskState =
   | 'Protected'
   | 'ResynchronizationInProgress'
   | 'ResynchronizationRequired'
+  /** The machine runs elsewhere; this disk is written, not read. */
+  | 'RestoreInProgress'
   | 'Failed';
 
 /** What must be read from end to end before cycles can go on; null when nothing. */

@@ -85,6 +85,21 @@ export async function saveCredentials(stateDir: string, credentials: Credentials
   }
 }
 
+/** Keeps a higher generation that the receiver granted. Survives a power cut when it resolves; an older one is never written over a newer. */
+export async function keepGeneration(stateDir: string, generation: number): Promise<void> {
+  const path = join(stateDir, 'identity.json');
+  const text = await readText(path);
+  if (text === null) throw corrupt('credentials-damaged', `${path} is missing`, ENROLL_HINT);
+  const identity = parseIdentity(path, text);
+  if (identity.generation >= generation) return;
+  try {
+    const options = { mode: SECRET_MODE, owner: await ownerFor(stateDir) };
+    await replaceFileDurably(path, `${JSON.stringify({ ...identity, generation }, null, 2)}\n`, options);
+  } catch (error) {
+    throw ioError(stateDir, error);
+  }
+}
+
 async function removeOtherFolders(stateDir: string, keep: string): Promise<void> {
   for (const name of await readdir(stateDir)) {
     if (name.startsWith(FOLDER_PREFIX) && name !== keep)

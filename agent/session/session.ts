@@ -1,5 +1,5 @@
 /**
- * The protocol towards the receiver over one connection: hello, chunks, segments, commits, marks.
+ * The protocol towards the receiver over one connection: hello, chunks, segments, commits, marks; orders of the receiver and their answers.
  *
  * Promises: at most `windowBytes` are under way beyond the `received` mark; every wait ends when the connection does.
  * Holds no durable state: what the receiver has is learnt anew from each welcome.
@@ -17,6 +17,7 @@ import {
   encodeDataHeader,
   protocolError,
   TAG_CONTROL,
+  TAG_DATA,
   type AgentMessage,
   type Commit,
   type DataTarget,
@@ -25,6 +26,7 @@ import {
   type Welcome,
 } from '../../shared/wire/messages.js';
 import type { Transport, TransportClosed } from '../../shared/wire/transport.js';
+import { PullChannel } from './pull-channel.js';
 import { ByteWindow } from './window.js';
 
 /** The session is over. `reason` says whether to come back soon. */
@@ -46,6 +48,12 @@ export interface Pacer {
   take(bytes: number): Promise<void>;
 }
 
+/** What a receiver asks of an agent out of turn. */
+export type Order = Extract<
+  ReceiverMessage,
+  { type: 'final-cut' | 'final-cut-resume' | 'restore-goal' | 'restore-stop' }
+>;
+
 interface Waiter<T> {
   resolve(value: T): void;
   reject(error: Error): void;
@@ -66,6 +74,10 @@ export class ReceiverSession {
   #commit: (Waiter<Committed> & { cycle: string }) | null = null;
   #hashes: (Waiter<BigUint64Array> & { disk: string; segment: number }) | null = null;
   #staged: (Waiter<void> & { sequence: number })[] = [];
+  #orders: Order[] = [];
+  #onOrder: ((order: Order) => void) | null = null;
+  /** What a restore pulls. */
+  readonly pull = new PullChannel((message) => this.#send(message));
   /** Resolves (never rejects) when the session is over. */
   readonly ended: Promise<SessionEnded>;
 
@@ -86,6 +98,22 @@ export class ReceiverSession {
 
   get lastSequence(): number {
     return this.#sequence;
+  }
+
+  /** At most one handler; orders that came before it are handed in first, in order. */
+  onOrder(handler: (order: Order) => void): void {
+    this.#onOrder = handler;
+    for (const order of this.#orders.splice(0)) handler(order);
+  }
+
+  /** Answers an order. */
+  async say(message: AgentMessage): Promise<void> {
+    await this.#send(message);
+  }
+
+  /** Waits until so many bytes more fit the bandwidth limit: what is pulled counts, too. */
+  pace(bytes: number): Promise<void> {
+    return this.#pacer.take(bytes);
   }
 
   /** Says hello; resolves to the welcome. Rejects with SessionEnded when refused. */
@@ -211,6 +239,10 @@ export class ReceiverSession {
 
   #onMessage(bytes: Buffer): void {
     try {
+      if (bytes[0] === TAG_DATA) {
+        this.pull.data(bytes);
+        return;
+      }
       if (bytes[0] !== TAG_CONTROL) throw protocolError(`message tag ${bytes[0] ?? 'missing'}`);
       this.#handle(decodeReceiverMessage(bytes));
     } catch (error) {
@@ -250,6 +282,18 @@ export class ReceiverSession {
         this.#hashes = null;
         return;
       }
+      case 'final-cut':
+      case 'final-cut-resume':
+      case 'restore-goal':
+      case 'restore-stop':
+        if (this.#onOrder === null) this.#orders.push(message);
+        else this.#onOrder(message);
+        return;
+      case 'changed-segments':
+      case 'differences':
+      case 'blocks-end':
+        this.pull.answered(message);
+        return;
     }
   }
 
@@ -266,6 +310,7 @@ export class ReceiverSession {
           );
     this.#ended = ended;
     this.#window?.fail(ended);
+    this.pull.fail(ended);
     this.#welcome?.reject(ended);
     this.#commit?.reject(ended);
     this.#hashes?.reject(ended);

@@ -49,18 +49,31 @@ export async function listMachines(store: ObjectStore): Promise<MachineSummary[]
 
 /** The machine that a word means: its id, its name, or the beginning of its id, if only one fits. */
 export async function resolveMachine(store: ObjectStore, word: string): Promise<MachineId> {
-  const folders = (await store.listFolders(MACHINES_PREFIX)).filter(isUuid);
+  const id = word.toLowerCase();
+  if (isUuid(id) && (await store.listFolders(MACHINES_PREFIX)).includes(id)) return asMachineId(id);
+  return pickMachine(word, await listMachines(store), store.url);
+}
+
+/** The same among machines that are known already; `where` is for the message. Pure. */
+export function pickMachine(
+  word: string,
+  machines: readonly { readonly id: MachineId; readonly name: string }[],
+  where: string,
+): MachineId {
   const lower = word.toLowerCase();
-  if (folders.includes(lower)) return asMachineId(lower);
-  const named = (await listMachines(store)).filter((m) => m.name === word).map((m) => m.id as string);
-  const begins = /^[0-9a-f-]{4,}$/.test(lower) ? folders.filter((id) => id.startsWith(lower)) : [];
+  const whole = machines.find((m) => m.id === lower);
+  if (whole !== undefined) return whole.id;
+  const named = machines.filter((m) => m.name === word);
+  const begins = /^[0-9a-f-]{4,}$/.test(lower) ? machines.filter((m) => m.id.startsWith(lower)) : [];
   // A name is meant before an id's beginning: people type names.
   const fits = named.length > 0 ? named : begins;
   const [only] = fits;
-  if (only !== undefined && fits.length === 1) return asMachineId(only);
-  if (fits.length > 1)
-    throw usageError(`"${word}" fits ${fits.length} machines: ${fits.join(', ')}`, 'Give the whole id.');
-  throw new AfterimageError(`there is no machine "${word}" in ${store.url}`, {
+  if (only !== undefined && fits.length === 1) return only.id;
+  if (fits.length > 1) {
+    const ids = fits.map((m) => m.id).join(', ');
+    throw usageError(`"${word}" fits ${fits.length} machines: ${ids}`, 'Give the whole id.');
+  }
+  throw new AfterimageError(`there is no machine "${word}" in ${where}`, {
     code: 'machine-unknown',
     kind: 'usage',
     hint: 'See `afterimage machines`; give a name, an id or at least 4 characters of its beginning.',

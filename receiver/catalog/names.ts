@@ -9,6 +9,7 @@ import type { LayerRef } from './manifest.js';
 
 const NUMBER_DIGITS = 12;
 const SEGMENT_DIGITS = 8;
+const MS_DIGITS = 15;
 const pad = (n: number, digits = NUMBER_DIGITS): string => String(n).padStart(digits, '0');
 
 export const MACHINES_PREFIX = 'machines/';
@@ -26,6 +27,18 @@ export const recoveryPrefix = (machine: MachineId): string => `${machinePrefix(m
 export const recoveryName = (machine: MachineId, n: number): string => `${recoveryPrefix(machine)}${pad(n)}`;
 export const launchPrefix = (machine: MachineId): string => `${machinePrefix(machine)}launch/`;
 export const launchName = (machine: MachineId, n: number): string => `${launchPrefix(machine)}${pad(n)}`;
+/** Ended jobs; `started` in ms puts them in order. */
+export const jobsPrefix = (machine: MachineId): string => `${machinePrefix(machine)}jobs/`;
+export const jobName = (machine: MachineId, startedAtMs: number, id: string): string =>
+  `${jobsPrefix(machine)}${pad(startedAtMs, MS_DIGITS)}-${id}`;
+/** What a boot check of a copy found, by the point that the copy began with. */
+export const checksPrefix = (machine: MachineId): string => `${machinePrefix(machine)}checks/`;
+export const checkName = (machine: MachineId, point: number, instance: string): string =>
+  `${checksPrefix(machine)}${pad(point)}-${instance}`;
+/** A receiver asks the one that has a machine's copy whether it lives; see failover/ownership.ts. */
+export const challengePrefix = (machine: MachineId): string => `${machinePrefix(machine)}challenge/`;
+export const challengeName = (machine: MachineId, n: number): string => `${challengePrefix(machine)}${pad(n)}`;
+export const answerName = (machine: MachineId, n: number): string => `${machinePrefix(machine)}answer/${pad(n)}`;
 export const diskPrefix = (machine: MachineId, disk: DiskId): string => `${machinePrefix(machine)}disks/${disk}/`;
 /** A list of layers too long for a manifest: base layers of a disk, or what is staged. */
 export const layerListName = (machine: MachineId, disk: DiskId, epoch: number, sequence: number): string =>

@@ -1,7 +1,8 @@
 /**
  * A machine whose manifest this receiver owns, for one session of its agent.
  *
- * Promises: a commit succeeds only while no other receiver has taken the machine over; a commit that failed has changed nothing.
+ * Promises: a commit succeeds only while no other receiver has taken the machine over; a commit that was fenced has changed nothing, and one whose
+ * answer was lost is settled before the next.
  * Each session takes a new epoch (a manifest of its own), so that layers of a fenced or dead owner can be told from ours by name.
  * On a crash nothing is lost: the highest manifest is the truth, layers that it doesn't name are orphans.
  */
@@ -40,6 +41,8 @@ export class OwnedMachine {
   #manifest: Manifest;
   #sequence = 0;
   #lost = false;
+  /** A commit that ended in an error which leaves open whether its manifest was made. */
+  #inDoubt: Manifest | null = null;
 
   private constructor(deps: CatalogDeps, manifest: Manifest) {
     this.#deps = deps;
@@ -94,17 +97,41 @@ export class OwnedMachine {
    * Throws kind `fenced` when another receiver has taken over; from then on every call does.
    */
   async commit(change: (current: Manifest) => ManifestContent): Promise<Manifest> {
-    if (this.#lost) throw fencedError(this.#manifest.machine.id, this.#manifest.epoch + 1);
+    this.#mustOwn();
+    if (this.#inDoubt !== null) throw new Error(`manifest ${this.#inDoubt.number} is in doubt: settle() comes first`);
     const content = await this.#sealTail(change(this.#manifest));
-    const next = seal(this.#deps, content, this.#manifest.number + 1, this.#manifest.epoch);
+    await this.#create(seal(this.#deps, content, this.#manifest.number + 1, this.#manifest.epoch));
+    return this.#manifest;
+  }
+
+  /**
+   * After a commit whose answer was lost: asks for the very same once more, so that it stands when this resolves and `manifest` holds it. Nothing to
+   * do otherwise. Throws as commit() does, and may then be tried again.
+   */
+  async settle(): Promise<void> {
+    this.#mustOwn();
+    if (this.#inDoubt !== null) await this.#create(this.#inDoubt);
+  }
+
+  #mustOwn(): void {
+    if (this.#lost) throw fencedError(this.#manifest.machine.id, this.#manifest.epoch + 1);
+  }
+
+  async #create(next: Manifest): Promise<void> {
     const machine = next.machine.id;
-    if (!(await create(this.#deps.store, machine, next))) {
+    this.#inDoubt = next;
+    const made = await create(this.#deps.store, machine, next).catch((error: unknown) => {
+      // Gone for good, however often it is tried: whoever moved the boundary owns the machine.
+      if (error instanceof AfterimageError && error.code === 'below-boundary') this.#lost = true;
+      throw error;
+    });
+    this.#inDoubt = null;
+    if (!made) {
       this.#lost = true;
       const there = await readManifest(this.#deps.store, machine, next.number);
       throw fencedError(machine, there.epoch);
     }
     this.#manifest = next;
-    return next;
   }
 
   async #sealTail(content: ManifestContent): Promise<ManifestContent> {
@@ -125,13 +152,20 @@ export class OwnedMachine {
 }
 
 function seal(deps: CatalogDeps, content: ManifestContent, number: number, epoch: number): Manifest {
+  // One by one: a whole manifest given as content would bring its own number and epoch along.
+  const { generation, machine, lastPoint, disks, pages, tail } = content;
   return {
     version: MANIFEST_VERSION,
     number,
     writeId: deps.randomId(),
     writtenAtMs: deps.clock.nowMs(),
     epoch,
-    ...content,
+    generation,
+    machine,
+    lastPoint,
+    disks,
+    pages,
+    tail,
   };
 }
 
@@ -139,9 +173,9 @@ function seal(deps: CatalogDeps, content: ManifestContent, number: number, epoch
 async function create(store: ObjectStore, machine: MachineId, manifest: Manifest): Promise<boolean> {
   const result = await store.createIfAbsent(manifestName(machine, manifest.number), sealJson(manifest));
   if (result === 'exists') {
-    // A retry inside the store's adapter may have met its own success.
+    // A retry, here or inside the store's adapter, may have met its own success.
     const there = await readManifest(store, machine, manifest.number);
-    return there.writeId === manifest.writeId;
+    if (there.writeId !== manifest.writeId) return false;
   }
   if (manifest.number <= (await readBoundary(store, machine))) {
     throw corrupt(

@@ -21,6 +21,8 @@ export interface LayersAtPoint {
 
 /** A manifest can be collected between listing and reading when a receiver commits quickly: look again so many times. */
 const HEAD_TRIES = 5;
+/** History pages read at once where many are needed: hides the store's latency, some ten KiB each. */
+const PAGES_IN_FLIGHT = 8;
 
 /** The manifest that counts; null for a machine without one (enrolled, nothing replicated yet). */
 export async function loadHead(store: ObjectStore, machine: MachineId): Promise<Manifest | null> {
@@ -131,8 +133,10 @@ export class MachineReader {
         (entry.layer.kind === 'base' ? bases : deltas).push(entry.layer);
       }
     };
-    for (const page of this.manifest.pages) {
-      if (page.firstPoint <= point) take(await readHistoryPage(this.#store, page));
+    const pages = this.manifest.pages.filter((p) => p.firstPoint <= point);
+    for (let i = 0; i < pages.length; i += PAGES_IN_FLIGHT) {
+      const some = pages.slice(i, i + PAGES_IN_FLIGHT);
+      for (const page of await Promise.all(some.map((p) => readHistoryPage(this.#store, p)))) take(page);
     }
     take(this.manifest.tail);
     return { bases, deltas };

@@ -1,32 +1,45 @@
 /**
- * What every verb needs: which store, opened; the clock; a signal that Ctrl-C aborts. The configuration file is read for its `store` only.
+ * What every verb needs: which store, opened; which control socket; the clock; a signal that Ctrl-C aborts. Of the configuration file only
+ * `store`, `stateDir` and `controlSocket` are looked at.
  */
 import { readFile } from 'node:fs/promises';
 import { parse } from 'yaml';
 import { z } from 'zod';
 import { systemClock, type Clock } from '../../shared/clock.js';
 import { errnoOf, messageOf, usageError } from '../../shared/errors.js';
+import { DEFAULT_CONTROL_SOCKET, DEFAULT_STATE_DIR } from '../config.js';
+import type { RecoveryService } from '../failover/operations.js';
 import { openStore } from '../store/open.js';
 import type { ObjectStore } from '../store/store.js';
+import { controlClient } from './control-client.js';
 
 export const DEFAULT_CONFIG = '/etc/afterimage/receiver.yaml';
-const configSchema = z.looseObject({ store: z.string().optional() });
+const configSchema = z.looseObject({
+  store: z.string().optional(),
+  stateDir: z.string().optional(),
+  controlSocket: z.string().optional(),
+});
+type CliConfig = z.infer<typeof configSchema>;
 
 export interface GlobalOptions {
   readonly store?: string;
   readonly config: string;
   readonly json?: boolean;
+  readonly socket?: string;
 }
 
 export interface CliIo {
+  /** Absent: nobody can be asked. */
+  readonly in?: NodeJS.ReadableStream & { readonly isTTY?: boolean };
   readonly out: NodeJS.WritableStream;
-  readonly err: NodeJS.WritableStream & { readonly isTTY?: boolean };
+  readonly err: NodeJS.WritableStream & { readonly isTTY?: boolean; readonly columns?: number };
   readonly env: NodeJS.ProcessEnv;
   readonly clock: Clock;
   readonly signal: AbortSignal;
 }
 
 export const systemIo = (signal: AbortSignal): CliIo => ({
+  in: process.stdin,
   out: process.stdout,
   err: process.stderr,
   env: process.env,
@@ -36,14 +49,14 @@ export const systemIo = (signal: AbortSignal): CliIo => ({
 
 const WHERE = 'Give --store file:/path, set AFTERIMAGE_STORE, or set `store:` in the configuration file.';
 
-async function storeOfConfig(path: string): Promise<string | undefined> {
+async function readConfig(path: string): Promise<CliConfig> {
   const text = await readFile(path, 'utf8').catch((error: unknown) => {
     if (errnoOf(error) === 'ENOENT' && path === DEFAULT_CONFIG) return undefined;
     throw usageError(`configuration ${path}: ${messageOf(error)}`, WHERE);
   });
-  if (text === undefined) return undefined;
+  if (text === undefined) return {};
   try {
-    return configSchema.parse(parse(text) ?? {}).store;
+    return configSchema.parse(parse(text) ?? {});
   } catch (error) {
     throw usageError(`configuration ${path} is not valid: ${messageOf(error)}`, WHERE);
   }
@@ -51,7 +64,20 @@ async function storeOfConfig(path: string): Promise<string | undefined> {
 
 /** --store wins over AFTERIMAGE_STORE, which wins over the file. */
 export async function openConfiguredStore(options: GlobalOptions, io: CliIo): Promise<ObjectStore> {
-  const url = options.store ?? io.env['AFTERIMAGE_STORE'] ?? (await storeOfConfig(options.config));
+  const url = options.store ?? io.env['AFTERIMAGE_STORE'] ?? (await readConfig(options.config)).store;
   if (url === undefined || url === '') throw usageError('no store is given', WHERE);
   return openStore(url, { clock: io.clock });
+}
+
+/** The folder with the receiver's CA. */
+export const configuredStateDir = async (options: GlobalOptions): Promise<string> =>
+  (await readConfig(options.config)).stateDir ?? DEFAULT_STATE_DIR;
+
+/** --socket wins over the file. */
+export const configuredSocket = async (options: GlobalOptions): Promise<string> =>
+  options.socket ?? (await readConfig(options.config)).controlSocket ?? DEFAULT_CONTROL_SOCKET;
+
+/** The running receiver; it is asked when its methods are called. */
+export async function openReceiver(options: GlobalOptions, io: CliIo): Promise<RecoveryService> {
+  return controlClient(await configuredSocket(options), io.signal);
 }

@@ -3,6 +3,7 @@
  */
 import { resolveMachine } from '../catalog/machines.js';
 import type { RecoveryPoint } from '../catalog/manifest.js';
+import { listChecks, type BootRecord } from '../catalog/recovery-records.js';
 import { MachineReader } from '../catalog/reader.js';
 import { openConfiguredStore, type CliIo, type GlobalOptions } from './context.js';
 import { age, bytes, localIso, printJson, table } from './output.js';
@@ -19,8 +20,11 @@ export async function pointsCommand(machineWord: string, options: PointsOptions,
     if (options.limit !== undefined && points.length >= options.limit) break;
     points.push(point);
   }
+  const checks = await listChecks(store, machine.manifest.machine.id);
+  const checksOf = (point: number): BootRecord[] => checks.filter((c) => c.point === point);
   if (options.json === true) {
-    printJson(io, { machine: { id: machine.manifest.machine.id, name: machine.manifest.machine.name }, points });
+    const { id, name } = machine.manifest.machine;
+    printJson(io, { machine: { id, name }, points: points.map((p) => ({ ...p, bootChecks: checksOf(p.number) })) });
     return;
   }
   if (points.length === 0) {
@@ -34,18 +38,31 @@ export async function pointsCommand(machineWord: string, options: PointsOptions,
         { title: 'POINT', right: true },
         { title: 'CUT' },
         { title: 'AGE' },
+        { title: 'GENERATION', right: true },
         { title: 'CONSISTENCY' },
         { title: 'CHANGED', right: true },
+        ...(checks.length === 0 ? [] : [{ title: 'BOOT CHECK' }]),
         { title: 'REASON' },
       ],
       points.map((p) => [
         String(p.number),
         localIso(p.cutAtMs),
         age(now, p.cutAtMs),
+        String(p.generation),
         p.consistency,
         bytes(p.stats.changedBytes),
+        ...(checks.length === 0 ? [] : [checkText(checksOf(p.number), now)]),
         p.reason,
       ]),
     ),
   );
+}
+
+/** The newest check counts; that others were made is said. */
+function checkText(checks: readonly BootRecord[], nowMs: number): string {
+  const newest = [...checks].sort((a, b) => b.result.atMs - a.result.atMs)[0];
+  if (newest === undefined) return '-';
+  const { passed, type, atMs } = newest.result;
+  const more = checks.length === 1 ? '' : `, ${checks.length} checks`;
+  return `${passed ? 'passed' : 'FAILED'} (${type}, ${age(nowMs, atMs)} ago${more})`;
 }

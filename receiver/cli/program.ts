@@ -1,25 +1,23 @@
 /**
  * The command line of `afterimage`: verbs, options, help. Each verb's work is in its own file.
  */
-import { Command, CommanderError, InvalidArgumentError } from 'commander';
+import { Command, CommanderError, Option } from 'commander';
 import { usageError } from '../../shared/errors.js';
 import { DEFAULT_CONFIG, type CliIo, type GlobalOptions } from './context.js';
+import { jobsCommand, type JobsOptions } from './jobs.js';
+import { launchSettingsCommand, type LaunchSettingsOptions } from './launch-settings.js';
 import { machinesCommand } from './machines.js';
+import { addOperationVerbs } from './operation-verbs.js';
 import { exitCodeOf, printError } from './output.js';
 import { pointsCommand, type PointsOptions } from './points.js';
 import { restoreCommand, type RestoreOptions } from './restore.js';
+import { TARGET_FORMATS } from '../volume/target.js';
+import { serveCommand, type ServeOptions } from './serve.js';
+import { statusCommand, type StatusOptions } from './status.js';
+import { JSON_OPTION, MACHINE_HELP, POINT_HELP, positive, SOCKET_OPTION } from './verb-options.js';
 import { verifyCommand, type VerifyOptions } from './verify.js';
 
 const DEFAULT_STATE = '/var/lib/afterimage/restore';
-const MACHINE_HELP = 'its name, its id, or a beginning of its id';
-const POINT_HELP =
-  'number, "latest", "latest-filesystem-consistent", "latest-app-consistent", or a time (the newest point not after it)';
-
-function positive(text: string): number {
-  const value = Number(text);
-  if (!Number.isInteger(value) || value < 1) throw new InvalidArgumentError('Give a whole number from 1.');
-  return value;
-}
 
 const collect = (value: string, before: readonly string[] | undefined): string[] => [...(before ?? []), value];
 
@@ -27,10 +25,36 @@ const restoreExamples = `
 Examples:
   afterimage restore web1 --point latest --to /dev/sdb
   afterimage restore web1 --point 2026-03-01T14:30 --disk root --to /images/web1.raw --sparse
+  afterimage materialise web1 --point latest --to /images/web1.qcow2 --format qcow2
   afterimage restore db1 --point 812 --to root=/dev/sdb --to data=/dev/sdc --read-back
 
 A target that holds data is refused unless --force is given; one that is in use always is.
 A restore that was cancelled or killed continues when the same command is run again.
+`;
+
+const serveExamples = `
+Examples:
+  afterimage serve web1 --point latest
+  afterimage serve web1 --point 812 --disk root --listen tcp:127.0.0.1:10809
+  afterimage serve web1 --point 812 --writable --keep --state /srv/web1-repair
+
+Clients on other hosts need a certificate: \`afterimage-receiver volume-certificate NAME --out FOLDER\`.
+`;
+
+const launchExamples = `
+Examples:
+  afterimage launch-settings web1 > web1.yaml
+  afterimage launch-settings web1 --set web1.yaml
+
+A file with all keys in use:
+  provider: qemu
+  firmware: uefi
+  cpus: 4
+  memoryBytes: 4294967296
+  diskBus: virtio
+  disks: [root, data]
+  nics: [{ network: 'bridge:br0', testNetwork: isolated, forwards: [] }]
+  bootCheck: { type: tcp, host: 10.0.0.5, port: 22, timeoutMs: 300000 }
 `;
 
 const examples = `
@@ -39,8 +63,13 @@ Examples:
   afterimage points web1
   afterimage restore web1 --point latest --to /dev/sdb
   afterimage verify web1 --all
+  afterimage serve web1 --point latest
+  afterimage status web1
+  afterimage test-failover web1
+  afterimage failover web1
 
 The store is taken from --store, else AFTERIMAGE_STORE, else \`store:\` in ${DEFAULT_CONFIG}.
+Failover, status and jobs ask the running receiver over its control socket; all else needs the store alone.
 Exit codes: 0 done, 1 failed, 2 bad input (nothing was changed).
 `;
 
@@ -50,19 +79,18 @@ export function buildProgram(io: CliIo, quiet: boolean): Command {
     if (!quiet) io.err.write(text);
   };
   const program = new Command('afterimage')
-    .description('Recovery points of protected machines: list, restore, verify.')
+    .description('Recovery points of protected machines: list, restore, verify, serve, fail over.')
     .option('--store <url>', 'where the recovery points are, e.g. file:/srv/afterimage')
-    .option('--config <file>', 'configuration of the receiver, for its store', DEFAULT_CONFIG)
-    .option('--json', 'print data as JSON on stdout, errors as JSON on stderr')
+    .option('--config <file>', 'configuration of the receiver, for its store and its control socket', DEFAULT_CONFIG)
+    .option(...JSON_OPTION)
     .addHelpText('after', examples)
     .configureOutput({ writeOut: (text) => void io.out.write(text), writeErr })
     .exitOverride();
-  const json = ['--json', 'print data as JSON on stdout, errors as JSON on stderr'] as const;
 
   program
     .command('machines')
     .description('list the machines of the store')
-    .option(...json)
+    .option(...JSON_OPTION)
     .action((_: unknown, command: Command) => machinesCommand(command.optsWithGlobals<GlobalOptions>(), io));
 
   program
@@ -70,23 +98,25 @@ export function buildProgram(io: CliIo, quiet: boolean): Command {
     .description('list the recovery points of a machine, newest first')
     .argument('<machine>', MACHINE_HELP)
     .option('--limit <n>', 'at most so many', positive)
-    .option(...json)
+    .option(...JSON_OPTION)
     .action((machine: string, _: unknown, command: Command) =>
       pointsCommand(machine, command.optsWithGlobals<PointsOptions>(), io),
     );
 
   program
     .command('restore')
+    .alias('materialise')
     .description('write a recovery point to block devices or files')
     .argument('<machine>', MACHINE_HELP)
     .requiredOption('--point <point>', POINT_HELP)
     .option('--disk <disk>', 'only this disk')
     .requiredOption('--to <[disk=]target>', 'block device or file; once per disk', collect)
+    .addOption(new Option('--format <format>', 'what a file is to be').choices(TARGET_FORMATS).default('raw'))
     .option('--sparse', 'leave zeroes out of a file instead of reserving its space')
     .option('--force', 'write over a target that holds data')
     .option('--read-back', 'read the whole target again and prove what it holds')
     .option('--state <folder>', 'where journals of restores to devices are kept', DEFAULT_STATE)
-    .option(...json)
+    .option(...JSON_OPTION)
     .addHelpText('after', restoreExamples)
     .action((machine: string, _: unknown, command: Command) =>
       restoreCommand(machine, command.optsWithGlobals<RestoreOptions>(), io),
@@ -98,12 +128,76 @@ export function buildProgram(io: CliIo, quiet: boolean): Command {
     .argument('<machine>', MACHINE_HELP)
     .option('--point <point>', `${POINT_HELP}; the latest unless given`)
     .option('--all', 'all points; what they share is read once')
-    .option(...json)
+    .option(...JSON_OPTION)
     .addHelpText('after', '\nExamples:\n  afterimage verify web1\n  afterimage verify web1 --all --json\n')
     .action((machine: string, _: unknown, command: Command) =>
       verifyCommand(machine, command.optsWithGlobals<VerifyOptions>(), io),
     );
+
+  addServe(program, io);
+  addRecoveryVerbs(program, io);
+  addOperationVerbs(program, io);
   return program;
+}
+
+function addServe(program: Command, io: CliIo): void {
+  program
+    .command('serve')
+    .description('serve the disks of a recovery point over NBD, in the foreground, until Ctrl-C')
+    .argument('<machine>', MACHINE_HELP)
+    .requiredOption('--point <point>', POINT_HELP)
+    .option('--disk <disk>', 'only this disk')
+    .option('--writable', 'take writes; they stay on this host and are thrown away at the end')
+    .option('--keep', 'with --writable: keep the writes, and go on with them when the same command is run again')
+    .option(
+      '--listen <address>',
+      'unix:PATH or tcp:HOST:PORT, by TLS unless on loopback (default: a socket in the state)',
+    )
+    .option('--cache-bytes <size>', 'how much of the point is kept on this host (default: 4GiB)')
+    .option('--state <folder>', 'where cache and writes lie (default: in /var/tmp; with --keep in /var/lib/afterimage)')
+    .option(...JSON_OPTION)
+    .addHelpText('after', serveExamples)
+    .action((machine: string, _: unknown, command: Command) =>
+      serveCommand(machine, command.optsWithGlobals<ServeOptions>(), io),
+    );
+}
+
+/** What is known about recovery, and what it is to be done with. */
+function addRecoveryVerbs(program: Command, io: CliIo): void {
+  program
+    .command('status')
+    .description('where machines run, what copies of them run here, and what can be done')
+    .argument('[machine]', `${MACHINE_HELP}; all unless given`)
+    .option('--all', 'also what can not be done now, and why')
+    .option(...SOCKET_OPTION)
+    .option(...JSON_OPTION)
+    .addHelpText('after', '\nExamples:\n  afterimage status\n  afterimage status web1 --all\n')
+    .action((machine: string | undefined, _: unknown, command: Command) =>
+      statusCommand(machine, command.optsWithGlobals<StatusOptions>(), io),
+    );
+
+  program
+    .command('jobs')
+    .description('what was done with a machine, newest first')
+    .argument('<machine>', MACHINE_HELP)
+    .option('--job <id>', 'the tasks of this job, with their output')
+    .option(...SOCKET_OPTION)
+    .option(...JSON_OPTION)
+    .addHelpText('after', '\nExamples:\n  afterimage jobs web1\n  afterimage jobs web1 --job 3f2a\n')
+    .action((machine: string, _: unknown, command: Command) =>
+      jobsCommand(machine, command.optsWithGlobals<JobsOptions>(), io),
+    );
+
+  program
+    .command('launch-settings')
+    .description('show or replace how a machine is started here; kept in the store')
+    .argument('<machine>', MACHINE_HELP)
+    .option('--set <file>', 'replace them by this YAML file, or by standard input with -')
+    .option(...JSON_OPTION)
+    .addHelpText('after', launchExamples)
+    .action((machine: string, _: unknown, command: Command) =>
+      launchSettingsCommand(machine, command.optsWithGlobals<LaunchSettingsOptions>(), io),
+    );
 }
 
 /** Runs a command line (without the program's name) and returns its exit code. */

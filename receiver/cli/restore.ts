@@ -12,7 +12,7 @@ import { MachineReader, type PointDisk } from '../catalog/reader.js';
 import type { ObjectStore } from '../store/store.js';
 import { IndexCache } from '../volume/index-cache.js';
 import { checkRestore, runRestore, type CheckedRestore, type RestoreResult } from '../volume/restore.js';
-import { openTarget, type RestoreTarget } from '../volume/target.js';
+import { openTarget, type RestoreTarget, type TargetFormat } from '../volume/target.js';
 import { openConfiguredStore, type CliIo, type GlobalOptions } from './context.js';
 import { planDisk } from './disk-at-point.js';
 import { localIso, printJson } from './output.js';
@@ -23,6 +23,7 @@ export interface RestoreOptions extends GlobalOptions {
   readonly disk?: string;
   readonly to: readonly string[];
   readonly sparse?: boolean;
+  readonly format?: TargetFormat;
   readonly force?: boolean;
   readonly readBack?: boolean;
   readonly state: string;
@@ -111,7 +112,11 @@ export async function restoreCommand(machineWord: string, options: RestoreOption
   try {
     const checked: CheckedRestore[] = [];
     for (const [disk, path] of assigned) {
-      const target = await openTarget(path, { sizeBytes: disk.sizeBytes, sparse: options.sparse === true });
+      const target = await openTarget(path, {
+        sizeBytes: disk.sizeBytes,
+        sparse: options.sparse === true,
+        format: options.format ?? 'raw',
+      });
       targets.push(target);
       checked.push(await check(store, machine, point, disk, target, options, cache, io));
     }

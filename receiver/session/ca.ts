@@ -4,9 +4,9 @@
  * Promises: the folder appears whole and durable or not at all, so two processes that start together end with the same CA;
  * the private key is readable by its owner alone. After a crash while it was made, a `.ca.*` folder may remain that nothing reads.
  *
- * Lifetimes: whatever is issued ends with the CA. An end of validity would stop replication on a date that nobody remembers and protect nothing:
- * the only party that believes an agent's certificate is the receiver, and it checks each connection against the machine's
- * identity object (current? revoked?). The key of the server's certificate lives in memory and is new at each start.
+ * Lifetimes: what agents and servers get ends with the CA. An end of validity would stop replication on a date that nobody remembers and protect
+ * nothing: the only party that believes an agent's certificate is the receiver, and it checks each connection against the machine's
+ * identity object (current? revoked?). Volume clients have no such object, so their certificates end soon. The key of the server's certificate lives in memory and is new at each start.
  */
 import { randomBytes } from 'node:crypto';
 import { chown, lstat, mkdir, readFile, rename, rm } from 'node:fs/promises';
@@ -47,7 +47,20 @@ export interface CertificateAuthority {
   issueServer(names: readonly string[]): Promise<ServerCredentials>;
   /** For TLS clients only. `requestPem` proves possession of its key; whatever else it asks for is ignored. */
   issueAgent(machine: MachineId, requestPem: string): Promise<string>;
+  /**
+   * For programs that open volumes over NBD: key and certificate, good for `lifetimeMs`. Its name can't be a machine's, so no session is opened
+   * with it; and no agent's certificate opens a volume.
+   */
+  issueVolumeClient(
+    name: string,
+    lifetimeMs: number,
+  ): Promise<{ readonly keyPem: string; readonly certificatePem: string }>;
 }
+
+/** Before the name of a volume client in its certificate's subject: a machine's is a bare UUID. */
+const VOLUME_CLIENT_PREFIX = 'volume-client:';
+/** What can stand in a subject as it is; 64 characters with the prefix. */
+const VOLUME_CLIENT_NAME = /^[A-Za-z0-9][A-Za-z0-9._-]{0,49}$/;
 
 /** Loads the CA, or makes it when there is none. */
 export async function openAuthority(stateDir: string, clock: Clock): Promise<CertificateAuthority> {
@@ -148,6 +161,19 @@ async function loadAuthority(folder: string, clock: Clock): Promise<CertificateA
       issue(`CN=${machine}`, await requestedKey(requestPem), [
         new x509.ExtendedKeyUsageExtension([ExtendedKeyUsage.clientAuth], true),
       ]),
+    issueVolumeClient: async (name, lifetimeMs) => {
+      if (!VOLUME_CLIENT_NAME.test(name)) {
+        throw usageError(
+          `"${name}" can't be the name of a volume client`,
+          'Use up to 50 letters, digits, ".", "_", "-".',
+        );
+      }
+      const keys = await generateKeys();
+      const extensions = [new x509.ExtendedKeyUsageExtension([ExtendedKeyUsage.clientAuth], true)];
+      const subject = `CN=${VOLUME_CLIENT_PREFIX}${name}`;
+      const certificatePem = await issue(subject, keys.publicKey as never, extensions, lifetimeMs);
+      return { keyPem: await privateKeyToPem(keys.privateKey), certificatePem };
+    },
   };
 }
 
@@ -168,16 +194,23 @@ async function parseAuthority(
 }
 
 type SigningKey = Awaited<ReturnType<typeof privateKeyFromPem>>;
-type Issue = (subject: string, key: x509.PublicKey, extensions: x509.Extension[]) => Promise<string>;
+/** Without `lifetimeMs` it ends with the CA. */
+type Issue = (
+  subject: string,
+  key: x509.PublicKey,
+  extensions: x509.Extension[],
+  lifetimeMs?: number,
+) => Promise<string>;
 
 function issuer(authority: x509.X509Certificate, signingKey: SigningKey, clock: Clock): Issue {
-  return async (subject, key, extensions) => {
+  return async (subject, key, extensions, lifetimeMs = Infinity) => {
+    const endMs = Math.min(authority.notAfter.getTime(), clock.nowMs() + lifetimeMs);
     const certificate = await x509.X509CertificateGenerator.create({
       serialNumber: randomSerial(),
       subject,
       issuer: authority.subjectName,
       notBefore: new Date(clock.nowMs() - CERTIFICATE_BACKDATE_MS),
-      notAfter: authority.notAfter,
+      notAfter: new Date(endMs),
       signingAlgorithm: EC_ALGORITHM as never,
       publicKey: key,
       signingKey: signingKey as never,

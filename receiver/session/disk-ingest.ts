@@ -138,6 +138,7 @@ export class DiskIngest {
 
   async #segmentWriter(data: DataHeader): Promise<LayerWriter> {
     const { segment, target } = data;
+    if (target === 'restore') throw protocolError('data of a restore from the agent');
     if (segment === null || target === 'cycle') throw protocolError('sweep data without a segment');
     const open = this.#segment;
     if (open !== null) {

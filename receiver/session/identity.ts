@@ -5,21 +5,15 @@
  * Names are unique among what one receiver enrols; two receivers that enrol the same name at the same moment may both succeed.
  */
 import { AfterimageError } from '../../shared/errors.js';
-import { IDENTITY_BYTES_MAX } from '../../shared/limits.js';
 import { asMachineId, isUuid, type MachineId } from '../../shared/units.js';
 import { CLOSE, type CloseReason } from '../../shared/wire/close-codes.js';
-import { identitySchema, MANIFEST_VERSION, type MachineIdentity } from '../catalog/manifest.js';
-import { identityName, identityPrefix, MACHINES_PREFIX, revokedName } from '../catalog/names.js';
-import { openSealedJson, sealJson } from '../catalog/sealed-json.js';
+import { loadIdentity } from '../catalog/identity-io.js';
+import { MANIFEST_VERSION, type MachineIdentity } from '../catalog/manifest.js';
+import { identityName, MACHINES_PREFIX, revokedName } from '../catalog/names.js';
+import { sealJson } from '../catalog/sealed-json.js';
 import type { ObjectStore } from '../store/store.js';
 
-/** The identity that counts; null for a machine that was never enrolled. */
-export async function loadIdentity(store: ObjectStore, machine: MachineId): Promise<MachineIdentity | null> {
-  let newest: string | null = null;
-  for await (const object of store.list(identityPrefix(machine))) newest = object.name;
-  const bytes = newest === null ? null : await store.get(newest, IDENTITY_BYTES_MAX);
-  return newest === null || bytes === null ? null : openSealedJson(bytes, identitySchema, MANIFEST_VERSION, newest);
-}
+export { loadIdentity };
 
 export async function isRevoked(store: ObjectStore, { machine, number }: MachineIdentity): Promise<boolean> {
   return (await store.head(revokedName(machine, number))) !== null;

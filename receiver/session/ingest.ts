@@ -1,5 +1,6 @@
 /**
- * One agent's session: hello and verdicts, chunks into layers, acknowledgements, commits.
+ * One agent's session: hello and verdicts, chunks into layers, acknowledgements, commits. An agent whose machine runs elsewhere gets a restoring
+ * session instead: it owns nothing, so nothing that such an agent sends can become part of a point.
  *
  * Promises: `received` is acknowledged for verified chunks that have left memory, `staged` for durable layers, `committed` for points in a
  * manifest; a point is committed on all its disks by one object. Memory is bounded: past INGEST_QUEUE_BYTES_MAX the socket isn't read.
@@ -33,6 +34,8 @@ import type { OwnedMachine } from '../catalog/owned-machine.js';
 import type { ObjectStore } from '../store/store.js';
 import { contentAfterCommit, type DiskLayers } from '../catalog/commit-content.js';
 import type { DiskIngest } from './disk-ingest.js';
+import { HomeSession, isHomeMessage } from './home-session.js';
+import { isPull, RestoreSession } from './restore-session.js';
 import { SegmentHashes } from './segment-hashes.js';
 import type { MachineStatus } from './status.js';
 import { openSession } from './welcome.js';
@@ -72,14 +75,30 @@ export class IngestSession {
   /** Segments being made durable, in order; each settles after the one before. */
   #finishing: Promise<void>[] = [];
   readonly #hashes: SegmentHashes;
+  #restore: RestoreSession | null = null;
+  /** Orders to this agent. */
+  readonly home: HomeSession;
 
-  constructor(deps: IngestDeps, identity: MachineIdentity, transport: IngestTransport, status: MachineStatus) {
+  constructor(
+    deps: IngestDeps,
+    identity: MachineIdentity,
+    transport: IngestTransport,
+    status: MachineStatus,
+    onMode: () => void = () => undefined,
+  ) {
     this.#deps = deps;
     this.#identity = identity;
     this.#transport = transport;
     this.#status = status;
     this.#hashes = new SegmentHashes(deps.store, identity.machine);
     this.#log = deps.log.child({ machine: identity.machine, name: identity.name });
+    this.home = new HomeSession(
+      (message) => this.#tell(message),
+      async (reason, text) => {
+        if (!this.#ended) await this.#refuse(reason, text);
+      },
+      onMode,
+    );
   }
 
   /** Serves the session; resolves when it has ended and nothing of it is open any more. */
@@ -90,6 +109,7 @@ export class IngestSession {
     const closed = await this.#transport.closed;
     this.#ended = true;
     this.#queue = [];
+    this.home.closed();
     // What is being written or committed comes to its end first: layers must not be thrown away under a commit.
     await this.#work;
     await Promise.allSettled(this.#finishing);
@@ -145,6 +165,10 @@ export class IngestSession {
     }
     if (bytes[0] !== TAG_CONTROL) throw protocolError(`message tag ${bytes[0] ?? 'missing'}`);
     const message = decodeAgentMessage(bytes);
+    if (this.#restore !== null) {
+      await this.#restoreControl(message, this.#restore);
+      return;
+    }
     if (this.#owned === null) {
       if (message.type !== 'hello') throw protocolError(`${message.type} before hello`);
       await this.#hello(message);
@@ -159,6 +183,24 @@ export class IngestSession {
       await this.#refuse(opened.refused, opened.reason);
       return;
     }
+    if ('restore' in opened) {
+      this.#restore = new RestoreSession({
+        store: this.#deps.store,
+        machine: this.#identity.machine,
+        disks: hello.disks.map((d) => d.id),
+        send: async (message) => {
+          const bytes = Buffer.isBuffer(message) ? message : encodeControl(message);
+          if (!this.#ended) await this.#transport.send(bytes);
+          return bytes.length;
+        },
+      });
+      this.#status.mode = 'restore';
+      this.#log.info({ lastPoint: opened.restore.lastPoint }, 'agent connected, to be restored');
+      await this.#send(opened.restore);
+      this.home.opened(this.#restore);
+      return;
+    }
+    this.#status.mode = 'replicate';
     this.#owned = opened.owned;
     this.#disks = opened.disks;
     this.#status.epoch = opened.owned.epoch;
@@ -168,6 +210,14 @@ export class IngestSession {
       'agent connected',
     );
     await this.#send(opened.welcome);
+    this.home.opened(null);
+  }
+
+  async #restoreControl(message: AgentMessage, restore: RestoreSession): Promise<void> {
+    if (isPull(message)) await restore.answer(message);
+    else if (isHomeMessage(message)) this.home.heard(message);
+    else if (message.type === 'progress') this.#status.disks = message.disks;
+    else if (message.type !== 'bye') throw protocolError(`${message.type} in a restoring session`);
   }
 
   async #data(bytes: Buffer): Promise<void> {
@@ -190,6 +240,11 @@ export class IngestSession {
   }
 
   async #control(message: AgentMessage, owned: OwnedMachine): Promise<void> {
+    if (isHomeMessage(message)) {
+      this.home.heard(message);
+      return;
+    }
+    if (isPull(message)) throw protocolError(`${message.type} in a replicating session`);
     switch (message.type) {
       case 'hello':
         throw protocolError('a second hello');
@@ -318,6 +373,12 @@ export class IngestSession {
 
   async #send(message: ReceiverMessage): Promise<void> {
     if (this.#ended) return;
+    await this.#transport.send(encodeControl(message));
+  }
+
+  /** An order must not vanish unseen: it fails when the session is over. */
+  async #tell(message: ReceiverMessage): Promise<void> {
+    if (this.#ended) throw new AfterimageError('the session is over', { code: 'disconnected', kind: 'disconnected' });
     await this.#transport.send(encodeControl(message));
   }
 

@@ -8,11 +8,11 @@ import { CLOSE } from '../../shared/wire/close-codes.js';
 import { encodeControl } from '../../shared/wire/messages.js';
 import { IngestSession, type IngestDeps } from './ingest.js';
 import type { ReceiverTransport, SessionPeer } from './server.js';
+import { SessionHomeAgents, type LiveHome } from './home-agents.js';
 import { newMachineStatus, type MachineStatus } from './status.js';
 
-interface Live {
+interface Live extends LiveHome {
   readonly transport: ReceiverTransport;
-  readonly done: Promise<void>;
 }
 
 export class SessionRegistry {
@@ -22,6 +22,8 @@ export class SessionRegistry {
   readonly #status = new Map<string, MachineStatus>();
   /** Machines whose next session is being decided: a third connection waits for neither. */
   readonly #deciding = new Set<string>();
+  /** The connected agents, for failover. */
+  readonly homeAgents = new SessionHomeAgents((machine) => this.#live.get(machine));
 
   constructor(deps: IngestDeps) {
     this.#deps = deps;
@@ -56,14 +58,14 @@ export class SessionRegistry {
       return;
     }
     const status = this.#statusOf(machine, name);
-    Object.assign(status, { connected: true, remote: peer.remote, connectedAtMs: this.#deps.clock.nowMs() });
-    const session = new IngestSession(this.#deps, peer.identity, transport, status);
+    Object.assign(status, { connected: true, mode: null, remote: peer.remote, connectedAtMs: this.#deps.clock.nowMs() });
+    const session = new IngestSession(this.#deps, peer.identity, transport, status, () => this.homeAgents.changed());
     const done = session.run().finally(() => {
       if (this.#live.get(machine)?.transport !== transport) return;
       this.#live.delete(machine);
-      status.connected = false;
+      Object.assign(status, { connected: false, mode: null });
     });
-    this.#live.set(machine, { transport, done });
+    this.#live.set(machine, { transport, done, home: session.home });
     await done;
   }
 

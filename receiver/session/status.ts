@@ -8,6 +8,8 @@ export interface MachineStatus {
   machine: string;
   name: string;
   connected: boolean;
+  /** Of the session that stands: what the agent may do; null before it was welcomed. */
+  mode: 'replicate' | 'restore' | null;
   remote: string;
   connectedAtMs: number | null;
   epoch: number;
@@ -25,6 +27,7 @@ export const newMachineStatus = (machine: string, name: string): MachineStatus =
   machine,
   name,
   connected: false,
+  mode: null,
   remote: '',
   connectedAtMs: null,
   epoch: 0,

@@ -16,6 +16,8 @@ import {
 import type { DiskEntry, LayerRef, MachineIdentity, Manifest } from '../catalog/manifest.js';
 import { readHighestManifest, writeLayerList } from '../catalog/manifest-io.js';
 import { layerListName } from '../catalog/names.js';
+import type { Recovery } from '../catalog/recovery.js';
+import { loadRecovery } from '../catalog/recovery-io.js';
 import { OwnedMachine, type CatalogDeps, type ManifestContent } from '../catalog/owned-machine.js';
 import type { ObjectStore } from '../store/store.js';
 import { diskEntryAtHello } from '../catalog/commit-content.js';
@@ -26,6 +28,19 @@ import { diskVerdict, type DiskVerdict } from './verdict.js';
 export interface Refusal {
   readonly refused: CloseReason;
   readonly reason: string;
+}
+
+/** The agent may pull points and commits nothing: nothing was taken over, nothing was written. */
+export interface RestoreWelcome {
+  readonly restore: Welcome;
+}
+
+/** What an agent that is let in may do. */
+export interface Admission {
+  readonly mode: Welcome['mode'];
+  /** Its generation from now on. */
+  readonly generation: number;
+  readonly holdWorkload: boolean;
 }
 
 export interface OpenedSession {
@@ -44,8 +59,16 @@ export interface WelcomeDeps extends CatalogDeps {
   readonly program: string;
 }
 
-/** Whether this agent may write for this machine at all. Pure. */
-export function machineRefusal(hello: Hello, identity: MachineIdentity, manifest: Manifest | null): Refusal | null {
+/**
+ * Whether this agent is let in for this machine, and what it may do. Pure. Hardware comes before all that could let it in: a copy of the machine that
+ * runs with the agent's own keys inside is never granted anything, whatever failover says of its original.
+ */
+export function admit(
+  hello: Hello,
+  identity: MachineIdentity,
+  manifest: Manifest | null,
+  recovery: Recovery | null,
+): Admission | Refusal {
   if (hello.protocol !== PROTOCOL_VERSION) {
     return {
       refused: CLOSE.version,
@@ -58,39 +81,56 @@ export function machineRefusal(hello: Hello, identity: MachineIdentity, manifest
       reason: `certificate of machine ${identity.machine}, hello of ${hello.machine}`,
     };
   }
-  const generation = Math.max(identity.generation, manifest?.generation ?? 0);
-  if (hello.generation < generation) {
-    return {
-      refused: CLOSE.failedOver,
-      reason: `agent has generation ${hello.generation}, the machine is at ${generation}`,
-    };
-  }
   if (hello.hardwareId !== identity.hardwareId) {
     return {
       refused: CLOSE.clone,
       reason: `this identity was enrolled on other hardware (${identity.hardwareId.slice(0, 12)}…), this is ${hello.hardwareId.slice(0, 12)}…`,
     };
   }
-  return null;
+  const home = recovery?.home ?? null;
+  if (home?.mode === 'refused') return { refused: CLOSE.failedOver, reason: home.reason };
+  // The right to write is given when the machine is home again, not before.
+  if (home?.mode === 'restore') return { mode: 'restore', generation: hello.generation, holdWorkload: true };
+  const holdWorkload = recovery?.state === 'PlannedFailoverInitiated';
+  const generation = Math.max(identity.generation, manifest?.generation ?? 0);
+  if (hello.generation >= generation) return { mode: 'replicate', generation: hello.generation, holdWorkload };
+  // Granted only when what failover decided is what the manifest says: in between, one of the two is not written yet.
+  if (home !== null && home.generation === generation && manifest?.generation === generation) {
+    return { mode: 'replicate', generation, holdWorkload };
+  }
+  return {
+    refused: CLOSE.failedOver,
+    reason: `agent has generation ${hello.generation}, the machine is at ${generation}`,
+  };
 }
 
 export async function openSession(
   deps: WelcomeDeps,
   identity: MachineIdentity,
   hello: Hello,
-): Promise<OpenedSession | Refusal> {
+): Promise<OpenedSession | RestoreWelcome | Refusal> {
   const before = await readHighestManifest(deps.store, identity.machine);
-  const refusal = machineRefusal(hello, identity, before) ?? (await storeRefusal(deps.store));
-  if (refusal !== null) return refusal;
+  const admission = admit(hello, identity, before, await loadRecovery(deps.store, identity.machine));
+  if ('refused' in admission) return admission;
   checkDisks(hello);
+  if (admission.mode === 'restore') return { restore: restoreWelcome(deps.program, hello, before) };
+  const full = await storeRefusal(deps.store);
+  if (full !== null) return full;
   const first = await decideDisks(deps.store, hello, before);
   if ('refused' in first) return first;
   let decisions = first;
+  let granted: Admission = admission;
   const owned = await OwnedMachine.takeOver(deps, identity.machine, async (previous, epoch, nextSequence) => {
     // Another receiver may have changed the truth in between (a commit, a failover): what counts is the one that is taken over.
-    const again = machineRefusal(hello, identity, previous) ?? (await decideDisks(deps.store, hello, previous));
+    const again = admit(hello, identity, previous, await loadRecovery(deps.store, identity.machine));
     if ('refused' in again) throw new RefusedMeanwhile(again);
-    decisions = again;
+    if (again.mode !== 'replicate') {
+      throw new RefusedMeanwhile({ refused: CLOSE.failedOver, reason: 'the machine was failed over just now' });
+    }
+    const decided = await decideDisks(deps.store, hello, previous);
+    if ('refused' in decided) throw new RefusedMeanwhile(decided);
+    granted = again;
+    decisions = decided;
     return contentAtHello(deps.store, identity, hello, previous, decisions, epoch, nextSequence);
   }).catch((error: unknown) => {
     if (error instanceof RefusedMeanwhile) return error.refusal;
@@ -109,7 +149,7 @@ export async function openSession(
           [...staged],
         ),
     ),
-    welcome: welcomeOf(deps.program, owned.manifest, decisions),
+    welcome: welcomeOf(deps.program, granted, owned.manifest, decisions),
   };
 }
 
@@ -200,12 +240,36 @@ async function contentAtHello(
   };
 }
 
-function welcomeOf(program: string, manifest: Manifest, decisions: readonly DiskDecision[]): Welcome {
+function restoreWelcome(program: string, hello: Hello, manifest: Manifest | null): Welcome {
+  return {
+    type: 'welcome',
+    protocol: PROTOCOL_VERSION,
+    program,
+    mode: 'restore',
+    generation: hello.generation,
+    holdWorkload: true,
+    epoch: manifest?.epoch ?? 0,
+    windowBytes: WINDOW_BYTES,
+    lastPoint: manifest?.lastPoint ?? 0,
+    lastCycle: null,
+    disks: [],
+  };
+}
+
+function welcomeOf(
+  program: string,
+  { mode, generation, holdWorkload }: Admission,
+  manifest: Manifest,
+  decisions: readonly DiskDecision[],
+): Welcome {
   const last = manifest.tail.points.at(-1);
   return {
     type: 'welcome',
     protocol: PROTOCOL_VERSION,
     program,
+    mode,
+    generation,
+    holdWorkload,
     epoch: manifest.epoch,
     windowBytes: WINDOW_BYTES,
     lastPoint: manifest.lastPoint,

@@ -4,7 +4,8 @@
  */
 import { hashBlockAt } from '../../shared/blocks/hash.js';
 import { corrupt } from '../../shared/errors.js';
-import { decodeChunkData } from '../../shared/layer/chunk.js';
+import { COMPRESS_BESIDE_BYTES_MIN } from '../../shared/limits.js';
+import { decodeChunkData, decodeChunkDataBeside } from '../../shared/layer/chunk.js';
 import type { LayerIndex } from '../../shared/layer/layer.js';
 import { blockMismatch, inLayer, type ReadChunk } from './layer-reader.js';
 import type { Piece } from './unit-work.js';
@@ -17,12 +18,33 @@ export function provePieces(
   pieces: readonly Piece[],
   plain: Buffer,
 ): bigint {
-  const { header } = chunk;
   try {
-    decodeChunkData(chunk.bytes, header, plain);
+    decodeChunkData(chunk.bytes, chunk.header, plain);
   } catch (error) {
     throw inLayer(name, `chunk ${chunk.number}`, error);
   }
+  return checkPieces(name, index, chunk, pieces, plain);
+}
+
+/** Decompresses a chunk into `plain`, on another thread if that is worth it; checks nothing. */
+export async function decodeBeside(name: string, chunk: ReadChunk, plain: Buffer): Promise<void> {
+  try {
+    if (chunk.header.plainBytes < COMPRESS_BESIDE_BYTES_MIN) decodeChunkData(chunk.bytes, chunk.header, plain);
+    else await decodeChunkDataBeside(chunk.bytes, chunk.header, plain);
+  } catch (error) {
+    throw inLayer(name, `chunk ${chunk.number}`, error);
+  }
+}
+
+/** Checks the blocks of `pieces` in a chunk's `plain` bytes; returns the XOR of their hashes. */
+export function checkPieces(
+  name: string,
+  index: LayerIndex,
+  chunk: ReadChunk,
+  pieces: readonly Piece[],
+  plain: Buffer,
+): bigint {
+  const { header } = chunk;
   let digest = 0n;
   for (const piece of pieces) {
     if (piece.position + piece.count > header.dataBlocks) {

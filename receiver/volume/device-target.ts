@@ -107,6 +107,10 @@ class DeviceTarget implements RestoreTarget {
     );
   }
 
+  layOut(): Promise<void> {
+    return Promise.resolve();
+  }
+
   prepare(): Promise<void> {
     return Promise.resolve();
   }
@@ -142,6 +146,10 @@ class DeviceTarget implements RestoreTarget {
     } catch (error) {
       throw targetError(`making ${this.path} durable`, error);
     }
+  }
+
+  finish(): Promise<void> {
+    return Promise.resolve();
   }
 
   forgetCached(): Promise<void> {

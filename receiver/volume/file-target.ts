@@ -26,7 +26,7 @@ async function resolved(path: string): Promise<string> {
   return join(folder, basename(path));
 }
 
-export async function openFileTarget(path: string, options: TargetOptions): Promise<RestoreTarget> {
+export async function openFileTarget(path: string, options: TargetOptions): Promise<FileTarget> {
   const real = await resolved(path);
   await checkFileUnused(real);
   const target = new FileTarget(real, options);
@@ -34,7 +34,7 @@ export async function openFileTarget(path: string, options: TargetOptions): Prom
   return target;
 }
 
-class FileTarget implements RestoreTarget {
+export class FileTarget implements RestoreTarget {
   readonly path: string;
   readonly kind = 'file';
   /** Set by prepare() of the run that began: the file is emptied before anything is written. */
@@ -68,14 +68,19 @@ class FileTarget implements RestoreTarget {
     );
   }
 
-  async prepare(): Promise<void> {
+  layOut(): Promise<void> {
+    return Promise.resolve();
+  }
+
+  /** `lengthBytes`: of the file, where that isn't the size of the disk. */
+  async prepare(lengthBytes = this.#options.sizeBytes): Promise<void> {
     try {
       if (this.#handle === undefined) await this.#open(constants.O_RDWR | constants.O_CREAT | constants.O_EXCL);
       const handle = this.#use();
       await handle.truncate(0);
-      await handle.truncate(this.#options.sizeBytes);
+      await handle.truncate(lengthBytes);
       // Where a filesystem can't reserve, the file is made as long as the disk and filled as it is written.
-      if (!this.#options.sparse) await preallocate(handle.fd, this.#options.sizeBytes);
+      if (!this.#options.sparse) await preallocate(handle.fd, lengthBytes);
       await handle.sync();
       await syncFolder(dirname(this.path));
       await this.#identify();
@@ -102,6 +107,10 @@ class FileTarget implements RestoreTarget {
     } catch (error) {
       throw targetError(`making ${this.path} durable`, error);
     }
+  }
+
+  finish(): Promise<void> {
+    return Promise.resolve();
   }
 
   async forgetCached(): Promise<void> {

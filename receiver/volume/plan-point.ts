@@ -4,10 +4,9 @@
 import { geometryOf } from '../../shared/blocks/geometry.js';
 import { checksum64, digestToText } from '../../shared/blocks/hash.js';
 import { AfterimageError } from '../../shared/errors.js';
-import { INDEX_PREFETCH } from '../../shared/limits.js';
-import type { LayerIndex } from '../../shared/layer/layer.js';
 import type { PointDisk } from '../catalog/reader.js';
 import type { LayerReader } from './layer-reader.js';
+import { loadIndexes } from './load-indexes.js';
 import { ReadPlanner, type PointLayers, type ReadPlan } from './read-plan.js';
 
 export async function planPoint(
@@ -18,20 +17,8 @@ export async function planPoint(
 ): Promise<ReadPlan> {
   const planner = new ReadPlanner(geometryOf(disk.sizeBytes, disk.blockBytes), layers.bases);
   const deltas = planner.relevant(layers.deltas);
-  const loading: Promise<LayerIndex>[] = [];
-  const load = (i: number): void => {
-    const delta = deltas[i];
-    if (delta === undefined) return;
-    const index = reader.index(delta);
-    // Awaited in its turn below; until then a failure must not count as unhandled.
-    index.catch(() => undefined);
-    loading.push(index);
-  };
-  for (let i = 0; i < INDEX_PREFETCH; i++) load(i);
-  for (const [i, delta] of deltas.entries()) {
+  for await (const [delta, index] of loadIndexes(reader, deltas)) {
     if (signal?.aborted) throw cancelled('planning');
-    const index = await (loading.shift() ?? reader.index(delta));
-    load(i + INDEX_PREFETCH);
     planner.addDelta(delta, index);
   }
   return planner.finish();

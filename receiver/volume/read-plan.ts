@@ -161,7 +161,7 @@ export class ReadPlanner {
     const { segmentCount } = this.#geometry;
     for (let segment = 0; segment < segmentCount; segment++) {
       const { first, count } = segmentBlocks(this.#geometry, segment);
-      const blocks = count - this.#claimed.blocksIn(first, count).length;
+      const blocks = count - this.#claimed.countIn(first, count);
       if (blocks === 0) continue;
       const layer = this.#bases.get(segment);
       this.#units.push(

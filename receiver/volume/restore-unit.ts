@@ -5,7 +5,7 @@ import { bytesOfBlocks } from '../../shared/blocks/geometry.js';
 import { ZERO_HASH } from '../../shared/blocks/hash.js';
 import { CHUNK_PLAIN_BYTES_MAX } from '../../shared/limits.js';
 import type { LayerIndex } from '../../shared/layer/layer.js';
-import { provePieces } from './chunk-check.js';
+import { checkPieces, decodeBeside } from './chunk-check.js';
 import type { LayerReader } from './layer-reader.js';
 import { cancelled } from './plan-point.js';
 import type { Progress } from './progress.js';
@@ -38,9 +38,14 @@ export async function restoreUnit(context: UnitContext, unit: PlanUnit): Promise
     for await (const chunk of reader.chunks(unit.layer, index, [...groups.keys()])) {
       if (context.signal.aborted) throw cancelled('restore');
       const pieces = groups.get(chunk.number) ?? [];
-      digest ^= provePieces(name, index, chunk, pieces, plain);
+      const run = asOneRun(index, chunk.header.dataBlocks, pieces, context.target.knownZero);
+      const into = run === undefined ? plain : await writer.room(run.first, run.count);
+      await decodeBeside(name, chunk, into);
+      digest ^= checkPieces(name, index, chunk, pieces, into);
+      if (run !== undefined) writer.took(run.count);
       for (const piece of pieces) {
-        await writePiece(writer, context.target.knownZero, index, piece, plain, plan.geometry.blockBytes);
+        if (run === undefined)
+          await writePiece(writer, context.target.knownZero, index, piece, plain, plan.geometry.blockBytes);
         progress.add(bytesOfBlocks(plan.geometry, piece.first, piece.count));
       }
     }
@@ -59,6 +64,19 @@ async function writeZeroes(context: UnitContext, work: UnitWork): Promise<void> 
     if (!context.target.knownZero) await context.target.zero(first * geometry.blockBytes, bytes);
     context.progress.add(bytes);
   }
+}
+
+/** The one run that a whole chunk is, all of it to be written: most chunks of a base are. It is decompressed where it is written from. */
+function asOneRun(
+  index: LayerIndex,
+  dataBlocks: number,
+  pieces: readonly Piece[],
+  knownZero: boolean,
+): Piece | undefined {
+  const [piece] = pieces;
+  if (piece === undefined || pieces.length > 1 || piece.position !== 0 || piece.count !== dataBlocks) return undefined;
+  const hashes = index.hashes.subarray(piece.hashAt, piece.hashAt + piece.count);
+  return knownZero && hashes.includes(ZERO_HASH) ? undefined : piece;
 }
 
 /** Blocks of zeroes that were sent as data are left out where the target has zeroes anyway. */

@@ -6,6 +6,7 @@ import { bytesOfBlocks } from '../../shared/blocks/geometry.js';
 import { digestFromText, digestToText } from '../../shared/blocks/hash.js';
 import { systemClock, type Clock } from '../../shared/clock.js';
 import { AfterimageError, messageOf } from '../../shared/errors.js';
+import { failpoint } from '../../shared/failpoints.js';
 import { RESTORE_WORKERS } from '../../shared/limits.js';
 import type { PointDisk } from '../catalog/reader.js';
 import type { LayerReader } from './layer-reader.js';
@@ -96,6 +97,7 @@ export async function runRestore(checked: CheckedRestore): Promise<RestoreResult
   const { job } = checked;
   const clock = job.clock ?? systemClock;
   const startedAtMs = clock.monotonicMs();
+  await layOut(job, clock);
   const journal = await openJournal(checked);
   let total: { digest: bigint; keptBytes: number };
   try {
@@ -105,10 +107,18 @@ export async function runRestore(checked: CheckedRestore): Promise<RestoreResult
   }
   await proveDigest(job, total.digest, 'digest-mismatch', 'The layers do not add up to the point');
   if (job.readBack === true) await readBack(job, clock);
+  await job.target.finish();
+  failpoint('restore.finished');
   await removeJournal(job.journalPath);
   const durationMs = clock.monotonicMs() - startedAtMs;
   const { sizeBytes, digest } = job.disk;
   return { sizeBytes, keptBytes: total.keptBytes, digest, readBack: job.readBack === true, durationMs };
+}
+
+async function layOut(job: RestoreJob, clock: Clock): Promise<void> {
+  const { reader, plan, target } = job;
+  const progress = new Progress('plan', plan.geometry.sizeBytes, 0, clock, job.onProgress);
+  await target.layOut({ reader, plan, progress, signal: job.signal ?? new AbortController().signal });
 }
 
 async function openJournal({ job, subject, found }: CheckedRestore): Promise<RestoreJournal> {

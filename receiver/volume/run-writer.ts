@@ -31,6 +31,20 @@ export class RunWriter {
     }
   }
 
+  /** Memory for `count` blocks, to be filled and then taken. */
+  async room(first: number, count: number): Promise<Buffer> {
+    const { blockBytes } = this.#geometry;
+    const full = (this.#blocks + count) * blockBytes > this.#buffer.length;
+    if (full || (this.#blocks > 0 && first !== this.#first + this.#blocks)) await this.flush();
+    if (this.#blocks === 0) this.#first = first;
+    return this.#buffer.subarray(this.#blocks * blockBytes, (this.#blocks + count) * blockBytes);
+  }
+
+  /** Takes what was put into the room asked for last. */
+  took(count: number): void {
+    this.#blocks += count;
+  }
+
   async flush(): Promise<void> {
     if (this.#blocks === 0) return;
     // The last block of an odd-sized disk is stored in full length and written as far as the disk goes.

@@ -1,12 +1,14 @@
 /**
- * Where a restore writes: a block device, a raw file, a sparse file. Opening checks everything that must hold and changes nothing;
+ * Where a restore writes: a block device, a raw file, a sparse file, a qcow2 image. Opening checks everything that must hold and changes nothing;
  * `prepare` is the first change. The target's identity ties a journal of an interrupted restore to the very thing that it wrote to.
  */
 import { stat } from 'node:fs/promises';
 import { dirname, isAbsolute, resolve } from 'node:path';
 import { AfterimageError, errnoOf, messageOf, usageError } from '../../shared/errors.js';
+import type { LayOutContext } from './data-clusters.js';
 import { openDeviceTarget } from './device-target.js';
 import { openFileTarget } from './file-target.js';
+import { Qcow2Target } from './qcow2-target.js';
 
 export interface RestoreTarget {
   /** Absolute path, links resolved as far as they exist. */
@@ -18,6 +20,8 @@ export interface RestoreTarget {
   readonly knownZero: boolean;
   /** Refuses a target that holds data: before a restore begins anew, not when one is continued. */
   checkEmpty(): Promise<void>;
+  /** Before anything else, also when a restore is continued: learns from the plan where things stand. Changes nothing. */
+  layOut(context: LayOutContext): Promise<void>;
   /** First change: makes the target ready for a restore from the start, durably. */
   prepare(): Promise<void>;
   /** `bytes` lie in aligned memory; offset and length are multiples of 512. */
@@ -25,6 +29,8 @@ export interface RestoreTarget {
   zero(offset: number, lengthBytes: number): Promise<void>;
   /** Makes all that was written durable. */
   sync(): Promise<void>;
+  /** The disk was proven: from now on the target may be used. Durable. */
+  finish(): Promise<void>;
   /** Before reading back: what is read comes from the disk. */
   forgetCached(): Promise<void>;
   /** Reads into aligned memory; returns bytes got. */
@@ -39,7 +45,12 @@ export interface TargetOptions {
   readonly sizeBytes: number;
   /** For a file: leave zeroes out, whatever the filesystem. */
   readonly sparse: boolean;
+  /** `raw` unless given. */
+  readonly format?: TargetFormat;
 }
+
+export const TARGET_FORMATS = ['raw', 'qcow2'] as const;
+export type TargetFormat = (typeof TARGET_FORMATS)[number];
 
 const TARGET_HINT = 'Give a block device, or the path of a file in a folder that exists.';
 
@@ -57,14 +68,20 @@ export async function openTarget(path: string, options: TargetOptions): Promise<
     if (errnoOf(error) === 'ENOENT') return undefined;
     throw usageError(`target ${absolute}: ${messageOf(error)}`, TARGET_HINT);
   });
-  if (found?.isBlockDevice()) return openDeviceTarget(absolute, found.rdev, options);
+  if (found?.isBlockDevice()) {
+    if (options.format === 'qcow2') {
+      throw usageError(`target ${absolute} is a block device, and those hold raw disks`, 'Leave --format out.');
+    }
+    return openDeviceTarget(absolute, found.rdev, options);
+  }
   if (found !== undefined && !found.isFile()) {
     throw usageError(`target ${absolute} is neither a file nor a block device`, TARGET_HINT);
   }
   if (found === undefined && (await isAmongDevices(absolute))) {
     throw usageError(`there is no device ${absolute}`, 'See `lsblk` for the devices of this machine.');
   }
-  return openFileTarget(absolute, options);
+  const file = await openFileTarget(absolute, options);
+  return options.format === 'qcow2' ? new Qcow2Target(file, options.sizeBytes) : file;
 }
 
 export const refused = (code: string, message: string, hint: string): AfterimageError =>

@@ -59,14 +59,20 @@ export function* runsOf(plan: ReadPlan, unit: PlanUnit, within = WHOLE_DISK): Ge
 
 /** Work of a unit within a range; `index` is that of its layer, undefined for a zero unit. */
 export function workOf(plan: ReadPlan, unit: PlanUnit, index: LayerIndex | undefined, within = WHOLE_DISK): UnitWork {
+  const runs = runsOf(plan, unit, within);
+  return index === undefined ? { pieces: [], zeroes: [...runs] } : workOfRuns(index, runs);
+}
+
+/** Work of runs (first, count) that a layer has, ascending. */
+export function workOfRuns(index: LayerIndex, runs: Iterable<readonly [number, number]>): UnitWork {
   const pieces: Piece[] = [];
   const zeroes: (readonly [number, number])[] = [];
-  let entry = index === undefined ? 0 : firstWhere(index.first.length, (i) => entryEnd(index, i) > within.first);
-  for (const run of runsOf(plan, unit, within)) {
-    if (index === undefined) zeroes.push(run);
-    else entry = resolveRun(index, entry, run, pieces, zeroes);
+  let entry = -1;
+  for (const run of runs) {
+    if (entry < 0) entry = firstWhere(index.first.length, (i) => entryEnd(index, i) > run[0]);
+    entry = resolveRun(index, entry, run, pieces, zeroes);
   }
-  if (index !== undefined) pieces.sort((a, b) => offsetOf(index, a) - offsetOf(index, b) || a.first - b.first);
+  pieces.sort((a, b) => offsetOf(index, a) - offsetOf(index, b) || a.first - b.first);
   return { pieces, zeroes };
 }
 

@@ -127,6 +127,25 @@ export class BlockSet {
     }
   }
 
+  /** How many blocks of [first, first + count) are in the set. */
+  countIn(first: BlockNumber, count: number): number {
+    const end = first + count;
+    let found = 0;
+    for (let block = first; block < end;) {
+      const page = this.#pages.get(block >>> PAGE_SHIFT);
+      if (page === undefined) {
+        block = ((block >>> PAGE_SHIFT) + 1) * PAGE_BLOCKS;
+        continue;
+      }
+      const bit = block & 31;
+      const n = Math.min(32 - bit, end - block);
+      const mask = n === 32 ? 0xffffffff : ((1 << n) - 1) << bit;
+      found += popcount32((page[(block & PAGE_MASK) >>> 5] ?? 0) & mask);
+      block += n;
+    }
+    return found;
+  }
+
   /** Blocks within [first, first + count), ascending, as a plain array (hot paths). */
   blocksIn(first: BlockNumber, count: number): BlockNumber[] {
     const found: BlockNumber[] = [];

@@ -177,11 +177,21 @@ export const chunkHash = (bytes: Buffer, header: ChunkHeader, i: number): bigint
 
 /** Decompresses a chunk's data blocks into `target` (at least plainBytes long). Does not check block hashes. */
 export function decodeChunkData(bytes: Buffer, header: ChunkHeader, target: Buffer): void {
-  const stored = bytes.subarray(header.storedOffset, header.storedOffset + header.storedBytes);
-  if (header.codec === CODEC_NONE) {
-    stored.copy(target);
-    return;
-  }
-  const n = lz4.decompress(stored, target.subarray(0, header.plainBytes));
+  const stored = storedOf(bytes, header);
+  if (header.codec === CODEC_NONE) stored.copy(target);
+  else checkPlain(lz4.decompress(stored, target.subarray(0, header.plainBytes)), header);
+}
+
+/** The same with decompression on another thread. `bytes` and `target` belong to it until it settles. */
+export async function decodeChunkDataBeside(bytes: Buffer, header: ChunkHeader, target: Buffer): Promise<void> {
+  const stored = storedOf(bytes, header);
+  if (header.codec === CODEC_NONE) stored.copy(target);
+  else checkPlain(await lz4.decompressBeside(stored, target.subarray(0, header.plainBytes)), header);
+}
+
+const storedOf = (bytes: Buffer, header: ChunkHeader): Buffer =>
+  bytes.subarray(header.storedOffset, header.storedOffset + header.storedBytes);
+
+function checkPlain(n: number, header: ChunkHeader): void {
   if (n !== header.plainBytes) bad(`decompresses to ${n} bytes, its header says ${header.plainBytes}`);
 }

@@ -20,6 +20,8 @@ export interface Lz4 {
   compressBeside(source: Uint8Array, target: Uint8Array): Promise<number>;
   /** Decompresses into `target`; returns the plain length. Throws on malformed input, never writes beyond `target`. */
   decompress(source: Uint8Array, target: Uint8Array): number;
+  /** The same on another thread, where the implementation can. Neither buffer may be touched until it settles. */
+  decompressBeside(source: Uint8Array, target: Uint8Array): Promise<number>;
 }
 
 interface BlockFn {
@@ -32,6 +34,9 @@ interface BlockFn {
     done: (error: Error | null, result: number) => void,
   ): void;
 }
+
+const malformed = (source: Uint8Array): AfterimageError =>
+  corrupt('lz4-malformed', `LZ4 block of ${source.length} bytes is malformed`);
 
 function loadLibrary(): Lz4 | undefined {
   try {
@@ -51,9 +56,16 @@ function loadLibrary(): Lz4 | undefined {
         }),
       decompress: (source, target) => {
         const n = decompress(source, target, source.length, target.length);
-        if (n < 0) throw corrupt('lz4-malformed', `LZ4 block of ${source.length} bytes is malformed`);
+        if (n < 0) throw malformed(source);
         return n;
       },
+      decompressBeside: (source, target) =>
+        new Promise((resolve, reject) => {
+          decompress.async(source, target, source.length, target.length, (error, n) => {
+            if (error !== null || n < 0) reject(error ?? malformed(source));
+            else resolve(n);
+          });
+        }),
     };
   } catch {
     // Not installed: the bundled addon does the same work, slower. Which one is used is shown in the status.
@@ -94,6 +106,7 @@ const bundled: Lz4 = {
       });
     }
   },
+  decompressBeside: async (source, target) => bundled.decompress(source, target),
 };
 
 export const bundledLz4 = bundled;

@@ -46,7 +46,7 @@ export const CLOSE = {
     4410,
     'failed over',
     'seldom',
-    'This machine was failed over or enrolled again elsewhere: it may not write any more. Fail back, or enrol it again.',
+    'This machine runs in the recovery site, or was enrolled again elsewhere: what is written here is not replicated. Keep its workload stopped; bring it home with a failback at the receiver, or enrol it again.',
   ),
   clone: reason(
     4411,

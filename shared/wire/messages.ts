@@ -1,5 +1,5 @@
 /**
- * Messages between agent and receiver. Version 1.
+ * Messages between agent and receiver. Version 2.
  *
  * First byte of each WebSocket binary message: 1 = data (fixed header and one chunk), 2 = control (msgpack of one message below).
  * Everything that arrives is validated before it is used; what doesn't fit is a ProtocolError and ends the session with code 4400.
@@ -10,7 +10,7 @@ import { AfterimageError } from '../errors.js';
 import { CONTROL_BYTES_MAX, DISKS_PER_MACHINE_MAX } from '../limits.js';
 import { isDiskId, isUuid, type DiskId, type MachineId, type SeriesId } from '../units.js';
 
-export const PROTOCOL_VERSION = 1;
+export const PROTOCOL_VERSION = 2;
 export const TAG_DATA = 1;
 export const TAG_CONTROL = 2;
 
@@ -29,15 +29,18 @@ export const protocolError = (what: string): AfterimageError =>
  */
 export const DATA_HEADER_BYTES = 16;
 export const NO_SEGMENT = 0xffffffff;
-/** Where a chunk belongs: the layer of the running cycle, or a segment's layer of a sweep (first copy: base; comparison: delta). */
-export const TARGETS = ['cycle', 'sweep-base', 'sweep-delta'] as const;
+/**
+ * Where a chunk belongs: the layer of the running cycle, or a segment's layer of a sweep (first copy: base; comparison: delta). `restore` goes the
+ * other way: blocks of a point for the disk itself; its sequence is the number of the request that it answers.
+ */
+export const TARGETS = ['cycle', 'sweep-base', 'sweep-delta', 'restore'] as const;
 export type DataTarget = (typeof TARGETS)[number];
 
 export interface DataHeader {
   readonly diskIndex: number;
   readonly target: DataTarget;
   readonly segment: number | null;
-  /** Counts data and segment-end messages of a session, from 1. */
+  /** Counts data and segment-end messages of a session, from 1; for `restore`: the request. */
   readonly sequence: number;
 }
 
@@ -71,6 +74,10 @@ const diskId = z.custom<DiskId>((v) => typeof v === 'string' && isDiskId(v), 'no
 const seriesId = z.custom<SeriesId>((v) => typeof v === 'string' && isUuid(v), 'not a series id');
 const hex64 = z.string().regex(/^[0-9a-f]{16}$/);
 const text = z.string().max(2000);
+/** One bit per block of a segment, or per segment of a disk; bit 0 of byte 0 is the first. */
+const bitmap = z.instanceof(Uint8Array);
+/** A point by its number, and its disk's digest where that is known: a number alone could mean another point in another store. */
+const basePoint = z.strictObject({ point: count, digest: hex64 });
 
 export const helloDiskSchema = z.strictObject({
   id: diskId,
@@ -160,6 +167,71 @@ export const agentMessageSchema = z.discriminatedUnion('type', [
       .max(DISKS_PER_MACHINE_MAX),
   }),
   z.strictObject({ type: z.literal('bye'), reason: text }),
+
+  // What follows answers or belongs to an order of the receiver: a final cut, a restore.
+
+  z.strictObject({ type: z.literal('final-cut-step'), request: count, step: text, detail: text }),
+  /** `ok`: nothing was written after the cut of `point`. Not: why, and the workload was resumed. */
+  z.strictObject({ type: z.literal('final-cut-done'), request: count, ok: z.boolean(), point: count, reason: text }),
+  z.strictObject({ type: z.literal('home-resumed'), request: count }),
+  /** Which segments can differ between two points of a disk; the base is what the agent's disk is known to have been. */
+  z.strictObject({
+    type: z.literal('changed-segments'),
+    request: count,
+    disk: diskId,
+    point: count,
+    base: basePoint,
+  }),
+  /**
+   * Blocks of a segment that may differ from the base, and their hashes at the point. `also`: further blocks that are asked about. Without a base: all
+   * blocks, unless `digest`, the XOR of the agent's hashes in the segment, is that of the point.
+   */
+  z.strictObject({
+    type: z.literal('differences'),
+    request: count,
+    disk: diskId,
+    point: count,
+    base: basePoint.nullable(),
+    segment: count,
+    also: bitmap.nullable(),
+    digest: hex64.nullable(),
+  }),
+  /** The content of these blocks (none of them zero) at the point: data messages, then `blocks-end`. */
+  z.strictObject({
+    type: z.literal('blocks-request'),
+    request: count,
+    disk: diskId,
+    point: count,
+    segment: count,
+    blocks: bitmap,
+  }),
+  z.strictObject({
+    type: z.literal('restore-step'),
+    goal: count,
+    step: text,
+    detail: text,
+    percent: z.number().nullable(),
+  }),
+  /** The disks hold the point, durably and proven by digest. After a final goal: the series under which they are tracked from now on. */
+  z.strictObject({
+    type: z.literal('restored'),
+    goal: count,
+    point: count,
+    disks: z
+      .array(
+        z.strictObject({
+          disk: diskId,
+          digest: hex64,
+          series: seriesId.nullable(),
+          /** How the difference was found. */
+          reason: text,
+          readBytes: count,
+          writtenBytes: count,
+        }),
+      )
+      .max(DISKS_PER_MACHINE_MAX),
+  }),
+  z.strictObject({ type: z.literal('restore-failed'), goal: count, code: text, reason: text, hint: text }),
 ]);
 export type AgentMessage = z.infer<typeof agentMessageSchema>;
 
@@ -171,6 +243,12 @@ export const receiverMessageSchema = z.discriminatedUnion('type', [
     type: z.literal('welcome'),
     protocol: count,
     program: text,
+    /** `restore`: this machine runs elsewhere; the agent may pull points onto its disks and commits nothing. */
+    mode: z.enum(['replicate', 'restore']),
+    /** The agent's generation from now on; a higher one than it had is kept before anything else is done. */
+    generation: count,
+    /** A planned failover is under way: a workload that was shut down for it stays down until an order says otherwise. */
+    holdWorkload: z.boolean(),
     epoch: count,
     windowBytes: count,
     lastPoint: count,
@@ -193,12 +271,47 @@ export const receiverMessageSchema = z.discriminatedUnion('type', [
   z.strictObject({ type: z.literal('committed'), cycle: uuid, point: count, storedBytes: count }),
   /** u64 LE per block of the segment, 0 for zero blocks. */
   z.strictObject({ type: z.literal('hashes'), disk: diskId, segment: count, hashes: z.instanceof(Uint8Array) }),
+
+  /** Shut the workload down, and make a point that holds all that was ever written. */
+  z.strictObject({ type: z.literal('final-cut'), request: count, hookTimeoutMs: count }),
+  /** Nothing came of it: let the workload run again. */
+  z.strictObject({ type: z.literal('final-cut-resume'), request: count }),
+  /** Bring these disks to a point. `final`: no newer one will come. Takes the place of an earlier goal. */
+  z.strictObject({
+    type: z.literal('restore-goal'),
+    goal: count,
+    point: count,
+    final: z.boolean(),
+    disks: z
+      .array(z.strictObject({ disk: diskId, sizeBytes: count, blockBytes: count, digest: hex64 }))
+      .max(DISKS_PER_MACHINE_MAX),
+  }),
+  z.strictObject({ type: z.literal('restore-stop'), goal: count }),
+  /** `segments` null: not known, for `reason`; the agent asks about all blocks then. */
+  z.strictObject({
+    type: z.literal('changed-segments'),
+    request: count,
+    segments: bitmap.nullable(),
+    reason: text,
+  }),
+  /** `hashes`: u64 LE per set bit of `candidates`, 0 for zero blocks. */
+  z.strictObject({
+    type: z.literal('differences'),
+    request: count,
+    candidates: bitmap,
+    hashes: z.instanceof(Uint8Array),
+  }),
+  z.strictObject({ type: z.literal('blocks-end'), request: count }),
 ]);
 export type ReceiverMessage = z.infer<typeof receiverMessageSchema>;
 
 export type Hello = Extract<AgentMessage, { type: 'hello' }>;
 export type Welcome = Extract<ReceiverMessage, { type: 'welcome' }>;
 export type Commit = Extract<AgentMessage, { type: 'commit' }>;
+export type RestoreGoal = Extract<ReceiverMessage, { type: 'restore-goal' }>;
+export type Restored = Extract<AgentMessage, { type: 'restored' }>;
+/** A point of one disk that its content is compared with. */
+export type BasePoint = z.infer<typeof basePoint>;
 
 const packr = new Packr({ useRecords: false, moreTypes: false, int64AsType: 'number' });
 

@@ -105,7 +105,7 @@ test('control socket: mode, posts, errors, replacement of a dead one', async () 
   const bad = await ask(path, 'POST', '/bad', '{}');
   expect([bad.status, JSON.parse(bad.text)]).toEqual([
     400,
-    { code: 'usage', message: 'no such disk', hint: 'See `lsblk`.' },
+    { code: 'usage', message: 'no such disk', hint: 'See `lsblk`.', kind: 'usage' },
   ]);
   expect((await ask(path, 'POST', '/refused', '{}')).status).toBe(409);
   expect((await ask(path, 'POST', '/protect', '{nope')).status).toBe(400);

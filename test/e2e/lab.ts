@@ -37,10 +37,15 @@ export interface LabOptions {
   readonly disks: readonly number[];
   /** Distance of recovery points, as in the configuration. */
   readonly interval?: string;
-  /** Further keys of the two configurations. */
-  readonly agent?: Readonly<Record<string, unknown>>;
-  readonly receiver?: Readonly<Record<string, unknown>>;
+  /** Further keys of the two configurations; they may name paths in the lab's folder. */
+  readonly agent?: FurtherKeys;
+  readonly receiver?: FurtherKeys;
 }
+
+type FurtherKeys = Readonly<Record<string, unknown>> | ((folder: string) => Readonly<Record<string, unknown>>);
+
+const keysIn = (folder: string, keys: FurtherKeys | undefined): Readonly<Record<string, unknown>> =>
+  typeof keys === 'function' ? keys(folder) : (keys ?? {});
 
 export interface PointVerdict {
   readonly point: number;
@@ -95,14 +100,14 @@ export class Lab {
       status: { host: '127.0.0.1', port: agentStatus },
       controlSocket: this.controlSocket,
       tracker: { prefer: 'ebpf', pinDir: this.pinDirectory },
-      ...options.agent,
+      ...keysIn(folder, options.agent),
     };
     const receiver = {
       store: this.storeUrl,
       stateDir: join(folder, 'receiver'),
       listen: { host: '127.0.0.1', port },
       status: { host: '127.0.0.1', port: receiverStatus },
-      ...options.receiver,
+      ...keysIn(folder, options.receiver),
     };
     writeFileSync(this.#agentConfig, stringify(agent));
     writeFileSync(this.#receiverConfig, stringify(receiver));

@@ -13,6 +13,7 @@ import {
   decodeAgentMessage,
   decodeDataHeader,
   encodeControl,
+  PROTOCOL_VERSION,
   TAG_DATA,
   type AgentMessage,
   type Commit,
@@ -163,7 +164,16 @@ export class MemoryReceiver implements Transport {
   }
 
   #welcome(): void {
-    const welcome = { type: 'welcome', protocol: 1, program: 'memory', epoch: 1, windowBytes: WINDOW_BYTES } as const;
+    const welcome = {
+      type: 'welcome',
+      protocol: PROTOCOL_VERSION,
+      program: 'memory',
+      mode: 'replicate',
+      generation: 1,
+      holdWorkload: false,
+      epoch: 1,
+      windowBytes: WINDOW_BYTES,
+    } as const;
     this.#answer({ ...welcome, lastPoint: this.#point, lastCycle: null, disks: [] });
   }
 

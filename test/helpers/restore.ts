@@ -5,7 +5,7 @@ import { LayerReader } from '../../receiver/volume/layer-reader.js';
 import { planPoint } from '../../receiver/volume/plan-point.js';
 import { checkRestore, runRestore, type RestoreJob, type RestoreResult } from '../../receiver/volume/restore.js';
 import type { ReadPlan } from '../../receiver/volume/read-plan.js';
-import { openTarget } from '../../receiver/volume/target.js';
+import { openTarget, type TargetFormat } from '../../receiver/volume/target.js';
 import type { DiskId, MachineId } from '../../shared/units.js';
 
 export interface Planned {
@@ -28,12 +28,17 @@ export interface RestoreTo extends Partial<
 > {
   readonly path: string;
   readonly sparse?: boolean;
+  readonly format?: TargetFormat;
   readonly journalPath?: string;
 }
 
 export async function restoreTo(planned: Planned, to: RestoreTo): Promise<RestoreResult> {
-  const { path, sparse, journalPath, ...rest } = to;
-  const target = await openTarget(path, { sizeBytes: planned.disk.sizeBytes, sparse: sparse ?? true });
+  const { path, sparse, format, journalPath, ...rest } = to;
+  const target = await openTarget(path, {
+    sizeBytes: planned.disk.sizeBytes,
+    sparse: sparse ?? true,
+    format: format ?? 'raw',
+  });
   try {
     const journal = journalPath ?? `${target.path}.afterimage-restore`;
     return await runRestore(await checkRestore({ ...planned, force: false, ...rest, target, journalPath: journal }));

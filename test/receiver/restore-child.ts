@@ -1,10 +1,16 @@
-/** Child of the kill tests: restores a point, recording after each unit. Arguments: store, point, target, journal, [force]. */
+/** Child of the kill tests: restores a point, recording after each unit. Arguments: store, point, target, journal, [force], [format]. */
 import { openStore } from '../../receiver/store/open.js';
 import { DISK, MACHINE } from '../helpers/layers.js';
 import { planOf, restoreTo } from '../helpers/restore.js';
 
-const [url = '', point = '1', path = '', journalPath = '', force] = process.argv.slice(2);
+const [url = '', point = '1', path = '', journalPath = '', force, format] = process.argv.slice(2);
 const store = await openStore(url);
 const planned = await planOf(store, MACHINE, DISK, Number(point));
-const result = await restoreTo(planned, { path, journalPath, syncBytes: 1, force: force === 'force' });
+const result = await restoreTo(planned, {
+  path,
+  journalPath,
+  syncBytes: 1,
+  force: force === 'force',
+  format: format === 'qcow2' ? 'qcow2' : 'raw',
+});
 process.stdout.write(`${JSON.stringify(result)}\n`);

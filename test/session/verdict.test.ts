@@ -3,8 +3,9 @@
  */
 import { describe, expect, it } from 'vitest';
 import type { DiskEntry, MachineIdentity, Manifest } from '../../receiver/catalog/manifest.js';
+import { initialRecovery, type Recovery } from '../../receiver/catalog/recovery.js';
 import { diskVerdict, type VerdictInput } from '../../receiver/session/verdict.js';
-import { machineRefusal } from '../../receiver/session/welcome.js';
+import { admit } from '../../receiver/session/welcome.js';
 import { MIB, asDiskId, asMachineId, asSeriesId } from '../../shared/units.js';
 import { PROTOCOL_VERSION, type Hello, type HelloDisk } from '../../shared/wire/messages.js';
 
@@ -315,12 +316,60 @@ describe('refusal of a machine', () => {
     ['generation before the manifest’s', {}, 4, 'failed over'],
     ['newer generation than both', { generation: 4 }, 3, null],
     ['other hardware', { hardwareId: 'hardware-2' }, 3, 'clone'],
-    ['other hardware and an old generation: failed over counts', { hardwareId: 'hardware-2' }, 4, 'failed over'],
+    ['other hardware and an old generation: hardware counts', { hardwareId: 'hardware-2' }, 4, 'clone'],
   ];
   it.each(refusals)('%s', (_name, hello, manifestGeneration, refused) => {
     const manifest = manifestGeneration === null ? null : manifestOf(manifestGeneration);
-    const refusal = machineRefusal({ ...HELLO, ...hello }, IDENTITY, manifest);
-    expect(refusal?.refused.name ?? null).toBe(refused);
-    if (refusal !== null) expect(refusal.reason.length).toBeGreaterThan(10);
+    const admission = admit({ ...HELLO, ...hello }, IDENTITY, manifest, null);
+    expect('refused' in admission ? admission.refused.name : null).toBe(refused);
+    if ('refused' in admission) expect(admission.reason.length).toBeGreaterThan(10);
+    else expect(admission).toEqual({ mode: 'replicate', generation: hello.generation ?? 3, holdWorkload: false });
+  });
+
+  const recoveryWith = (home: Recovery['home']): Recovery => ({
+    version: 1,
+    number: 1,
+    writeId: 'w',
+    writtenAtMs: 1,
+    ...initialRecovery(MACHINE, 3),
+    home,
+  });
+  const runsElsewhere = 'failed over to point 7';
+  const decided: readonly [string, Recovery['home'], Partial<Hello>, number, string][] = [
+    ['failed over', { mode: 'refused', reason: runsElsewhere }, {}, 3, 'failed over'],
+    ['failed over, whatever its generation', { mode: 'refused', reason: runsElsewhere }, { generation: 99 }, 4, 'failed over'],
+    ['to be restored', { mode: 'restore', reason: '' }, {}, 4, 'restore 3'],
+    ['to be restored, but on other hardware', { mode: 'restore', reason: '' }, { hardwareId: 'hardware-2' }, 4, 'clone'],
+    ['failed back: granted', { mode: 'replicate', generation: 5 }, {}, 5, 'replicate 5'],
+    ['failed back, a clone of it', { mode: 'replicate', generation: 5 }, { hardwareId: 'hardware-2' }, 5, 'clone'],
+    ['failed over, and only the manifest says so yet', { mode: 'replicate', generation: 3 }, {}, 4, 'failed over'],
+    ['failed back, and only the decision says so yet', { mode: 'replicate', generation: 5 }, {}, 4, 'failed over'],
+    ['never failed over', { mode: 'replicate', generation: 3 }, {}, 3, 'replicate 3'],
+    ['granted already', { mode: 'replicate', generation: 5 }, { generation: 5 }, 5, 'replicate 5'],
+  ];
+  it.each(decided)('%s', (_name, home, hello, manifestGeneration, expected) => {
+    const admission = admit({ ...HELLO, ...hello }, IDENTITY, manifestOf(manifestGeneration), recoveryWith(home));
+    const said = 'refused' in admission ? admission.refused.name : `${admission.mode} ${admission.generation}`;
+    expect(said).toBe(expected);
+    if ('refused' in admission && home.mode === 'refused') expect(admission.reason).toBe(runsElsewhere);
+  });
+});
+
+describe('a disk whose agent was away during a failover', () => {
+  // The recovery site committed points 8 and 9 under another generation; its points end the series.
+  it.each([
+    ['points were added', 7, null],
+    ['a restore was interrupted: no point is believed', 0, null],
+    ['points were added and the series is the old one by mistake', 7, SERIES],
+    ['nothing was added, but the generation ended the series', 9, null],
+  ])('%s: compare', (_name, committedPoint, series) => {
+    const disk: HelloDisk = { ...DISK, committedPoint, series: SERIES, committedSeries: SERIES, changedBlocks: 3 };
+    const verdict = diskVerdict({
+      disk,
+      entry: { ...ENTRY, lastPoint: 9, series },
+      stagedLayers: 0,
+      inDoubtCommitted: false,
+    });
+    expect(verdict).toMatchObject({ verdict: 'compare' });
   });
 });

@@ -13,6 +13,21 @@ have partx fdisk
 have systemd-analyze systemd
 have python3 python3-minimal
 have faketime faketime
+have qemu-system-x86_64 qemu-system-x86
+have qemu-img qemu-utils
+have nbdkit nbdkit
+have syslinux syslinux
+have mcopy mtools
+have mkfs.vfat dosfstools
+have objcopy binutils
+have sfdisk fdisk
+have lz4 lz4
+have cpio cpio
+# What guests are made of has no command of its own that could be looked for.
+[ -e /usr/share/OVMF/OVMF_CODE.fd ] || need+=(ovmf)
+[ -e /usr/lib/syslinux/mbr/mbr.bin ] || need+=(syslinux-common)
+[ -e /usr/lib/systemd/boot/efi/linuxx64.efi.stub ] || need+=(systemd-boot-efi)
+[ -e /usr/share/doc/busybox-static ] || need+=(busybox-static)
 [ -e /usr/include/stdlib.h ] || need+=(libc6-dev)
 if [ "$(id -u)" != 0 ]; then
   [ ${#need[@]} -eq 0 ] || echo "not root: missing packages are not installed (${need[*]}); tests that need them skip"

@@ -12,7 +12,7 @@ import { isDiskId, type DiskId } from '../../../shared/units.js';
 import { invalid } from './errors.js';
 import type { StateFolder } from './files.js';
 import { bytesOf } from './lanes.js';
-import { pointSchema, seriesSchema, SWEEP_KINDS } from './records.js';
+import { pointSchema, restoreSchema, seriesSchema, SWEEP_KINDS } from './records.js';
 import { MISMATCH, SegmentTable, UNKNOWN, UNVERIFIED } from './segment-table.js';
 
 /** "AIHCKPT1": the last character is the version of the format. */
@@ -36,6 +36,8 @@ export const stateSchema = z.strictObject({
   sweep: z
     .strictObject({ kind: z.enum(SWEEP_KINDS), series: seriesSchema, nextSegment: count, stagedLayers: count })
     .nullable(),
+  /** Set while the disk is being restored: then the hashes are the disk's own, and `point` is 0. Absent in stores of older programs. */
+  restore: restoreSchema.nullable().default(null),
   /** Why this store began anew, for people. */
   origin: z.string().max(500),
 });

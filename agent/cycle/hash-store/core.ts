@@ -9,7 +9,7 @@ import type { Clock } from '../../../shared/clock.js';
 import type { Geometry } from '../../../shared/blocks/geometry.js';
 import { digestToText } from '../../../shared/blocks/hash.js';
 import { HASH_BATCH_BLOCKS } from '../../../shared/limits.js';
-import type { DiskId, SegmentNumber } from '../../../shared/units.js';
+import { asPoint, type DiskId, type SegmentNumber } from '../../../shared/units.js';
 import { CHECKPOINT_NAME, writeCheckpoint, type ReceiverState } from './checkpoint.js';
 import { invalid } from './errors.js';
 import { closingOnFailure, type StateFolder } from './files.js';
@@ -232,6 +232,31 @@ export class HashStoreCore {
         return;
       case 'dropped':
         this.#takePrepared(meta.cycle);
+        return;
+      case 'restore-begin':
+        // From here on no point is believed: whoever looks for one has to compare.
+        this.#state = {
+          ...this.#state,
+          point: asPoint(0),
+          committedSeries: null,
+          pointDigest: null,
+          sweep: null,
+          restore: meta.restore,
+        };
+        return;
+      case 'learned':
+        if (patch !== null) await this.#write(patch);
+        if (this.#state.restore === null) throw invalid('the journal has learned hashes without a restore');
+        this.#state = { ...this.#state, restore: { ...this.#state.restore, exactSegments: meta.exactSegments } };
+        return;
+      case 'restored':
+        this.#state = {
+          ...this.#state,
+          point: meta.point,
+          committedSeries: meta.series,
+          pointDigest: this.table.digest === null ? null : digestToText(this.table.digest),
+          restore: null,
+        };
         return;
     }
   }

@@ -29,6 +29,7 @@ export const emptyState = (origin: string): ReceiverState => ({
   committedSeries: null,
   pointDigest: null,
   sweep: null,
+  restore: null,
   origin: origin.slice(0, 500),
 });
 

@@ -33,6 +33,16 @@ const uuid = z.string().refine(isUuid, 'not a UUID');
 export const seriesSchema = z.custom<SeriesId>((v) => typeof v === 'string' && isUuid(v)).nullable();
 export const pointSchema = z.custom<PointNumber>((v) => count.safeParse(v).success);
 
+/** A point of the disk and its digest. */
+const baseSchema = z.strictObject({ point: pointSchema, digest: z.string().regex(/^[0-9a-f]{16}$/) });
+/** While the disk is being restored: what its hashes are worth; see README.md. */
+export const restoreSchema = z.strictObject({
+  series: seriesSchema,
+  base: baseSchema.nullable(),
+  exactSegments: count,
+});
+export type RestoreState = z.infer<typeof restoreSchema>;
+
 const metaSchema = z.discriminatedUnion('type', [
   z.strictObject({ type: z.literal('sweep-begin'), kind: z.enum(SWEEP_KINDS), series: seriesSchema }),
   z.strictObject({ type: z.literal('sweep-end') }),
@@ -41,6 +51,9 @@ const metaSchema = z.discriminatedUnion('type', [
   z.strictObject({ type: z.literal('prepared'), cycle: uuid }),
   z.strictObject({ type: z.literal('committed'), cycle: uuid, point: pointSchema, series: seriesSchema }),
   z.strictObject({ type: z.literal('dropped'), cycle: uuid }),
+  z.strictObject({ type: z.literal('restore-begin'), restore: restoreSchema }),
+  z.strictObject({ type: z.literal('learned'), exactSegments: count }),
+  z.strictObject({ type: z.literal('restored'), point: pointSchema, series: seriesSchema }),
 ]);
 export type RecordMeta = z.infer<typeof metaSchema>;
 

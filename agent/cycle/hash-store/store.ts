@@ -20,13 +20,13 @@ import { stateFolder, type StateFolder } from './files.js';
 import { requireLittleEndian, xorOf } from './lanes.js';
 import { emptyState, openCore, type OpenState } from './open.js';
 import { demandTrust, lookup, segmentsOf } from './reading.js';
-import { segmentPatch, type Patch, type RecordMeta, type SweepKind } from './records.js';
+import { segmentPatch, type Patch, type RecordMeta, type RestoreState, type SweepKind } from './records.js';
 import { TRUSTED, UNKNOWN } from './segment-table.js';
 
 export type { HashEntries } from './entries.js';
 export { UntrustedSegmentsError } from './errors.js';
 export type { OpenState } from './open.js';
-export type { SweepKind } from './records.js';
+export type { RestoreState, SweepKind } from './records.js';
 
 export interface HashStoreOptions extends Omit<CoreOptions, 'folder'> {
   /** A folder of this store's own (tests pass one that loses power). */
@@ -91,6 +91,11 @@ export class HashStore {
   /** Segments below `nextSegment` are staged; `stagedLayers` of them made an object. Stays until a commit takes it in. */
   get sweep(): ReceiverState['sweep'] {
     return this.#core.state.sweep;
+  }
+
+  /** Set while the disk is being restored: the hashes are the disk's own then, and no point of the receiver is believed. */
+  get restore(): RestoreState | null {
+    return this.#core.state.restore;
   }
 
   /** A cycle that was prepared, and neither committed nor dropped. */
@@ -164,6 +169,7 @@ export class HashStore {
   beginSweep(kind: SweepKind, series: SeriesId | null): Promise<void> {
     return this.#run(async () => {
       this.#demandNoneInDoubt();
+      this.#demandNoRestore();
       await this.#add({ type: 'sweep-begin', kind, series });
     });
   }
@@ -195,6 +201,7 @@ export class HashStore {
   prepare(cycle: string, entries: HashEntries): Promise<{ readonly digest: bigint }> {
     return this.#run(async () => {
       this.#demandNoneInDoubt();
+      this.#demandNoRestore();
       const { table } = this.#core;
       if (table.unknown > 0) throw incomplete(table.unknown);
       const patch = await cycleChange(this.#core, entries);
@@ -219,6 +226,47 @@ export class HashStore {
     return this.#run(async () => {
       this.#demandPrepared(cycle);
       await this.#add({ type: 'dropped', cycle });
+    });
+  }
+
+  /**
+   * From now on the hashes are to become the disk's own, and no point is believed, whatever happens: what is begun here ends with `endRestore` or
+   * `reset`. Survives a power cut. Segments below `exactSegments` are the disk's already, but for blocks marked under `series`.
+   */
+  beginRestore(restore: RestoreState): Promise<void> {
+    return this.#run(async () => {
+      this.#demandNoneInDoubt();
+      await this.#add({ type: 'restore-begin', restore });
+      await this.#core.syncJournal();
+    });
+  }
+
+  /** All hashes of a segment, as the disk holds them, durably. Segments that are learned in their order move `exactSegments` on. */
+  learnSegment(segment: SegmentNumber, hashes: BigUint64Array): Promise<void> {
+    return this.#run(async () => {
+      const { exactSegments } = this.#demandRestore();
+      this.#checkWhole(segment, hashes);
+      await this.#core.untrusted([segment]);
+      const exact = segment === exactSegments ? segment + 1 : exactSegments;
+      await this.#add({ type: 'learned', exactSegments: exact }, segmentChange(this.#core, segment, hashes));
+    });
+  }
+
+  /** Hashes of blocks as the disk holds them, durably. Throws `UntrustedSegmentsError` where a segment must be learned whole. */
+  learnBlocks(entries: HashEntries): Promise<void> {
+    return this.#run(async () => {
+      const { exactSegments } = this.#demandRestore();
+      await this.#add({ type: 'learned', exactSegments }, await cycleChange(this.#core, entries));
+    });
+  }
+
+  /** The disk holds `point`, all of it, and is tracked under `series` from here on. Survives a power cut. */
+  endRestore(point: PointNumber, series: SeriesId | null): Promise<void> {
+    return this.#run(async () => {
+      this.#demandRestore();
+      if (this.#core.table.unknown > 0) throw incomplete(this.#core.table.unknown);
+      await this.#add({ type: 'restored', point, series });
+      await this.#core.syncJournal();
     });
   }
 
@@ -275,6 +323,16 @@ export class HashStore {
   #demandNoneInDoubt(): void {
     const cycle = this.#core.preparedCycle;
     if (cycle !== null) throw misuse(`cycle ${cycle} is still in doubt`);
+  }
+
+  #demandNoRestore(): void {
+    if (this.#core.state.restore !== null) throw misuse('the disk is being restored: its hashes are no point’s');
+  }
+
+  #demandRestore(): RestoreState {
+    const { restore } = this.#core.state;
+    if (restore === null) throw misuse('no restore was begun');
+    return restore;
   }
 
   #demandPrepared(cycle: string): void {

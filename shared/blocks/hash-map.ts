@@ -1,5 +1,5 @@
 /**
- * Map from block number to 64-bit hash in typed arrays (24 bytes per entry at worst): what a running cycle has sent so far.
+ * Map from block number to 64-bit hash in typed arrays (24 bytes per entry, 48 just after it grew): what a running cycle has sent so far.
  * Open addressing with linear probing; keys are never removed.
  */
 const EMPTY = 0xffffffff;

@@ -1,0 +1,57 @@
+/**
+ * The receiver's control socket: what operators ask of machines, as JSON over HTTP on a Unix socket that only its owner may use.
+ * Validates what comes in and hands it to the recovery service; decides nothing. `cli/control-client.ts` is the other end.
+ */
+import { mkdir } from 'node:fs/promises';
+import { dirname } from 'node:path';
+import { fastify, type FastifyInstance } from 'fastify';
+import { usageError } from '../../shared/errors.js';
+import { answerErrors } from '../../shared/http/error-answer.js';
+import { listenApp } from '../../shared/http/listen.js';
+import { CONTROL_REQUEST_BYTES_MAX } from '../../shared/limits.js';
+import type { Logger } from '../../shared/log.js';
+import { asMachineId, isUuid, type MachineId } from '../../shared/units.js';
+import type { RecoveryService } from '../failover/operations.js';
+import { parseOperation } from './parse-operation.js';
+
+export interface ControlServerOptions {
+  readonly socketPath: string;
+  readonly service: RecoveryService;
+  readonly log: Logger;
+}
+
+interface MachineParams {
+  readonly id: string;
+}
+
+interface JobParams extends MachineParams {
+  readonly job: string;
+}
+
+export async function startControlServer(options: ControlServerOptions): Promise<{ stop(): Promise<void> }> {
+  const app = controlApp(options.service, options.log);
+  await mkdir(dirname(options.socketPath), { recursive: true, mode: 0o700 });
+  return listenApp(app, { socketPath: options.socketPath });
+}
+
+function controlApp(service: RecoveryService, log: Logger): FastifyInstance {
+  const app = fastify({ bodyLimit: CONTROL_REQUEST_BYTES_MAX, forceCloseConnections: true });
+  app.get('/v1/machines', async () => ({ machines: await service.list() }));
+  app.get<{ Params: MachineParams }>('/v1/machines/:id', async ({ params }) => service.view(machineOf(params)));
+  app.get<{ Params: JobParams }>('/v1/machines/:id/jobs/:job', async ({ params }) =>
+    service.job(machineOf(params), uuidOf(params.job, 'a job')),
+  );
+  app.post<{ Params: MachineParams }>('/v1/machines/:id/operations', async (request, reply) => {
+    const job = await service.begin(machineOf(request.params), parseOperation(request.body));
+    return reply.code(202).send(job);
+  });
+  answerErrors(app, log);
+  return app;
+}
+
+const machineOf = (params: MachineParams): MachineId => asMachineId(uuidOf(params.id, 'a machine'));
+
+function uuidOf(text: string, what: string): string {
+  if (isUuid(text)) return text;
+  throw usageError(`"${text.slice(0, 100)}" is not the id of ${what}`, 'Give the whole UUID, in lower case.');
+}

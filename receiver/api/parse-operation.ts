@@ -1,0 +1,20 @@
+/**
+ * An operation as it arrives from outside, checked: what is wrong is said with the field's name. Pure.
+ */
+import type { z } from 'zod';
+import { usageError } from '../../shared/errors.js';
+import { operationRequestSchema, type OperationRequest } from '../failover/operations.js';
+
+export function parseOperation(input: unknown): OperationRequest {
+  const parsed = operationRequestSchema.safeParse(input);
+  if (parsed.success) return parsed.data;
+  throw usageError(`the request is not valid: ${parsed.error.issues.map(describeIssue).join('; ')}`);
+}
+
+function describeIssue(issue: z.core.$ZodIssue): string {
+  const path = issue.path.map(String);
+  if (issue.code === 'unrecognized_keys') {
+    return issue.keys.map((key) => `${[...path, key].join('.')}: unknown field`).join('; ');
+  }
+  return `${path.length === 0 ? 'body' : path.join('.')}: ${issue.message}`;
+}

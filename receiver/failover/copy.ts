@@ -1,0 +1,263 @@
+/**
+ * One running copy of a machine on this host: its volumes, the NBD server that serves them, its replication, its guest.
+ *
+ * Promises: replication begins only with everything marked that differs from the chain's newest point; once it is fenced, the guest is ended.
+ * Order of the beginning: record of the copy, volumes, NBD; of the end: guest, replication, NBD, volumes. So a guest never meets a disk that is gone,
+ * and after a crash of the process a guest waits on its reconnect while open() runs again.
+ */
+import type { Logger } from 'pino';
+import { AfterimageError, messageOf } from '../../shared/errors.js';
+import { asDiskId } from '../../shared/units.js';
+import { resumeGeneration } from '../catalog/generation.js';
+import type { Manifest } from '../catalog/manifest.js';
+import type { OwnedMachine } from '../catalog/owned-machine.js';
+import { MachineReader, type PointDisk } from '../catalog/reader.js';
+import type { Instance } from '../catalog/recovery.js';
+import type { PointContent } from '../volume/content.js';
+import type { CheckContext, ComputeProvider, LaunchSpec } from './compute/provider.js';
+import { saveCopy, socketPathOf, specOf, volumeFolder, type CopyFile } from './copy-file.js';
+import { differences } from './differ.js';
+import type { InstanceView } from './operations.js';
+import type { CopyReplicator, CopyVolume, FailoverParts, FailoverSettings } from './parts.js';
+
+/** Content of one disk at one point, as the store has it now. */
+async function contentAt(
+  parts: FailoverParts,
+  view: MachineReader,
+  number: number,
+  disk: string,
+  signal?: AbortSignal,
+): Promise<{ content: PointContent; at: PointDisk }> {
+  const point = await view.findPoint({ by: 'number', number });
+  const at = view.diskOf(point, asDiskId(disk));
+  return { content: await parts.openContent(view, point, at, signal), at };
+}
+
+interface Replication {
+  readonly replicator: CopyReplicator;
+  readonly controller: AbortController;
+  readonly done: Promise<void>;
+}
+
+export class Copy {
+  readonly file: CopyFile;
+  readonly spec: LaunchSpec;
+  readonly provider: ComputeProvider;
+  readonly #parts: FailoverParts;
+  readonly #settings: FailoverSettings;
+  readonly #log: Logger;
+  readonly #volumes: CopyVolume[] = [];
+  readonly #hydration = new AbortController();
+  #nbd: { stop(): Promise<void> } | null = null;
+  #replication: Replication | null = null;
+  /** Why this copy isn't replicated, or worse. */
+  problem: string | null = null;
+  guest = '';
+  isFenced = false;
+
+  private constructor(parts: FailoverParts, settings: FailoverSettings, file: CopyFile) {
+    this.#parts = parts;
+    this.#settings = settings;
+    this.file = file;
+    this.spec = specOf(settings.folder, file, (path, name) => parts.nbdUri(path, name));
+    this.provider = parts.provider(file.instance.provider);
+    this.#log = parts.log.child({ machine: file.machine.id, name: file.machine.name, instance: file.instance.id });
+  }
+
+  get instance(): Instance {
+    return this.file.instance;
+  }
+
+  /** Volumes of an instance, new or those that this host has of it, open and served. */
+  static async open(
+    parts: FailoverParts,
+    settings: FailoverSettings,
+    file: CopyFile,
+    signal: AbortSignal,
+  ): Promise<Copy> {
+    const copy = new Copy(parts, settings, file);
+    await saveCopy(settings.folder, file);
+    try {
+      await copy.#serve(signal);
+    } catch (error) {
+      await copy.close();
+      throw error;
+    }
+    // A test is soon thrown away.
+    if (settings.hydrate !== null && file.instance.kind === 'failover') void copy.#hydrate(settings.hydrate.bytesPerSecond);
+    return copy;
+  }
+
+  async #serve(signal: AbortSignal): Promise<void> {
+    const { instance, machine } = this.file;
+    const view = await MachineReader.open(this.#parts.store, this.spec.machine.id);
+    for (const { disk } of instance.disks) {
+      const { content, at } = await contentAt(this.#parts, view, instance.point, disk, signal);
+      const folder = volumeFolder(this.#settings.folder, instance.id, disk);
+      const baseKey = `${instance.point} ${at.digest}`;
+      this.#volumes.push(await this.#parts.openVolume({ folder, disk, content, baseKey }));
+    }
+    this.#nbd = await this.#parts.startNbd(
+      socketPathOf(this.#settings.folder, instance.id),
+      this.#volumes.map((device) => ({ name: device.disk, description: `${machine.name} ${device.disk}`, device })),
+    );
+  }
+
+  get isReplicating(): boolean {
+    return this.#replication !== null;
+  }
+
+  /**
+   * Takes the epoch and makes points from now on. Throws kind `fenced` when the machine is somebody else's by now.
+   * When that is found later, the guest is ended.
+   */
+  async startReplication(signal: AbortSignal): Promise<void> {
+    if (this.#replication !== null) return;
+    const { instance } = this.file;
+    const owned = await resumeGeneration(this.#parts, this.spec.machine.id, instance.generation);
+    const view = new MachineReader(this.#parts.store, owned.manifest);
+    await this.#markDifferences(view, signal);
+    const replicator = await this.#replicator(owned, view, signal);
+    const controller = new AbortController();
+    const done = replicator.run(controller.signal).catch(async (error: unknown) => {
+      this.problem = messageOf(error);
+      this.#replication = null;
+      this.#log.error({ err: error }, 'replication of the running copy ended');
+      // What can't be read now is found at the guardian's next try to replicate.
+      await this.#learn().catch(() => undefined);
+    });
+    this.#replication = { replicator, controller, done };
+  }
+
+  /** Whether the machine is still ours when its replication was fenced: a newer epoch alone is no reason to end a guest, its replication begins again. */
+  async #learn(): Promise<void> {
+    const { manifest } = await MachineReader.open(this.#parts.store, this.spec.machine.id);
+    const { generation } = this.file.instance;
+    if (manifest.generation !== generation) {
+      await this.fence(`the machine is at generation ${manifest.generation}, this copy at ${generation}`);
+    }
+  }
+
+  /** Ends the guest at once, because the machine is somebody else's by now. */
+  async fence(reason: string): Promise<void> {
+    if (this.isFenced) return;
+    this.isFenced = true;
+    this.problem = `fenced: ${reason}`;
+    this.#log.error({ reason }, 'the machine was taken over elsewhere: its guest here is ended at once');
+    const { signal } = new AbortController();
+    const say = (line: string): void => this.#log.info({ line }, 'ending a fenced guest');
+    await this.provider.kill(this.spec, { signal, say }).catch((error: unknown) => {
+      this.problem = `fenced, and its guest could not be ended: ${messageOf(error)}`;
+      this.#log.error({ err: error }, 'a fenced guest could not be ended; end it by hand');
+    });
+  }
+
+  /** Until a point of its own stands, the chain ends in what somebody else wrote: everything in which the copy differs from that has changed. */
+  async #markDifferences(view: MachineReader, signal: AbortSignal): Promise<void> {
+    const { instance } = this.file;
+    const newest = newestPoint(view.manifest);
+    if (newest.generation === instance.generation || newest.number === instance.point) return;
+    for (const volume of this.#volumes) {
+      const mine = await contentAt(this.#parts, view, instance.point, volume.disk, signal);
+      const theirs = await contentAt(this.#parts, view, newest.number, volume.disk, signal);
+      const blocks = await differences(mine.content, theirs.content, signal);
+      this.#log.info({ disk: volume.disk, from: newest.number, to: instance.point, blocks: blocks.size }, 'points differ');
+      volume.markChanged(blocks);
+    }
+  }
+
+  async #replicator(owned: OwnedMachine, view: MachineReader, signal: AbortSignal): Promise<CopyReplicator> {
+    const { machine } = this.spec;
+    const { number } = newestPoint(view.manifest);
+    const volumes = [];
+    for (const source of this.#volumes) {
+      const { content: reference } = await contentAt(this.#parts, view, number, source.disk, signal);
+      const reopenReference = async (point: number): Promise<PointContent> =>
+        (await contentAt(this.#parts, await MachineReader.open(this.#parts.store, machine.id), point, source.disk)).content;
+      const device = view.entryOf(source.disk)?.device ?? source.disk;
+      volumes.push({ source, reference, reopenReference, device });
+    }
+    return this.#parts.replicator({ owned, volumes });
+  }
+
+  /** A point of what the guest has written so far; its number. */
+  async pointNow(reason: string): Promise<number> {
+    if (this.#replication !== null) return this.#replication.replicator.pointNow(reason);
+    throw new AfterimageError(`the copy of ${this.file.machine.name} is not replicated: ${this.problem ?? 'not started'}`, {
+      code: 'not-replicated',
+      kind: 'io',
+      hint: 'See the receiver’s log.',
+    });
+  }
+
+  async stopReplication(): Promise<void> {
+    const replication = this.#replication;
+    this.#replication = null;
+    replication?.controller.abort();
+    await replication?.done;
+  }
+
+  /** Flushes and lets everything go but the guest, which waits for its disks to come back (or has ended). */
+  async close(): Promise<void> {
+    this.#hydration.abort();
+    await this.stopReplication();
+    await this.#nbd?.stop();
+    this.#nbd = null;
+    for (const volume of this.#volumes.splice(0)) await volume.close();
+  }
+
+  async refreshGuest(): Promise<void> {
+    this.guest = await this.provider.state(this.spec).then(
+      (state) => state.detail,
+      (error: unknown) => `unknown: ${messageOf(error)}`,
+    );
+  }
+
+  async start(context: CheckContext): Promise<void> {
+    await this.provider.start(this.spec, context);
+  }
+
+  view(): InstanceView {
+    const status = this.#replication?.replicator.status ?? null;
+    return {
+      id: this.instance.id,
+      guest: this.guest,
+      disks: this.#volumes.map((volume) => {
+        const { localBytes, hydratedPercent } = volume.stats();
+        const uri = this.#parts.nbdUri(socketPathOf(this.#settings.folder, this.instance.id), volume.disk);
+        const changedBytes = volume.changedBlocks * volume.geometry.blockBytes;
+        return { disk: volume.disk, uri, sizeBytes: volume.sizeBytes, localBytes, hydratedPercent, changedBytes };
+      }),
+      dataAtRisk: this.instance.kind === 'test' ? null : (status?.dataAtRisk ?? null),
+      lastPoint: status?.lastPoint ?? null,
+      problem: this.problem ?? status?.problem ?? null,
+    };
+  }
+
+  /** The newest point of this copy; null while it isn't replicated. */
+  get lastPoint(): number | null {
+    return this.#replication?.replicator.status.lastPoint ?? null;
+  }
+
+  get pointsCommitted(): number {
+    return this.#replication?.replicator.status.pointsCommitted ?? 0;
+  }
+
+  /** One disk after the other, behind the guest's back. */
+  async #hydrate(bytesPerSecond: number | null): Promise<void> {
+    for (const volume of [...this.#volumes]) {
+      await volume.hydrate({ bytesPerSecond, signal: this.#hydration.signal }).catch((error: unknown) => {
+        if (!this.#hydration.signal.aborted) this.#log.warn({ err: error, disk: volume.disk }, 'hydration stopped');
+      });
+    }
+  }
+}
+
+function newestPoint(manifest: Manifest): { number: number; generation: number } {
+  const point = manifest.tail.points.at(-1);
+  if (point !== undefined) return point;
+  throw new AfterimageError(`machine ${manifest.machine.name} has no recovery point`, {
+    code: 'machine-empty',
+    kind: 'not-found',
+  });
+}

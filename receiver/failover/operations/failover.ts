@@ -1,0 +1,105 @@
+/**
+ * Failover, planned or not: the right to write is taken over, and a copy of the machine runs here.
+ */
+import { AfterimageError, messageOf, usageError } from '../../../shared/errors.js';
+import { isNewest } from '../choose-point.js';
+import { type OperationDefinition, type TaskContext, type TaskDefinition } from '../task.js';
+import {
+  bootCheck,
+  checkOwner,
+  checkProvider,
+  PREREQUISITES,
+  prepareDisks,
+  processLatest,
+  startMachine,
+  startReplication,
+  takeOverGeneration,
+} from './shared-tasks.js';
+import { MachineReader } from '../../catalog/reader.js';
+import { discardCopies } from './ending.js';
+
+/** Time for the workload's hook when an unplanned failover tries to shut its source down. */
+const ATTEMPT_TIMEOUT_MS = 2 * 60_000;
+
+export const prerequisites: TaskDefinition = {
+  name: PREREQUISITES,
+  run: async (context) => {
+    const { request, content } = context;
+    if (request.operation === 'planned-failover' && !isNewest(request.point)) {
+      throw usageError(`a planned failover goes on with the last cut, not with point ${request.point}`, 'Use `failover`.');
+    }
+    const owner = await checkOwner(context, content.failover);
+    const provider = await checkProvider(context, 'failover');
+    return { detail: owner === '' ? provider : `${owner}; ${provider}` };
+  },
+};
+
+/** Asks the agent at home for a cut after which nothing is written any more. */
+async function finalCut(context: TaskContext, hookTimeoutMs: number): Promise<number> {
+  // Recorded before: whoever goes on with this job knows that the workload may have been shut down.
+  await context.set({ sourceDown: true });
+  const { point } = await context.parts.home.finalCut(context.machine, {
+    hookTimeoutMs,
+    signal: context.signal,
+    onStep: ({ step, detail }) => context.progress(`${step}: ${detail}`),
+  });
+  return point;
+}
+
+const shutDownSource: TaskDefinition = {
+  name: 'Shut down source',
+  run: async (context) => {
+    const { request, job, machine, parts } = context;
+    if (request.operation === 'failover') {
+      if (!request.shutdown) return { state: 'Skipped', detail: 'not asked for' };
+      try {
+        const point = await finalCut(context, ATTEMPT_TIMEOUT_MS);
+        return { detail: `last cut: point ${point}`, data: { finalPointSeen: point } };
+      } catch (error) {
+        if (context.signal.aborted || !(error instanceof AfterimageError)) throw error;
+        return { state: 'Failed', detail: `the failover goes on without: ${messageOf(error)}`, data: { sourceDown: false } };
+      }
+    }
+    if (job.data['originState'] === 'PlannedFailoverFailed') {
+      const { manifest } = await MachineReader.open(parts.store, machine);
+      return { state: 'Skipped', detail: 'was shut down before', data: { finalPoint: manifest.lastPoint } };
+    }
+    const timeoutMs = request.operation === 'planned-failover' ? request.hookTimeoutMs : ATTEMPT_TIMEOUT_MS;
+    const point = await finalCut(context, timeoutMs);
+    return { detail: `last cut: point ${point}; nothing is lost`, data: { finalPoint: point } };
+  },
+};
+
+const commitTask: TaskDefinition = {
+  name: 'Commit',
+  run: async (context) => {
+    const { request, job } = context;
+    if (!('commit' in request) || !request.commit) return { state: 'Skipped', detail: 'not asked for' };
+    if (typeof job.data['bootFailed'] === 'string') {
+      return { state: 'Skipped', detail: 'left to the operator, since the boot check did not pass' };
+    }
+    return { detail: 'committed', data: { committed: true } };
+  },
+};
+
+async function undo(context: TaskContext): Promise<void> {
+  const { job, parts, machine } = context;
+  if (job.data['passed'] === true) await discardCopies(context, ['instance']);
+  else if (job.data['sourceDown'] === true) await parts.home.resumeHome(machine);
+}
+
+export const failover: OperationDefinition = {
+  tasks: [
+    prerequisites,
+    shutDownSource,
+    processLatest(true),
+    takeOverGeneration,
+    prepareDisks('failover'),
+    startReplication,
+    startMachine('failover'),
+    bootCheck('failover'),
+    commitTask,
+  ],
+  undo,
+};
+

@@ -1,0 +1,242 @@
+/**
+ * Tasks that several operations have in common: from the choice of a point to the boot check.
+ */
+import { AfterimageError } from '../../../shared/errors.js';
+import { CLOSE } from '../../../shared/wire/close-codes.js';
+import { formatDuration } from '../../../shared/units.js';
+import { writeCheck } from '../../catalog/recovery-records.js';
+import { loadLaunchSettings } from '../../catalog/recovery-io.js';
+import type { RecoveryPoint } from '../../catalog/manifest.js';
+import { MachineReader } from '../../catalog/reader.js';
+import type { Instance } from '../../catalog/recovery.js';
+import { checkContinues, choosePoint, isNewest } from '../choose-point.js';
+import type { Copy } from '../copy.js';
+import { specOf } from '../copy-file.js';
+import { withData, type RecoveryContent } from '../jobs.js';
+import type { OperationRequest } from '../operations.js';
+import { askOwner } from '../ownership.js';
+import { takeGeneration } from '../take-generation.js';
+import { recorded, recordedNumber, type TaskContext, type TaskDefinition } from '../task.js';
+
+export const PREREQUISITES = 'Prerequisites check';
+
+type StartRequest = Extract<OperationRequest, { point: string }>;
+const startRequest = (context: TaskContext): StartRequest => context.request as StartRequest;
+
+/** The copy that a job is about: a new one of this id. */
+export async function instanceFor(
+  context: TaskContext,
+  kind: Instance['kind'],
+  point: RecoveryPoint,
+  generation: number,
+): Promise<Instance> {
+  const { parts, settings, job } = context;
+  const { provider, bootCheck } = startRequest(context);
+  const launch = await loadLaunchSettings(parts.store, context.machine);
+  return {
+    id: recorded(job, 'instance'),
+    kind,
+    receiver: settings.receiver,
+    receiverName: settings.receiverName,
+    provider: provider ?? launch.provider ?? settings.provider,
+    point: point.number,
+    generation,
+    createdAtMs: parts.clock.nowMs(),
+    settings: bootCheck === undefined ? launch : { ...launch, bootCheck },
+    disks: point.disks.map((d) => ({ ...d })),
+    bootCheck: null,
+    rtoMs: null,
+  };
+}
+
+/** What would keep the guest from being started here; throws all of it. */
+export async function checkProvider(context: TaskContext, kind: Instance['kind']): Promise<string> {
+  const { parts, settings } = context;
+  const { manifest } = await MachineReader.open(parts.store, context.machine);
+  const newest = manifest.tail.points.at(-1);
+  if (newest === undefined) {
+    throw new AfterimageError('there is no recovery point yet', { code: 'machine-empty', kind: 'refused' });
+  }
+  const instance = await instanceFor(context, kind, newest, manifest.generation);
+  const { id, name, description } = manifest.machine;
+  const file = { machine: { id, name }, description, instance, fate: 'kept' as const };
+  const spec = specOf(settings.folder, file, (path, exported) => parts.nbdUri(path, exported));
+  const problems = await parts.provider(instance.provider).problems(spec);
+  if (problems.length === 0) return `provider ${instance.provider} can start it here`;
+  throw new AfterimageError(`it can not be started here: ${problems.join('; ')}`, {
+    code: 'provider-problems',
+    kind: 'refused',
+    hint: 'Change the launch settings or this host, or choose another provider.',
+  });
+}
+
+/** Another receiver that has the copy is asked whether it lives; throws when it does. */
+export async function checkOwner(context: TaskContext, instance: Instance | null): Promise<string> {
+  const { parts, settings } = context;
+  if (instance === null || instance.receiver === settings.receiver) return '';
+  const { receiverName: name } = instance;
+  context.progress(`asking receiver ${name} whether it lives`);
+  const answer = await askOwner(parts, settings, context.machine, instance.receiver, context.signal);
+  if (answer === null) return `receiver ${name}, where the machine ran, did not answer: it is fenced by the next generation`;
+  throw new AfterimageError(`the machine runs at receiver ${name}, which lives`, {
+    code: 'owner-alive',
+    kind: 'refused',
+    hint: `Give the command at receiver ${name}.`,
+  });
+}
+
+/** `continues`: points will be added to the chain from it. */
+export const processLatest = (continues: boolean): TaskDefinition => ({
+  name: 'Process latest',
+  run: async (context) => {
+    const planned = context.job.data['finalPoint'];
+    const word = typeof planned === 'number' ? String(planned) : startRequest(context).point;
+    const { view, point } = await choosePoint(context.parts, context.machine, word, context.signal);
+    if (continues) checkContinues(view, point);
+    const when = new Date(point.cutAtMs).toISOString();
+    return { detail: `point ${point.number} of ${when}, ${point.consistency}-consistent`, data: { point: point.number } };
+  },
+});
+
+/**
+ * From here home may not write: first it is recorded that it is refused, then the generation is raised, then its session is cut off. A crash between
+ * two of these leaves nobody who may write, never two.
+ */
+export const takeOverGeneration: TaskDefinition = {
+  name: 'Take over generation',
+  run: async (context) => {
+    const { parts, settings, machine } = context;
+    if (context.job.data['expectedGeneration'] === undefined) {
+      const view = await MachineReader.open(parts.store, machine);
+      const { generation } = view.manifest;
+      const point = await view.findPoint({ by: 'number', number: recordedNumber(context.job, 'point') });
+      const failover = await instanceFor(context, 'failover', point, generation + 1);
+      await context.update((content) => ({
+        ...content,
+        // Disks that a restore has written are not home's own any more: it goes on restoring, which commits nothing either.
+        home: content.home.mode === 'restore' ? content.home : { mode: 'refused', reason: `failed over to receiver ${settings.receiverName}` },
+        failover,
+        job: content.job && withData(content.job, { passed: true, expectedGeneration: generation }),
+      }));
+    }
+    const expected = recordedNumber(context.job, 'expectedGeneration');
+    const generation = await takeGeneration(parts, machine, context.job.id, expected);
+    await parts.home.disconnect(machine, CLOSE.failedOver, `failed over to receiver ${settings.receiverName}`);
+    const point = await newestNow(context);
+    const note = point.number === context.job.data['point'] ? '' : `; point ${point.number} came meanwhile and is used`;
+    return {
+      detail: `generation ${generation}${note}`,
+      data: { point: point.number },
+      change: (content) => withCopy(content, 'failover', { generation, point: point.number, disks: point.disks.map((d) => ({ ...d })) }),
+    };
+  },
+};
+
+/** Points that home committed between the choice and the takeover count too, when the newest was asked for. */
+async function newestNow(context: TaskContext): Promise<RecoveryPoint> {
+  const { parts, machine, job } = context;
+  const chosen = recordedNumber(job, 'point');
+  const view = await MachineReader.open(parts.store, machine);
+  const { point: word } = startRequest(context);
+  if (job.operation === 'change-point' || !isNewest(word)) return view.findPoint({ by: 'number', number: chosen });
+  try {
+    const { view: at, point } = await choosePoint(parts, machine, word, context.signal);
+    checkContinues(at, point);
+    return point;
+  } catch (error) {
+    if (!(error instanceof AfterimageError && (error.kind === 'corrupt' || error.kind === 'refused'))) throw error;
+    context.say(`a newer point can not be used, so point ${chosen} is: ${error.message}`);
+    return view.findPoint({ by: 'number', number: chosen });
+  }
+}
+
+export const instanceOf = (content: RecoveryContent, kind: Instance['kind']): Instance | null =>
+  kind === 'test' ? content.testFailover.instance : content.failover;
+
+/** The content with a change of its copy. */
+export function withCopy(content: RecoveryContent, kind: Instance['kind'], change: Partial<Instance>): RecoveryContent {
+  const { failover, testFailover } = content;
+  if (kind === 'failover') return failover === null ? content : { ...content, failover: { ...failover, ...change } };
+  const instance = testFailover.instance === null ? null : { ...testFailover.instance, ...change };
+  return { ...content, testFailover: { ...testFailover, instance } };
+}
+
+/** The copy that this job runs, its volumes open. */
+export async function openCopy(context: TaskContext, kind: Instance['kind']): Promise<Copy> {
+  const instance = instanceOf(context.content, kind);
+  if (instance === null) throw new Error(`job ${context.job.id} has no copy`);
+  return context.copies.ensure(context.machine, instance, context.signal);
+}
+
+export const prepareDisks = (kind: Instance['kind']): TaskDefinition => ({
+  name: 'Prepare disks',
+  run: async (context) => {
+    if (kind === 'test' && context.content.testFailover.instance === null) {
+      const view = await MachineReader.open(context.parts.store, context.machine);
+      const point = await view.findPoint({ by: 'number', number: recordedNumber(context.job, 'point') });
+      const instance = await instanceFor(context, 'test', point, view.manifest.generation);
+      await context.update((content) => ({ ...content, testFailover: { ...content.testFailover, instance } }));
+    }
+    const copy = await openCopy(context, kind);
+    return { detail: copy.spec.disks.map((d) => d.uri).join(' ') };
+  },
+});
+
+export const startReplication: TaskDefinition = {
+  name: 'Start replication',
+  run: async (context) => {
+    const copy = await openCopy(context, 'failover');
+    await copy.startReplication(context.signal);
+    return { detail: 'every write of the copy is replicated from now on' };
+  },
+};
+
+export const startMachine = (kind: Instance['kind']): TaskDefinition => ({
+  name: 'Start virtual machine',
+  run: async (context) => {
+    const copy = await openCopy(context, kind);
+    // A job that is resumed here may find its copy open and not yet replicated again.
+    if (kind === 'failover') await copy.startReplication(context.signal);
+    await copy.start(context);
+    await copy.refreshGuest();
+    return { detail: `provider ${copy.provider.kind}: ${copy.guest}` };
+  },
+});
+
+export const bootCheck = (kind: Instance['kind']): TaskDefinition => ({
+  name: 'Boot check',
+  run: async (context) => {
+    const { parts, job, machine } = context;
+    const copy = await openCopy(context, kind);
+    const state = await copy.provider.state(copy.spec);
+    const startedAtMs = state.startedAtMs ?? parts.clock.nowMs();
+    const check = copy.instance.settings.bootCheck ?? { type: 'none' };
+    const sinceCommand = (endMs: number): number => Math.max(0, Math.round(endMs - job.startedAtMs));
+    if (check.type === 'none') {
+      const rtoMs = sinceCommand(startedAtMs);
+      return {
+        state: 'Skipped',
+        detail: `none is set; the guest was started ${formatDuration(rtoMs)} after the command`,
+        change: (content) => withCopy(content, kind, { rtoMs }),
+      };
+    }
+    const result = await parts.bootCheck(check, copy.provider, copy.spec, startedAtMs, context);
+    const rtoMs = sinceCommand(parts.clock.nowMs());
+    const { id: instance, point, receiverName } = copy.instance;
+    await writeCheck(parts.store, machine, { point, instance, kind, receiverName, result, rtoMs });
+    const change = (content: RecoveryContent): RecoveryContent => withCopy(content, kind, { bootCheck: result, rtoMs });
+    if (result.passed) return { detail: `${result.detail}; ${formatDuration(rtoMs)} after the command`, change };
+    const detail = `the boot check did not pass: ${result.detail}`;
+    if (kind === 'failover') return { state: 'Failed', detail, change, data: { bootFailed: detail } };
+    // A test that fails is kept for whoever wants to look at it, until it is cleaned up.
+    await context.update((content) => {
+      const next = change(content);
+      return { ...next, job: next.job && withData(next.job, { keepCopy: true }) };
+    });
+    throw new AfterimageError(detail, {
+      code: 'boot-check',
+      kind: 'refused',
+      hint: 'The test is still there to be looked at; clean it up afterwards.',
+    });
+  },
+});

@@ -1,0 +1,106 @@
+/**
+ * What the failover engine is made of, as it sees it. The daemon passes in the real parts (real-parts.ts), tests fakes.
+ */
+import type { Logger } from 'pino';
+import type { BlockSet } from '../../shared/blocks/block-set.js';
+import type { Clock } from '../../shared/clock.js';
+import type { DiskId } from '../../shared/units.js';
+import type { BootCheck } from '../catalog/launch.js';
+import type { RecoveryPoint } from '../catalog/manifest.js';
+import type { OwnedMachine } from '../catalog/owned-machine.js';
+import type { MachineReader, PointDisk } from '../catalog/reader.js';
+import type { BootResult } from '../catalog/recovery.js';
+import type { HomeAgents } from '../session/home-agent.js';
+import type { ObjectStore } from '../store/store.js';
+import type { BlockDevice } from '../volume/block-device.js';
+import type { PointContent } from '../volume/content.js';
+import type { CutSource } from '../volume/cut.js';
+import type { CheckContext, ComputeProvider, LaunchSpec } from './compute/provider.js';
+
+export interface VolumeStats {
+  /** Bytes that are on this host: written by the guest or cached. */
+  readonly localBytes: number;
+  readonly hydratedPercent: number | null;
+}
+
+/** A writable volume of a copy. */
+export interface CopyVolume extends BlockDevice, CutSource {
+  /** These differ from the chain's newest point, though the guest has not written them. */
+  markChanged(blocks: BlockSet): void;
+  hydrate(options: { readonly bytesPerSecond: number | null; readonly signal: AbortSignal }): Promise<unknown>;
+  stats(): VolumeStats;
+  close(): Promise<void>;
+}
+
+export interface VolumeOptions {
+  readonly folder: string;
+  readonly disk: DiskId;
+  readonly content: PointContent;
+  /** What the content is, for the volume's own records: a folder is never continued over another content. */
+  readonly baseKey: string;
+}
+
+export interface CopyReplicatorOptions {
+  readonly owned: OwnedMachine;
+  readonly volumes: readonly {
+    readonly source: CutSource;
+    /** The disk at the chain's newest point, and at one that was committed since. */
+    readonly reference: PointContent;
+    reopenReference(point: number): Promise<PointContent>;
+    readonly device: string;
+  }[];
+}
+
+export interface ReplicationStatus {
+  /** Last point committed by it; null before the first. */
+  readonly lastPoint: number | null;
+  readonly dataAtRisk: { readonly seconds: number; readonly bytes: number };
+  readonly pointsCommitted: number;
+  readonly problem: string | null;
+}
+
+export interface CopyReplicator {
+  /** Makes points until the signal is aborted. Rejects with kind `fenced` when somebody else took the machine over. */
+  run(signal: AbortSignal): Promise<void>;
+  /** A point that holds everything written before the call; resolves to its number (the chain's newest, when nothing had changed). */
+  pointNow(reason: string): Promise<number>;
+  readonly status: ReplicationStatus;
+}
+
+export interface NbdExport {
+  readonly name: string;
+  readonly description: string;
+  readonly device: BlockDevice;
+}
+
+export interface FailoverParts {
+  readonly store: ObjectStore;
+  readonly clock: Clock;
+  readonly randomId: () => string;
+  readonly log: Logger;
+  readonly home: HomeAgents;
+  openContent(view: MachineReader, point: RecoveryPoint, disk: PointDisk, signal?: AbortSignal): Promise<PointContent>;
+  openVolume(options: VolumeOptions): Promise<CopyVolume>;
+  startNbd(socketPath: string, exports: readonly NbdExport[]): Promise<{ stop(): Promise<void> }>;
+  nbdUri(socketPath: string, exportName: string): string;
+  provider(kind: ComputeProvider['kind']): ComputeProvider;
+  bootCheck(
+    check: BootCheck,
+    provider: ComputeProvider,
+    spec: LaunchSpec,
+    startedAtMs: number,
+    context: CheckContext,
+  ): Promise<BootResult>;
+  replicator(options: CopyReplicatorOptions): CopyReplicator;
+}
+
+export interface FailoverSettings {
+  /** UUID of this receiver, and what people call it. */
+  readonly receiver: string;
+  readonly receiverName: string;
+  /** Where copies have their volumes. */
+  readonly folder: string;
+  readonly provider: ComputeProvider['kind'];
+  /** Copies are made local behind their guests; null: they are not. `bytesPerSecond` null: as fast as it goes. */
+  readonly hydrate: { readonly bytesPerSecond: number | null } | null;
+}

@@ -1,0 +1,95 @@
+/**
+ * The system calls of a local image that Node lacks: reading only what is in the page cache, deallocating and zeroing on a worker thread.
+ * Owns no state but a buffer for such reads.
+ */
+import { readFileSync } from 'node:fs';
+import koffi from 'koffi';
+import { VOLUME_TRY_READ_BYTES_MAX } from '../../../shared/limits.js';
+import { addressOf, alignedBuffer, SysError } from '../../../shared/native/libc.js';
+
+const libc = koffi.load(null);
+
+type AsyncCall = (...args: [...arguments: number[], done: (error: Error | null, result: number) => void]) => void;
+// koffi functions are untyped by nature; this is the edge.
+const cFallocate = libc.func('int fallocate(int fd, int mode, int64_t off, int64_t len)') as unknown as {
+  async: AsyncCall;
+};
+const cPreadv2 = libc.func('int64_t preadv2(int fd, void *iov, int count, int64_t off, int flags)') as unknown as (
+  fd: number,
+  iov: Buffer,
+  count: number,
+  offset: number,
+  flags: number,
+) => number;
+
+const { EAGAIN, EOPNOTSUPP, ENOSYS, EINVAL, EINTR } = koffi.os.errno;
+
+/** Changes with every start of the host: what memory held before is gone. */
+export const bootIdOfHost = (): string => readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim();
+
+const RWF_NOWAIT = 8;
+// One place that is always the same spares finding the address of each caller's buffer, which costs more than the copy of a few KiB.
+let cached: { readonly bytes: Buffer; readonly iov: Buffer } | undefined;
+
+function scratch(): { readonly bytes: Buffer; readonly iov: Buffer } {
+  if (cached !== undefined) return cached;
+  const bytes = alignedBuffer(VOLUME_TRY_READ_BYTES_MAX);
+  const iov = Buffer.alloc(16);
+  iov.writeBigUInt64LE(addressOf(bytes), 0);
+  cached = { bytes, iov };
+  return cached;
+}
+
+/**
+ * Fills `into` (at most VOLUME_TRY_READ_BYTES_MAX) if all of it is in the page cache. `unsupported`: the filesystem can't tell.
+ */
+export function readCached(fd: number, offset: number, into: Buffer): 'read' | 'not-cached' | 'unsupported' {
+  const { bytes, iov } = scratch();
+  const length = into.length;
+  iov.writeUInt32LE(length, 8);
+  const got = cPreadv2(fd, iov, 1, offset, RWF_NOWAIT);
+  if (got === length) {
+    bytes.copy(into, 0, 0, length);
+    return 'read';
+  }
+  if (got >= 0) return 'not-cached';
+  const errno = koffi.errno();
+  if (errno === EAGAIN || errno === EINTR) return 'not-cached';
+  if (errno === EOPNOTSUPP || errno === ENOSYS || errno === EINVAL) return 'unsupported';
+  throw new SysError(`reading ${length} bytes at ${offset}`, errno);
+}
+
+const RESERVE = 0;
+const PUNCH_HOLE_KEEP_SIZE = 3;
+const ZERO_RANGE_KEEP_SIZE = 0x11;
+
+/** False where the filesystem can't do it. */
+async function fallocate(
+  fd: number,
+  mode: number,
+  offset: number,
+  lengthBytes: number,
+  what: string,
+): Promise<boolean> {
+  const result = await new Promise<number>((resolve, reject) => {
+    cFallocate.async(fd, mode, offset, lengthBytes, (error, value) => {
+      if (error) reject(error);
+      else resolve(value < 0 ? -koffi.errno() : value);
+    });
+  });
+  if (result >= 0) return true;
+  if ([EOPNOTSUPP, ENOSYS, EINVAL].includes(-result)) return false;
+  throw new SysError(`${what} of ${lengthBytes} bytes at ${offset}`, -result);
+}
+
+/** Space for all of a range, so that writing to it can't fail for want of it. */
+export const reserve = (fd: number, lengthBytes: number): Promise<boolean> =>
+  fallocate(fd, RESERVE, 0, lengthBytes, 'reservation');
+
+/** Deallocates a range, which then reads as zero. */
+export const punch = (fd: number, offset: number, lengthBytes: number): Promise<boolean> =>
+  fallocate(fd, PUNCH_HOLE_KEEP_SIZE, offset, lengthBytes, 'punching a hole');
+
+/** Zeroes a range and keeps its space. */
+export const zeroRange = (fd: number, offset: number, lengthBytes: number): Promise<boolean> =>
+  fallocate(fd, ZERO_RANGE_KEEP_SIZE, offset, lengthBytes, 'zeroing');

@@ -1,0 +1,93 @@
+/**
+ * The hash of any block of a disk at the newest point of its chain, while points are added: from the content of an earlier point for blocks that
+ * no point since has changed, else from a map of what was committed since.
+ *
+ * Memory is bounded: when the map would pass its bound, it is dropped, and the newest point's content is opened before the next cycle. That costs
+ * one read of indexes for each REPLICATED_HASHES_MAX blocks that changed; to look each block up in the chain would cost more for every cycle,
+ * since the small deltas that were just written are where most changed blocks are found, and to keep it all would grow without end.
+ *
+ * What a cycle notes counts from committed() on; dropped() forgets it. Nothing is kept on disk: after a crash the chain says it all.
+ */
+import { BlockHashMap } from '../../shared/blocks/hash-map.js';
+import { REPLICATED_HASH_GAP_BLOCKS } from '../../shared/limits.js';
+import type { BlockNumber } from '../../shared/units.js';
+import type { PointContent } from './content.js';
+
+export class OldHashes {
+  #reference: PointContent;
+  readonly #reopen: (point: number) => Promise<PointContent>;
+  readonly #entriesMax: number;
+  #known = new BlockHashMap();
+  #noted = new BlockHashMap();
+  /** The running cycle noted more than the bound: its hashes are no longer kept. */
+  #overflow = false;
+  /** The reference is older than what is known here. */
+  #stale = false;
+
+  constructor(reference: PointContent, reopen: (point: number) => Promise<PointContent>, entriesMax: number) {
+    this.#reference = reference;
+    this.#reopen = reopen;
+    this.#entriesMax = entriesMax;
+  }
+
+  /** Before a cycle; `point` is the newest of the chain. May be tried again after a failure. */
+  async prepare(point: number): Promise<void> {
+    if (!this.#stale) return;
+    this.#reference = await this.#reopen(point);
+    this.#stale = false;
+  }
+
+  /** Hashes of these blocks (ascending), in their order; 0 for zero. */
+  async of(blocks: readonly BlockNumber[]): Promise<BigUint64Array> {
+    const hashes = new BigUint64Array(blocks.length);
+    const unknown: number[] = [];
+    for (const [i, block] of blocks.entries()) {
+      const hash = this.#known.get(block);
+      if (hash === undefined) unknown.push(i);
+      else hashes[i] = hash;
+    }
+    for (let from = 0; from < unknown.length;) {
+      const first = blocks[unknown[from] ?? 0] ?? 0;
+      let to = from;
+      let last = first;
+      for (; to < unknown.length; to++) {
+        const block = blocks[unknown[to] ?? 0] ?? 0;
+        if (block - last > REPLICATED_HASH_GAP_BLOCKS) break;
+        last = block;
+      }
+      const found = await this.#reference.hashes(first, last - first + 1);
+      for (; from < to; from++) {
+        const i = unknown[from] ?? 0;
+        hashes[i] = found[(blocks[i] ?? 0) - first] ?? 0n;
+      }
+    }
+    return hashes;
+  }
+
+  /** The running cycle gives a block another hash. */
+  note(block: BlockNumber, hash: bigint): void {
+    if (this.#overflow) return;
+    this.#noted.set(block, hash);
+    if (this.#noted.size <= this.#entriesMax) return;
+    this.#overflow = true;
+    this.#noted = new BlockHashMap();
+  }
+
+  /** What was noted is in a point now. */
+  committed(): void {
+    if (this.#overflow || this.#known.size + this.#noted.size > this.#entriesMax) {
+      this.#stale = true;
+      this.#known = new BlockHashMap();
+    } else {
+      const { blocks, hashes, length } = this.#noted.entries();
+      for (let i = 0; i < length; i++) this.#known.set(blocks[i] ?? 0, hashes[i] ?? 0n);
+    }
+    this.dropped();
+  }
+
+  /** What was noted is not. */
+  dropped(): void {
+    this.#noted = new BlockHashMap();
+    this.#overflow = false;
+  }
+}

@@ -1,0 +1,103 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import { describe, expect, it } from 'vitest';
+import { systemClock } from '../../shared/clock.js';
+import { silentLogger } from '../../shared/log.js';
+import { asDiskId, MIB } from '../../shared/units.js';
+import { Volume, type VolumeOptions } from '../../receiver/volume/volume.js';
+import { removeTempFolders, tempFolder } from '../helpers/folders.js';
+import { MemoryContent } from '../helpers/memory-content.js';
+import { between, randomOf } from '../helpers/random.js';
+import { SECTOR, SectorModel, stampedDisk } from './sector-model.js';
+import { differing, VolumeLoad, wholeDisk } from './volume-load.js';
+
+removeTempFolders();
+
+/** Not a multiple of any block, so that the last one is short. */
+const SECTORS = (3 * MIB) / SECTOR + 5;
+
+const seeds = [1, 2, 3, 4, 5, 6];
+
+describe('a volume under random requests', () => {
+  it.each(seeds)('holds what was written, cut after cut, opening after opening (seed %i)', async (seed) => {
+    const random = randomOf(seed);
+    const disk = stampedDisk(random, SECTORS);
+    const content = new MemoryContent(disk, seed % 3 === 0 ? 16384 : 4096);
+    content.onRead = async () => {
+      if (random() < 0.3) await sleep(between(random, 0, 3));
+    };
+    const model = new SectorModel(disk);
+    const options: VolumeOptions = {
+      folder: await tempFolder('volume'),
+      disk: asDiskId('d0'),
+      content,
+      baseKey: 'point-1',
+      writable: true,
+      cacheBytesMax: seed % 2 === 0 ? 256 * 1024 : null,
+      clock: systemClock,
+      log: silentLogger(),
+    };
+    for (let opening = 0; opening < 3; opening++) {
+      const volume = await Volume.open(options);
+      const replica = opening === 0 ? Buffer.from(disk) : await wholeDisk(volume);
+      let over = false;
+      const load = new VolumeLoad(volume, model, random);
+      const loading = load.run(500, 6).finally(() => (over = true));
+      const cutting = (async () => {
+        while (!over) {
+          await sleep(between(random, 0, 5));
+          await volume.hold();
+          const expected = model.settledDisk();
+          const cut = volume.cut();
+          volume.resume();
+          const commits = random() < 0.7;
+          const found = Buffer.from(replica);
+          for (const { first, count } of cut.changed.extents()) {
+            if (!commits && random() < 0.5) continue;
+            if (random() < 0.2) await sleep(1);
+            const into = Buffer.alloc(count * volume.blockBytes, 0xee);
+            await cut.read(first, count, into);
+            const past = first * volume.blockBytes + into.length - found.length;
+            if (past > 0) expect(into.subarray(-past).every((b) => b === 0)).toBe(true);
+            into.copy(found, first * volume.blockBytes);
+          }
+          cut.end(commits ? 'committed' : 'given-up');
+          if (!commits) continue;
+          expect(differing(found, expected, volume.blockBytes)).toEqual([]);
+          found.copy(replica);
+        }
+      })();
+      await Promise.all([loading, cutting]);
+      expect(differing(await wholeDisk(volume), model.settledDisk(), 512)).toEqual([]);
+      await volume.close();
+    }
+    // Nothing went through to the point.
+    expect(content.bytes.subarray(0, disk.length).equals(disk)).toBe(true);
+  });
+
+  it('gives up only what it can fetch again, and stays near its bound', async () => {
+    const random = randomOf(77);
+    const disk = stampedDisk(random, (16 * MIB) / SECTOR);
+    const model = new SectorModel(disk);
+    const content = new MemoryContent(disk);
+    const folder = await tempFolder('volume');
+    const options = { folder, disk: asDiskId('d0'), content, baseKey: 'p', writable: true } as const;
+    const volume = await Volume.open({
+      ...options,
+      cacheBytesMax: 3 * MIB,
+      clock: systemClock,
+      log: silentLogger(),
+    });
+    const load = new VolumeLoad(volume, model, random);
+    await load.run(300, 4);
+    await load.flush();
+    for (let i = 0; i < 3; i++) await load.read(0, SECTORS);
+    await load.run(300, 4);
+    for (let at = 0; at < model.sectors.length; at += 64) await load.read(at, 64);
+    await sleep(50);
+    const { localBytes, writtenBytes, fetchedBytes } = volume.stats();
+    expect(fetchedBytes).toBeGreaterThan(8 * MIB);
+    expect(localBytes - writtenBytes).toBeLessThan(5 * MIB);
+    expect(differing(await wholeDisk(volume), model.settledDisk(), 512)).toEqual([]);
+    await volume.close();
+  });
+});
