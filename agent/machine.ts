@@ -158,6 +158,7 @@ export class AgentMachine {
     let session: ReceiverSession | null = null;
     const onStop = (): void => session?.close('the agent is stopping');
     try {
+      this.#finalCut ??= await FinalCut.open({ config, clock, log, status: this.status });
       const transport = await connectToReceiver(credentials, { clock, signal: stop });
       const open = new ReceiverSession(transport, this.#throttle, log);
       session = open;
@@ -182,7 +183,6 @@ export class AgentMachine {
       if (welcome.mode === 'restore') {
         await new Restoration(deps, open, stop).run();
       } else {
-        this.#finalCut ??= await FinalCut.open({ config, clock, log, status: this.status });
         const more = { pool: this.#messagePool, arena: this.#arena, randomId, finalCut: this.#finalCut };
         const replication = new Replication({ ...deps, ...more }, open, stop);
         this.#replication = replication;

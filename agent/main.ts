@@ -8,14 +8,14 @@ import { Command } from 'commander';
 import { runCommandLine, signalOfProcess } from '../shared/cli.js';
 import { systemClock } from '../shared/clock.js';
 import { AfterimageError, usageError } from '../shared/errors.js';
-import { formatBytes } from '../shared/units.js';
+import { formatBytes, isDiskId, type DiskId } from '../shared/units.js';
 import { VERSION } from '../shared/version.js';
 import { ask, isRunning } from './client.js';
 import { loadAgentConfig } from './config.js';
 import type { CycleResult } from './cycle/machine-cycle.js';
 import { CONTROL, runAgent } from './daemon.js';
 import { hardwareId } from './describe.js';
-import { protect, unprotect } from './protect.js';
+import { protect, replaceDisk, unprotect } from './protect.js';
 import { statusText } from './status-view.js';
 import type { AgentSnapshot } from './status.js';
 
@@ -68,10 +68,15 @@ program
   .command('protect')
   .description('protect block devices or image files')
   .argument('<device...>', 'e.g. /dev/sda; a whole disk, a partition, or an image file')
+  .option('--as <disk>', 'the one device takes the place of this disk (its id), which is gone; it will be written over by a failback')
+  .option('--block-bytes <bytes>', 'with --as: block size of the disk’s points, when this machine does not know it')
   .option('--json', 'print JSON')
-  .action(async (devices: string[], options: { json?: boolean }) => {
+  .action(async (devices: string[], options: { as?: string; blockBytes?: string; json?: boolean }) => {
     const { stateDir, controlSocket } = await config();
-    const added = await protect(stateDir, devices, randomUUID);
+    const added =
+      options.as === undefined
+        ? await protect(stateDir, devices, randomUUID)
+        : [await replaceDisk(stateDir, diskIdOf(options.as), onlyOne(devices), { newUuid: randomUUID, blockBytes: options.blockBytes === undefined ? null : Number(options.blockBytes) })];
     if (await isRunning(controlSocket)) await ask(controlSocket, 'POST', CONTROL.reload);
     if (options.json === true) printJson(added);
     else {
@@ -149,6 +154,17 @@ program
         `Compared ${formatBytes(result.comparedBytes)}; point ${result.point} holds what the disks hold. ${formatBytes(result.sentBytes)} differed or changed meanwhile.`,
       );
   });
+
+function diskIdOf(text: string): DiskId {
+  if (isDiskId(text)) return text as DiskId;
+  throw usageError(`${text} is not the id of a disk`, 'See `afterimage-agent status --json`, or the point at the receiver.');
+}
+
+function onlyOne(devices: readonly string[]): string {
+  const [device, ...more] = devices;
+  if (device !== undefined && more.length === 0) return device;
+  throw usageError('--as takes one device');
+}
 
 interface Comparison {
   readonly comparedBytes: number;

@@ -4,7 +4,12 @@
 import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { existsSync } from 'node:fs';
+import { geometryOf } from '../shared/blocks/geometry.js';
 import { usageError } from '../shared/errors.js';
+import type { DiskId } from '../shared/units.js';
+import { isSuccession, successorOf } from './disks/identity.js';
+import { locateDisk } from './disks/locate.js';
+import { userOf } from './restore/in-use.js';
 import { inspectDevice, type InspectedDevice } from './disks/inspect.js';
 import { Sysfs } from './disks/sysfs.js';
 import { loadProtection, saveProtection, type ProtectedEntry, type ProtectionList } from './protection.js';
@@ -39,7 +44,7 @@ export async function protect(
     const { record } = found.identity;
     list = {
       disks: [...list.disks, { id: found.id, path: device, blockBytes: found.geometry.blockBytes }],
-      kept: record === null ? list.kept : [...list.kept.filter((k) => k.id !== record.id), record],
+      kept: record === null ? list.kept : [...list.kept.filter((k) => k.id !== record.id || isSuccession(k)), record],
     };
     added.push({
       id: found.id,
@@ -51,6 +56,54 @@ export async function protect(
   }
   await saveProtection(stateDir, list);
   return added;
+}
+
+/**
+ * Gives a device the place of a protected disk that is gone: it becomes the disk with that id. Nothing of the old disk is believed of the new one: its
+ * hash store goes, and its pinned tracking doesn't fit another device, so the next session compares or restores all of it.
+ */
+export async function replaceDisk(
+  stateDir: string,
+  id: DiskId,
+  device: string,
+  options: { readonly newUuid: () => string; readonly blockBytes: number | null },
+): Promise<AddedDisk> {
+  const sysfs = new Sysfs();
+  const list = await loadProtection(stateDir);
+  const old = list.disks.find((d) => d.id === id);
+  const others = list.disks.filter((d) => d.id !== id);
+  const connected = locateDisk(sysfs, id, list.kept);
+  const protectedDisks = others.flatMap((entry) => {
+    if (!existsSync(entry.path)) return [];
+    const there = inspectDevice(entry.path, { sysfs, protectedDisks: [], kept: list.kept, newUuid: options.newUuid });
+    return [{ id: there.id, source: there.source }];
+  });
+  const found = inspectDevice(device, { sysfs, protectedDisks, kept: list.kept, newUuid: options.newUuid });
+  if (connected !== null && found.id !== id) {
+    throw usageError(
+      `disk ${id} is connected still, as ${connected}`,
+      'Disconnect it first: two disks can not be one. To protect the new device as a disk of its own, leave out --as.',
+    );
+  }
+  const user = userOf(sysfs, found.source);
+  if (user !== null) throw usageError(`${device} is ${user}`, 'It is going to be written over: stop what uses it first.');
+  const blockBytes = options.blockBytes ?? old?.blockBytes ?? found.geometry.blockBytes;
+  const { sizeBytes } = geometryOf(found.geometry.sizeBytes, blockBytes);
+  const { record } = found.identity;
+  const kept = list.kept.filter((k) => k.id !== id && k.id !== record?.id);
+  const own = found.id === id ? list.kept.filter((k) => k.id === id) : [successorOf(id, found.id, sizeBytes)];
+  await rm(join(stateDir, 'hashes', id), { recursive: true, force: true });
+  await saveProtection(stateDir, {
+    disks: [...others, { id, path: device, blockBytes }],
+    kept: [...kept, ...(record === null || found.id === id ? [] : [record]), ...own],
+  });
+  return {
+    id,
+    path: device,
+    sizeBytes,
+    tracker: found.trackable === null ? 'scan' : 'ebpf',
+    warnings: found.warnings,
+  };
 }
 
 /** `reload` makes a running agent let go of the disk before its tracking is ended. */

@@ -115,15 +115,13 @@ export class Replication {
     } finally {
       clearInterval(progress);
       this.#stop.removeEventListener('abort', onStop);
-      for (const waiter of this.#syncWaiters)
-        waiter(
-          new AfterimageError('the connection ended before the point was made', {
-            code: 'session-ended',
-            kind: 'disconnected',
-          }),
-        );
-      this.#syncWaiters = [];
+      this.#rejectWaiters('the connection ended before the point was made');
     }
+  }
+
+  #rejectWaiters(why: string): void {
+    const error = new AfterimageError(why, { code: 'session-ended', kind: 'disconnected' });
+    for (const waiter of this.#syncWaiters.splice(0)) waiter(error);
   }
 
   #onOrder(order: Order): void {
@@ -193,7 +191,10 @@ export class Replication {
     try {
       this.#checkDisks();
       if (await this.#order()) return;
-      if (this.#paused) return await this.#wait(true);
+      if (this.#paused) {
+        this.#rejectWaiters('a planned failover is under way: the last point was made');
+        return await this.#wait(true);
+      }
       await this.#beginComparison();
       const blocked = disks.some(({ disk }) => !disk.isReady && disk.inPoints);
       const ready = disks.filter(({ disk }) => disk.isReady);

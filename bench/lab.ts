@@ -189,7 +189,7 @@ export class System {
     const receiverConfig = join(dir, 'receiver.yaml');
     writeFileSync(
       receiverConfig,
-      `store: ${storeUrl}\nstateDir: ${dir}/receiver\nlisten: { host: 127.0.0.1, port: ${port} }\nstatus: { port: ${status} }\n`,
+      `store: ${storeUrl}\nstateDir: ${dir}/receiver\ncontrolSocket: ${join(dir, 'receiver.sock')}\nlisten: { host: 127.0.0.1, port: ${port} }\nstatus: { port: ${status} }\n`,
     );
     const agentConfig = join(dir, 'agent.yaml');
     const socket = join(dir, 'control.sock');

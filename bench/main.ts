@@ -17,8 +17,9 @@ import { restore } from './restore.js';
 import { Lab } from './lab.js';
 import { Fio, installPeers } from './shell.js';
 import { trackerCost } from './tracker.js';
+import { volume } from './volume.js';
 
-const BENCHES: readonly Bench[] = [firstCopy, cycle, cycleSize, trackerCost, cut, restore, materialise, memory];
+const BENCHES: readonly Bench[] = [firstCopy, cycle, cycleSize, trackerCost, cut, restore, materialise, volume, memory];
 
 function bytesOf(text: string): number {
   const found = /^(\d+)([mg])$/i.exec(text);

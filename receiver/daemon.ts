@@ -113,8 +113,8 @@ export async function runReceiver(config: ReceiverConfig, signal: AbortSignal): 
   await server.stop();
   await registry.settled();
   // Last: guests go on and wait for their disks from here to the next start.
-  await resuming;
   await engine.stop();
+  await resuming;
   await status.stop();
   await store.close();
   await watchdog;

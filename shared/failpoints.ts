@@ -47,6 +47,9 @@ export type FailpointName =
   | 'agent.generation.kept'
   | 'restore.unit-written'
   | 'restore.unit-recorded'
+  | 'volume.write.data-written'
+  | 'volume.flush.image-synced'
+  | 'volume.evict.map-cleared'
   | 'restore.finished'
   /** `failover.OPERATION.TASK.begin` and `.end`: the task was recorded as started; its effect is there and not yet recorded. */
   | `failover.${string}`;

@@ -369,3 +369,5 @@ export const READ_AHEAD_STREAMS_MAX = 16;
 export const SERVE_CACHE_BYTES_MAX = 4 * GIB;
 /** What a volume of a running copy keeps of its recovery point unless told otherwise: the working set of a booting server, several times. */
 export const COPY_CACHE_BYTES = 8 * 1024 * MIB;
+/** Decoded chunks that a volume's content keeps (4 MiB): as many as a sequential client with some requests in flight is in the middle of. */
+export const DECODED_CHUNKS_KEPT = 16;

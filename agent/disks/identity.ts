@@ -14,7 +14,7 @@ import type { BlockDevice } from './sysfs.js';
 /** A UUID that we gave to a disk, as kept in the agent's state. */
 export const keptIdentitySchema = z.strictObject({
   id: z.custom<DiskId>((value) => typeof value === 'string' && isDiskId(value), 'not a disk id'),
-  /** `file:<real path>`, `loop:<real path>+<offset>` or `slot:<topology>`. */
+  /** `file:<real path>`, `loop:<real path>+<offset>` or `slot:<topology>`; `as:<id>`: the disk that would have that id took the place of this one. */
   key: z.string().max(8192),
   /** `<device>:<inode>` of the file; null for slots. */
   inode: z.string().nullable(),
@@ -115,8 +115,43 @@ function keptIdentity(
   return { id: found.id, from: 'kept', record: same ? null : { id: found.id, key, inode, sizeBytes } };
 }
 
+const SUCCESSOR = 'as:';
+
+/** The record by which a disk takes the place of another. */
+export const successorOf = (id: DiskId, natural: DiskId, sizeBytes: number): KeptIdentity => ({
+  id,
+  key: `${SUCCESSOR}${natural}`,
+  inode: null,
+  sizeBytes,
+});
+
+export const isSuccession = (record: KeptIdentity): boolean => record.key.startsWith(SUCCESSOR);
+
+/** The id that the device which is this disk now would have by itself. */
+export function naturalIdOf(id: DiskId, kept: readonly KeptIdentity[]): DiskId {
+  const record = kept.find((r) => r.id === id && isSuccession(r));
+  return record === undefined ? id : asDiskId(record.key.slice(SUCCESSOR.length));
+}
+
+/** An operator may have given a device the place of another disk; the one that lost its place is no longer that disk. */
+function withSuccession(natural: Identity, kept: readonly KeptIdentity[]): Identity {
+  const given = kept.find((r) => r.key === `${SUCCESSOR}${natural.id}`);
+  if (given !== undefined) return { ...natural, id: given.id };
+  if (naturalIdOf(natural.id, kept) === natural.id) return natural;
+  return { ...natural, id: asDiskId(sanitizeId(`replaced-${natural.id}`) ?? natural.id) };
+}
+
 /** `present`: all whole disks of this machine, to see whether a number is unique. */
 export function identityOf(
+  subject: IdentitySubject,
+  present: readonly BlockDevice[],
+  kept: readonly KeptIdentity[],
+  newUuid: () => string,
+): Identity {
+  return withSuccession(naturalIdentity(subject, present, kept, newUuid), kept);
+}
+
+function naturalIdentity(
   subject: IdentitySubject,
   present: readonly BlockDevice[],
   kept: readonly KeptIdentity[],

@@ -5,7 +5,7 @@ import { realpathSync, statSync } from 'node:fs';
 import { AfterimageError } from '../../shared/errors.js';
 import type { DiskId } from '../../shared/units.js';
 import { inodeOf } from './footprint.js';
-import { identityOf, type FileFacts, type KeptIdentity } from './identity.js';
+import { identityOf, naturalIdOf, type FileFacts, type KeptIdentity } from './identity.js';
 import type { BlockDevice, Sysfs } from './sysfs.js';
 
 /** Path of a device by its name: the kernel writes '!' for a slash. */
@@ -37,7 +37,8 @@ const NO_MATCH = '';
 
 /** Path of the disk with this id; null when it isn't connected. */
 export function locateDisk(sysfs: Sysfs, id: DiskId, kept: readonly KeptIdentity[]): string | null {
-  const image = kept.find((record) => record.id === id && record.key.startsWith('file:'));
+  const natural = naturalIdOf(id, kept);
+  const image = kept.find((record) => record.id === natural && record.key.startsWith('file:'));
   if (image !== undefined) return fileFactsOf(image.key.slice('file:'.length))?.path ?? null;
   const disks = wholeDisks(sysfs);
   for (const parent of disks) {

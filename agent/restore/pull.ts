@@ -168,12 +168,14 @@ export class DiskPull {
     const before = session.pull.receivedBytes;
     signal.throwIfAborted();
     await session.pull.blocks(disk.id, point, segment, blocks, bytes, async (chunk) => {
-      left -= await this.#writeChunk(chunk, (block) => {
+      const written = await this.#writeChunk(chunk, (block) => {
         const i = block - first;
         if (i < 0 || !hasBit(blocks, i) || hasBit(seen, i)) return undefined;
         setBit(seen, i);
         return candidates.hashOf(i);
       });
+      // Not before: several chunks are being written at once.
+      left -= written;
     });
     if (left !== 0) {
       throw corrupt('restore-short', `segment ${segment} of disk ${disk.id}: ${left} of ${count} blocks did not come`);

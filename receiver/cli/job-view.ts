@@ -42,7 +42,9 @@ function redrawnView(io: CliIo, machine: string): JobView {
   return {
     show: (job) => {
       const now = io.clock.nowMs();
-      const lines = [`${titleOf(job, machine)}: ${job.state}, ${tookText(job, now)}`, ...taskLines(job, now)];
+      // What changes stands first: the rest may be cut off.
+      const title = `${job.state}, ${tookText(job, now)}: ${titleOf(job, machine)}`;
+      const lines = [title, ...taskLines(job, now)];
       // A line that wraps would break the count of lines to go up.
       const width = (io.err.columns ?? COLUMNS_DEFAULT) - 1;
       const up = drawn === 0 ? '' : `\x1b[${drawn}A\x1b[J`;

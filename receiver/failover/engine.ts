@@ -44,6 +44,7 @@ export class FailoverEngine implements RecoveryService {
   readonly #guardian: Guardian;
   readonly #running = new Map<MachineId, Running>();
   readonly #stopped = new AbortController();
+  #started: Promise<void> = Promise.resolve();
   readonly #ended: Record<Job['state'], number> = { InProgress: 0, Succeeded: 0, Failed: 0, Cancelled: 0 };
 
   constructor(parts: FailoverParts, settings: FailoverSettings) {
@@ -66,16 +67,26 @@ export class FailoverEngine implements RecoveryService {
   }
 
   /** Serves the copies of this host again and goes on with interrupted jobs; resolves when that is under way. */
-  async start(): Promise<void> {
+  start(): Promise<void> {
+    this.#started = this.#start();
+    return this.#started;
+  }
+
+  async #start(): Promise<void> {
     const first = await this.#guardian.remembered();
     await Promise.all(first.map((machine) => this.#resume(machine)));
     this.#guardian.start();
-    for (const { id } of await listMachines(this.#parts.store)) if (!first.includes(id)) await this.#resume(id);
+    for (const { id } of await listMachines(this.#parts.store)) {
+      if (this.#stopped.signal.aborted) return;
+      if (!first.includes(id)) await this.#resume(id);
+    }
   }
 
   /** Jobs are interrupted, copies are let go: guests go on and wait for the next start. */
   async stop(): Promise<void> {
     this.#stopped.abort();
+    // Its failure was told to whoever called start().
+    await this.#started.catch(() => undefined);
     await Promise.allSettled([...this.#running.values()].map((running) => running.done));
     await this.#followers.stopAll();
     await this.#guardian.settled();

@@ -1,12 +1,13 @@
 /**
  * Fetches chunks for readers of one disk: a chunk that several want at the same moment is read, decompressed and proven once, and handed to all
- * of them in the same turn, so that no decoded chunk outlives it. Memory: the stored bytes of the ranges being read (READ_BYTES_MAX, and one
- * ahead, per call of fetch()) and one decoded chunk in all.
+ * of them in the same turn. The last few are kept, as chunks don't begin where requests do: without that a client that reads in order would have
+ * most of them read twice. Memory: the stored bytes of the ranges being read (READ_BYTES_MAX, and one ahead, per call of fetch()), and
+ * DECODED_CHUNKS_KEPT decoded chunks.
  * A chunk that is bad fails those who want it, and nobody else.
  */
 import { AfterimageError, corrupt, messageOf } from '../../shared/errors.js';
 import type { LayerIndex } from '../../shared/layer/layer.js';
-import { CHUNK_PLAIN_BYTES_MAX } from '../../shared/limits.js';
+import { CHUNK_PLAIN_BYTES_MAX, DECODED_CHUNKS_KEPT } from '../../shared/limits.js';
 import type { LayerRef } from '../catalog/manifest.js';
 import { provePieces } from './chunk-check.js';
 import { winningPieces } from './chunk-map.js';
@@ -19,6 +20,13 @@ import type { Piece } from './unit-work.js';
  * Returns whether it did.
  */
 export type TakeChunk = (pieces: readonly Piece[], plain: Buffer, rest: boolean) => boolean;
+
+interface Decoded {
+  readonly pieces: readonly Piece[];
+  readonly plain: Buffer;
+  /** Nobody has taken the rest of it yet. */
+  rest: boolean;
+}
 
 interface Waiter {
   readonly take: TakeChunk;
@@ -36,7 +44,8 @@ export class ChunkFetcher {
   readonly #reader: LayerReader;
   readonly #map: PointMap;
   readonly #inFlight = new Map<number, Waiter[]>();
-  readonly #plain = Buffer.allocUnsafe(CHUNK_PLAIN_BYTES_MAX);
+  /** In order of use, oldest first. */
+  readonly #kept = new Map<number, Decoded>();
 
   constructor(reader: LayerReader, map: PointMap) {
     this.#reader = reader;
@@ -51,6 +60,13 @@ export class ChunkFetcher {
         new Promise<void>((resolve, reject) => {
           const key = keyOf(layer, chunk);
           const waiter = { take, resolve, reject };
+          const kept = this.#kept.get(key);
+          if (kept !== undefined) {
+            this.#kept.delete(key);
+            this.#kept.set(key, kept);
+            give(kept, waiter);
+            return;
+          }
           const waiting = this.#inFlight.get(key);
           if (waiting === undefined) {
             this.#inFlight.set(key, [waiter]);
@@ -86,23 +102,25 @@ export class ChunkFetcher {
   }
 
   #hand(layer: number, index: LayerIndex, chunk: ReadChunk): void {
-    let pieces: Piece[];
+    const plain = this.#memory();
+    const pieces = winningPieces(this.#map, layer, index, chunk.number);
     try {
-      pieces = winningPieces(this.#map, layer, index, chunk.number);
-      provePieces(this.#reader.nameOf(this.#map.layers[layer] as LayerRef), index, chunk, pieces, this.#plain);
+      provePieces(this.#reader.nameOf(this.#map.layers[layer] as LayerRef), index, chunk, pieces, plain);
     } catch (error) {
       this.#settle(layer, chunk.number, (w) => w.reject(asError(error)));
       return;
     }
-    let rest = true;
-    this.#settle(layer, chunk.number, (waiter) => {
-      try {
-        if (waiter.take(pieces, this.#plain, rest)) rest = false;
-        waiter.resolve();
-      } catch (error) {
-        waiter.reject(asError(error));
-      }
-    });
+    const decoded = { pieces, plain, rest: true };
+    this.#kept.set(keyOf(layer, chunk.number), decoded);
+    this.#settle(layer, chunk.number, (waiter) => give(decoded, waiter));
+  }
+
+  /** Memory for one more chunk: that of the one that rested longest, once there are enough. */
+  #memory(): Buffer {
+    const [oldest] = this.#kept;
+    if (oldest === undefined || this.#kept.size < DECODED_CHUNKS_KEPT) return Buffer.allocUnsafe(CHUNK_PLAIN_BYTES_MAX);
+    this.#kept.delete(oldest[0]);
+    return oldest[1].plain;
   }
 
   #settle(layer: number, chunk: number, each: (waiter: Waiter) => void): void {
@@ -111,5 +129,14 @@ export class ChunkFetcher {
     // Before they run: one that asks for the chunk again begins a new fetch.
     this.#inFlight.delete(key);
     for (const waiter of waiting) each(waiter);
+  }
+}
+
+function give(decoded: Decoded, waiter: Waiter): void {
+  try {
+    if (waiter.take(decoded.pieces, decoded.plain, decoded.rest)) decoded.rest = false;
+    waiter.resolve();
+  } catch (error) {
+    waiter.reject(asError(error));
   }
 }

@@ -11,7 +11,7 @@ export interface CutSource {
   readonly geometry: Geometry;
   /** Blocks written since the last cut, for status and for finding out whether there is anything to do. */
   readonly changedBlocks: number;
-  /** New writes wait from now on; resolves when none is in flight. Followed by resume() in any case. */
+  /** New writes wait from now on; resolves when none is in flight. Followed by resume() in any case, which may come before it resolves. */
   hold(): Promise<void>;
   /** Only while held. There is at most one open cut per volume. */
   cut(): VolumeCut;

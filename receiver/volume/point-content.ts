@@ -2,8 +2,8 @@
  * What a disk held at a point, by random access: from layers in the store, nothing local. Owns no state that matters and never writes.
  *
  * Opening loads the indexes of the deltas that count, each once, and none of the bases'; those are loaded when their segment is first touched.
- * Memory: the point map (8 bytes per run of changed blocks, 8 per segment), the references of the layers (about 200 bytes each), and the
- * shared index cache. No data is kept: that is the caller's business, who is given all of a chunk that was read.
+ * Memory: the point map (8 bytes per run of changed blocks, 8 per segment), the references of the layers (about 200 bytes each), the last few decoded
+ * chunks (DECODED_CHUNKS_KEPT), and the shared index cache. Keeping data is the caller's business, who is given all of a chunk that was read.
  */
 import { segmentBlocks, segmentOf, type Geometry } from '../../shared/blocks/geometry.js';
 import { ZERO_HASH } from '../../shared/blocks/hash.js';

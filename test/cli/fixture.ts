@@ -22,6 +22,9 @@ export interface RunOptions {
   readonly signal?: AbortSignal;
   readonly env?: NodeJS.ProcessEnv;
   readonly onErr?: (text: string) => void;
+  readonly onOut?: (text: string) => void;
+  /** Waiting takes no time: what is waited for is a fake's. */
+  readonly hurried?: boolean;
 }
 
 export async function runWith(args: readonly string[], options: RunOptions = {}): Promise<Ran> {
@@ -33,7 +36,10 @@ export async function runWith(args: readonly string[], options: RunOptions = {})
   };
   const [out, err] = [stream(), Object.assign(stream(), { isTTY, columns: 60 })];
   const text = { out: '', err: '' };
-  out.on('data', (bytes) => (text.out += String(bytes)));
+  out.on('data', (bytes) => {
+    text.out += String(bytes);
+    options.onOut?.(text.out);
+  });
   err.on('data', (bytes) => {
     text.err += String(bytes);
     options.onErr?.(text.err);
@@ -46,8 +52,7 @@ export async function runWith(args: readonly string[], options: RunOptions = {})
     clock: {
       ...systemClock,
       nowMs: () => T0 + 2000,
-      // Jobs of the fake need no time to go on.
-      sleep: (ms, signal) => systemClock.sleep(Math.min(ms, 2), signal),
+      sleep: (ms, signal) => systemClock.sleep(options.hurried === true ? Math.min(ms, 2) : ms, signal),
     },
     signal: options.signal ?? new AbortController().signal,
   };
@@ -70,7 +75,7 @@ export async function startControl(): Promise<Control> {
   return {
     service,
     socket,
-    run: (args, options) => runWith([...args, '--socket', socket], options),
+    run: (args, options) => runWith([...args, '--socket', socket], { hurried: true, ...options }),
     stop: () => server.stop(),
   };
 }

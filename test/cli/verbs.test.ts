@@ -147,7 +147,9 @@ describe('watching a job', () => {
     ];
     const { err } = await control.run(['failover', 'web1', '--yes'], { typed: '' });
     expect(err).toContain('\x1b[3A\x1b[J');
-    expect(err).toMatch(/Started {4}Check {14}2\.0 s {2}x+\n {2}Pending {4}Start the machine\n/);
+    expect(err).toMatch(
+      /^InProgress, 2\.0 s: failover of web1.*\n {2}Started +Check +2\.0 s {2}x+\n {2}Pending {4}Start the machine\n/,
+    );
     // eslint-disable-next-line no-control-regex
     const lines = err.replaceAll(/\x1b\[\d*[AJ]/g, '').split('\n');
     expect(Math.max(...lines.slice(0, 5).map((l) => l.length))).toBe(59);

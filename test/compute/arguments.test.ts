@@ -77,20 +77,20 @@ describe('arguments', () => {
     });
     expect(second).toMatchObject({ server: { path: '/s/1' }, export: 'e/a' });
     expect(devices(list, 'virtio-blk')).toEqual([
-      'virtio-blk-pci,drive=disk0,id=dev0,serial=b,bootindex=0,write-cache=on,werror=stop,rerror=stop',
-      'virtio-blk-pci,drive=disk1,id=dev1,serial=a,bootindex=1,write-cache=on,werror=stop,rerror=stop',
+      'virtio-blk-pci,drive=disk0,id=dev0,serial=b,bootindex=1,write-cache=on,werror=stop,rerror=stop',
+      'virtio-blk-pci,drive=disk1,id=dev1,serial=a,bootindex=2,write-cache=on,werror=stop,rerror=stop',
     ]);
   });
 
   it.each([
-    ['nvme', 'nvme,drive=disk0,id=dev0,serial=disk0,bootindex=0,write-cache=on'],
+    ['nvme', 'nvme,drive=disk0,id=dev0,serial=disk0,bootindex=1,write-cache=on'],
     [
       'scsi',
-      'scsi-hd,bus=scsi0.0,scsi-id=0,drive=disk0,id=dev0,serial=disk0,bootindex=0,write-cache=on,werror=stop,rerror=stop',
+      'scsi-hd,bus=scsi0.0,scsi-id=0,drive=disk0,id=dev0,serial=disk0,bootindex=1,write-cache=on,werror=stop,rerror=stop',
     ],
     [
       'ide',
-      'ide-hd,bus=ide.0,unit=0,drive=disk0,id=dev0,serial=disk0,bootindex=0,write-cache=on,werror=stop,rerror=stop',
+      'ide-hd,bus=ide.0,unit=0,drive=disk0,id=dev0,serial=disk0,bootindex=1,write-cache=on,werror=stop,rerror=stop',
     ],
   ] as const)('bus %s', (diskBus, device) => {
     expect(all(args(launchSpec({ settings: { diskBus } })), '-device')).toContain(device);

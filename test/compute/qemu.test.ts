@@ -191,6 +191,7 @@ describe.skipIf(unavailable !== null)('guests', () => {
     const trigger = server.errorTrigger ?? '';
     writeFileSync(trigger, '');
     await until('the guest is paused', async () => (await provider.state(spec)).detail === 'paused (I/O error)');
+    // Nor does it power off later, because a button was pressed while it was stopped.
     const stuck = provider.shutdown(spec, { timeoutMs: 50, force: false, ...context });
     await expect(stuck).rejects.toThrow(/paused \(I\/O error\)/);
     expect(await runBootCheck({ type: 'none' }, { ...(await checkContext(r)), startedAtMs: 0 })).toMatchObject({
@@ -301,7 +302,11 @@ describe.skipIf(unavailable !== null)('guests', () => {
     );
   });
 
-  it.each(['bios', 'uefi'] as const)('%s: a disk with its own boot loader', async (kind) => {
+  it.for(['bios', 'uefi'] as const)('%s: a disk with its own boot loader', async (kind, test) => {
+    if (kind === 'uefi' && process.env['AFTERIMAGE_TEST_UEFI'] !== '1') {
+      console.log('uefi: skipped, OVMF is slow under emulation; AFTERIMAGE_TEST_UEFI=1 runs it');
+      test.skip();
+    }
     const r = await rig(kind, kind, { test: true });
     await provider.start(r.spec, context);
     await ready(r);

@@ -46,9 +46,17 @@ test('an empty file is all defaults', () => {
     expect(parseConfig('FILE', text, receiverConfigSchema)).toEqual({
       store: 'file:/var/lib/afterimage-receiver/store',
       stateDir: '/var/lib/afterimage-receiver',
+      controlSocket: '/run/afterimage-receiver/control.sock',
       listen: { host: '::', port: 7443 },
       names: [],
       status: { host: '127.0.0.1', port: 7444 },
+      failover: {
+        interval: 5000,
+        cacheBytes: 8 * 2 ** 30,
+        hydrate: { enabled: true },
+        provider: 'qemu',
+        accel: 'auto',
+      },
       log: { level: 'info' },
     });
   }

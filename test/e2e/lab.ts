@@ -105,6 +105,7 @@ export class Lab {
     const receiver = {
       store: this.storeUrl,
       stateDir: join(folder, 'receiver'),
+      controlSocket: join(folder, 'receiver.sock'),
       listen: { host: '127.0.0.1', port },
       status: { host: '127.0.0.1', port: receiverStatus },
       ...keysIn(folder, options.receiver),

@@ -161,6 +161,8 @@ export interface ProcessOptions {
   readonly diesAt?: number;
   /** Called for each step with its number; may throw instead of it. */
   readonly onStep?: (step: number, what: string) => void;
+  /** The same after it: what was done is done, its answer is lost. */
+  readonly onDone?: (step: number, what: string) => void;
   /** The guardian's rounds; without them steps are the job's alone. */
   readonly watches?: boolean;
 }
@@ -209,6 +211,7 @@ class QuickClock implements Clock {
 export class Process {
   readonly engine: FailoverEngine;
   readonly clock: Clock;
+  readonly folder: string;
   steps = 0;
   isDead = false;
   #announce: () => void = () => undefined;
@@ -221,6 +224,7 @@ export class Process {
   constructor(world: World, options: ProcessOptions) {
     this.#world = world;
     this.#options = options;
+    this.folder = options.folder;
     this.clock = new QuickClock(options.watches === true);
     this.engine = new FailoverEngine(this.#parts(), {
       receiver: options.receiver ?? '99999999-2222-4333-8444-000000000001',
@@ -244,6 +248,7 @@ export class Process {
     this.log.push(what);
     this.#options.onStep?.(number, what);
     const result = await work();
+    this.#options.onDone?.(number, what);
     if (this.isDead) throw new ProcessDeath();
     await this.#world.check(what);
     this.#dieIf(number * 2 + 1);

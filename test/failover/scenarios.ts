@@ -71,12 +71,18 @@ export interface Run {
   /** Steps of the process that was disturbed. */
   readonly steps: number;
   readonly log: readonly string[];
+  /** Numbers of the steps that changed something. */
+  readonly changes: readonly number[];
 }
 
 export async function perform(process: Process, request: OperationInput): Promise<void> {
   await process.engine.begin(MACHINE, operationRequestSchema.parse(request));
   await process.engine.settled(MACHINE);
 }
+
+const READS = /^(get|list|folders|head|read|content|problems|state|boot check)\b/;
+const changesOf = (log: readonly string[]): number[] =>
+  log.flatMap((what, step) => (READS.test(what) ? [] : [step]));
 
 async function endOf(world: World, folder: string): Promise<Run['end']> {
   const recovery = await world.recovery();
@@ -105,7 +111,11 @@ async function endOf(world: World, folder: string): Promise<Run['end']> {
 }
 
 /** Runs a scenario; its last operation by a process with these options, then by one that nothing happens to. */
-export async function run(scenario: Scenario, disturbed: Omit<ProcessOptions, 'folder'> = {}): Promise<Run> {
+export async function run(
+  scenario: Scenario,
+  disturbed: Omit<ProcessOptions, 'folder'> = {},
+  request = scenario.request,
+): Promise<Run> {
   const world = new World();
   const folder = copiesFolder();
   await world.begin();
@@ -120,7 +130,7 @@ export async function run(scenario: Scenario, disturbed: Omit<ProcessOptions, 'f
   const jobsBefore = (await world.recovery())?.jobs.length ?? 0;
   const life = (async () => {
     await process.engine.start();
-    await perform(process, scenario.request);
+    await perform(process, request);
   })();
   await Promise.race([life, process.died]).catch(() => undefined);
   // What the dead one still does in memory has no effect; let it end.
@@ -135,9 +145,9 @@ export async function run(scenario: Scenario, disturbed: Omit<ProcessOptions, 'f
     if ((recovery?.jobs.length ?? 0) === jobsBefore && recovery?.job == null) await perform(second, scenario.request);
     const end = await endOf(world, folder);
     await second.engine.stop();
-    return { world, folder, end, steps, log: process.log };
+    return { world, folder, end, steps, log: process.log, changes: changesOf(process.log) };
   }
   const end = await endOf(world, folder);
   await process.engine.stop();
-  return { world, folder, end, steps, log: process.log };
+  return { world, folder, end, steps, log: process.log, changes: changesOf(process.log) };
 }

@@ -155,7 +155,7 @@ export async function bootGuest(options: BootOptions): Promise<Guest> {
       '-drive',
       `file=${file.replaceAll(',', ',,')},if=none,id=d${i},format=raw,discard=unmap,cache=none,aio=threads`,
     );
-    q.push('-device', `${model},drive=d${i},serial=${i === 0 ? serial : `${serial}-${i}`},bootindex=${i}`);
+    q.push('-device', `${model},drive=d${i},serial=${i === 0 ? serial : `${serial}-${i}`},bootindex=${i + 1}`);
   }
   q.push('-netdev', `user,id=n0,restrict=on,hostfwd=tcp:127.0.0.1:${httpPort}-:80`);
   q.push('-device', 'virtio-net-pci,netdev=n0,romfile=');

@@ -1,7 +1,7 @@
 /** The command-line clients of libnbd and QEMU against our server. */
 import { readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { afterEach, describe, expect, it } from 'vitest';
+import { afterEach, describe, expect, it, vi } from 'vitest';
 import { MIB } from '../../shared/units.js';
 import { removeTempFolders, tempFolder } from '../helpers/folders.js';
 import { MemoryDevice } from '../helpers/memory-device.js';
@@ -49,9 +49,6 @@ describe.skipIf(missing.length > 0)('clients of NBD', () => {
       can_multi_conn: true,
       can_cache: true,
       can_df: true,
-      block_minimum: 1,
-      block_preferred: 4096,
-      block_maximum: 32 * MIB,
     });
     const list = JSON.parse(await must('nbdinfo', ['--list', '--json', world.uri('')])) as Info;
     expect(list.exports.map((e) => [e['export-name'], e['description']])).toEqual([
@@ -62,7 +59,6 @@ describe.skipIf(missing.length > 0)('clients of NBD', () => {
       is_read_only: true,
       can_trim: false,
       can_zero: false,
-      block_preferred: 65536,
     });
     const map = JSON.parse(await must('nbdinfo', ['--map', '--json', world.uri('disk1')])) as object[];
     expect(map).toEqual([
@@ -73,7 +69,7 @@ describe.skipIf(missing.length > 0)('clients of NBD', () => {
       { offset: 9 * MIB, length: 512, type: 0, description: 'data' },
     ]);
     expect((await run('nbdinfo', [world.uri('nothing')])).code).not.toBe(0);
-    expect(world.server.connections).toBe(0);
+    await vi.waitFor(() => expect(world.server.connections).toBe(0));
   });
 
   it.each([true, false])('nbdcopy and qemu-img copy and compare (reads at once: %s)', async (atOnce) => {
@@ -124,7 +120,7 @@ describe.skipIf(missing.length > 0)('clients of NBD', () => {
     expect(device.durable.equals(expected)).toBe(true);
     const readOnly = await serve({ disk: new MemoryDevice(MIB, { readOnly: true }) });
     expect((await run('qemu-io', ['-f', 'raw', '-c', 'write 0 4k', readOnly.uri('disk')])).output).toMatch(
-      /read-?only/i,
+      /Permission denied/,
     );
   });
 });

@@ -84,7 +84,8 @@ export async function must(program: string, args: readonly string[]): Promise<st
 
 /** A client of bytes: sends what it is told, collects what comes. */
 export class RawClient {
-  received = Buffer.alloc(0);
+  #chunks: Buffer[] = [];
+  #bytes = 0;
   closed = false;
   readonly socket: Socket;
   #changed: () => void = () => undefined;
@@ -92,7 +93,8 @@ export class RawClient {
   constructor(socketPath: string) {
     this.socket = connect(socketPath);
     this.socket.on('data', (chunk) => {
-      this.received = Buffer.concat([this.received, chunk]);
+      this.#chunks.push(chunk);
+      this.#bytes += chunk.length;
       this.#changed();
     });
     this.socket.on('error', () => undefined);
@@ -118,10 +120,12 @@ export class RawClient {
 
   /** Exactly so many bytes. */
   async take(bytes: number): Promise<Buffer> {
-    await this.until(() => this.received.length >= bytes || this.closed);
-    if (this.received.length < bytes) throw new Error(`closed after ${this.received.length} of ${bytes} bytes`);
-    const taken = this.received.subarray(0, bytes);
-    this.received = this.received.subarray(bytes);
+    await this.until(() => this.#bytes >= bytes || this.closed);
+    if (this.#bytes < bytes) throw new Error(`closed after ${this.#bytes} of ${bytes} bytes`);
+    const all = Buffer.concat(this.#chunks);
+    const taken = all.subarray(0, bytes);
+    this.#chunks = [all.subarray(bytes)];
+    this.#bytes -= bytes;
     return taken;
   }
 

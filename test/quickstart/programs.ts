@@ -59,6 +59,7 @@ export class Programs {
       [
         `store: ${this.store}`,
         `stateDir: ${this.folder}/receiver`,
+        `controlSocket: ${this.folder}/receiver.sock`,
         `listen: { host: 127.0.0.1, port: ${this.#port} }`,
         `status: { port: ${this.receiverStatusPort} }`,
         '',

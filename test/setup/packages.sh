@@ -28,6 +28,9 @@ have cpio cpio
 [ -e /usr/lib/syslinux/mbr/mbr.bin ] || need+=(syslinux-common)
 [ -e /usr/lib/systemd/boot/efi/linuxx64.efi.stub ] || need+=(systemd-boot-efi)
 [ -e /usr/share/doc/busybox-static ] || need+=(busybox-static)
+have nbdcopy libnbd-bin
+have qemu-io qemu-utils
+/usr/bin/python3 -c 'import nbd' 2>/dev/null || need+=(python3 python3-libnbd)
 [ -e /usr/include/stdlib.h ] || need+=(libc6-dev)
 if [ "$(id -u)" != 0 ]; then
   [ ${#need[@]} -eq 0 ] || echo "not root: missing packages are not installed (${need[*]}); tests that need them skip"

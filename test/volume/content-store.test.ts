@@ -106,6 +106,22 @@ describe('reads of the store', () => {
     expect(extras).not.toContain(70);
   });
 
+  it('reads each chunk once for a client that reads in order, across the borders of chunks', async () => {
+    const reads: Read[] = [];
+    const content = await contentOf(watched(store, reads), 1);
+    await content.read(0, 1, Buffer.alloc(4096));
+    const before = reads.length;
+    const model = chain.models.get(1);
+    const into = Buffer.alloc(24 * 4096);
+    for (let first = 0; first + 24 <= 640; first += 24) {
+      await content.read(first, 24, into);
+      for (let i = 0; i < 24; i++) {
+        expect(model?.get(first + i)?.compare(into, i * 4096, (i + 1) * 4096)).toBe(0);
+      }
+    }
+    expect(reads.length - before).toBe(9);
+  });
+
   it('gives the last, short block in full length', async () => {
     const last = chain.geometry.blockCount - 1;
     const bytes = chain.block(last, 'end');
@@ -134,7 +150,13 @@ describe('damage', () => {
   };
 
   /** A base of ten chunks whose fifth is damaged in the store. */
-  async function damaged(): Promise<{ chain: Chain; content: PointContent; path: string; name: string }> {
+  async function damaged(): Promise<{
+    store: ObjectStore;
+    chain: Chain;
+    content: PointContent;
+    path: string;
+    name: string;
+  }> {
     const { folder, store } = await newStore();
     const chain = new Chain(store, { sizeBytes: 64 * MIB, blockBytes: 4096 });
     chain.apply([{ first: 0, blocks: Array.from({ length: 640 }, (_, i) => chain.block(i, 'x', false)) }]);
@@ -145,7 +167,7 @@ describe('damage', () => {
     const index = await new LayerReader(store, chain.owner).index(base);
     const path = `${folder}/${name}`;
     await flip(path, (index.chunks[4]?.offset ?? 0) + 5_000);
-    return { chain, content: await contentOf(store, 1), path, name };
+    return { store, chain, content: await contentOf(store, 1), path, name };
   }
 
   it('fails who wants the bad chunk, by its name, and nobody else', async () => {
@@ -164,12 +186,32 @@ describe('damage', () => {
     await Promise.all(others);
   });
 
-  it('writes nothing into a buffer after it has failed', async () => {
-    const { content } = await damaged();
-    const into = Buffer.alloc(640 * 4096);
-    await expect(content.read(0, 640, into)).rejects.toMatchObject({ kind: 'corrupt' });
+  it('writes nothing into a buffer after it has failed, also not what another reader fetches', async () => {
+    const { store } = await damaged();
+    let slowed = 0;
+    const slow = new Proxy(store, {
+      get(target, key) {
+        const value: unknown = Reflect.get(target, key);
+        if (typeof value !== 'function') return value;
+        if (key !== 'read') return value.bind(target) as unknown;
+        return async (name: string, offset: number, lengthBytes: number): Promise<Buffer> => {
+          const bytes = await target.read(name, offset, lengthBytes);
+          // The last chunk alone.
+          if (offset > 9 * 256 * 1024 && lengthBytes > 200_000 && slowed++ === 0)
+            await new Promise((resolve) => setTimeout(resolve, 150));
+          return bytes;
+        };
+      },
+    });
+    const content = await contentOf(slow, 1);
+    await content.read(0, 1, Buffer.alloc(4096));
+    const other = content.read(9 * 64, 1, Buffer.alloc(4096));
+    const into = Buffer.alloc(6 * 64 * 4096);
+    await expect(content.read(4 * 64, 6 * 64, into)).rejects.toMatchObject({ kind: 'corrupt' });
     into.fill(0x11);
+    await other;
     await new Promise((resolve) => setTimeout(resolve, 50));
+    expect(slowed).toBeGreaterThan(0);
     expect(into.every((b) => b === 0x11)).toBe(true);
   });
 
@@ -177,7 +219,7 @@ describe('damage', () => {
     const { path, content } = await damaged();
     await content.read(0, 1, Buffer.alloc(4096));
     await rm(path);
-    await expect(content.read(0, 1, Buffer.alloc(4096))).rejects.toMatchObject({ code: 'layer-missing' });
+    await expect(content.read(64, 1, Buffer.alloc(4096))).rejects.toMatchObject({ code: 'layer-missing' });
     const other = await damaged();
     await rm(other.path);
     await appendFile(other.path, 'something else');

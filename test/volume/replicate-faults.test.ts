@@ -8,7 +8,16 @@ import type { ObjectStore } from '../../receiver/store/store.js';
 import { FailingStore } from '../helpers/failing-store.js';
 import { removeTempFolders } from '../helpers/folders.js';
 import { randomOf } from '../helpers/random.js';
-import { catalogDeps, Copy, digestOf, MACHINE, newMachine, newStore, pointNumbers } from './replicate-fixture.js';
+import {
+  blockOf,
+  catalogDeps,
+  Copy,
+  digestOf,
+  MACHINE,
+  newMachine,
+  newStore,
+  pointNumbers,
+} from './replicate-fixture.js';
 
 removeTempFolders();
 
@@ -59,6 +68,24 @@ test.each([
   else expect([...failedAt].sort()).toEqual(['createIfAbsent', 'list', 'openWriter', 'writer.finish', 'writer.write']);
   expect(await unsound(store, copy)).toEqual([]);
   expect(copy.replicator.status.points).toBe((await pointNumbers(store)).length - 1);
+});
+
+test('what a failed cycle found is forgotten: a block that went back to what it was, and then to the same again', async () => {
+  const store = await newStore();
+  const contents = await newMachine(store);
+  const failing = new FailingStore(store);
+  const owned = await resumeGeneration(catalogDeps(failing.store), MACHINE, 1);
+  const copy = await Copy.start(failing.store, owned, contents);
+  const source = copy.source(0);
+  const [old, other] = [blockOf(source.geometry, 4), blockOf(source.geometry, 99)];
+  expect(source.bytes.subarray(3 * 4096, 4 * 4096).equals(old)).toBe(true);
+  source.set(3, other);
+  failing.failAt = failing.requests + 3;
+  await expect(copy.replicator.pointNow()).rejects.toThrow('failed');
+  for (const content of [old, other]) {
+    source.set(3, content);
+    expect(await copy.wrongAt(store, (await copy.replicator.pointNow()).number)).toEqual([]);
+  }
 });
 
 test('the history page can not be written when the tail is full: the point waits, nothing is in doubt', async () => {
@@ -138,11 +165,10 @@ test.each([false, true])(
     const copy = await Copy.start(failing.store, owned, contents);
     copy.scribble(randomOf(51), 5);
     failing.late = made;
-    let requests = 0;
     // The manifest is the last but one request of a cycle: find it by counting one that succeeds.
     const before = failing.requests;
     await copy.replicator.pointNow();
-    requests = failing.requests - before - 1;
+    let requests = failing.requests - before - 1;
     for (const source of copy.sources) source.changed.clear();
     copy.source(0).changed.add(0);
     copy.scribble(randomOf(51), 5);

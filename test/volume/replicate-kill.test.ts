@@ -14,7 +14,7 @@ import { blockOf, DISKS, MACHINE, newMachine, newStore, pointNumbers, restored }
 removeTempFolders();
 
 /** Where the child dies, and whether the point of its cycle stands all the same. */
-const PLACES: readonly (readonly [`${FailpointName}` | `${FailpointName}:${number}`, boolean])[] = [
+const PLACES: readonly (readonly [FailpointName | `${FailpointName}:${number}`, boolean])[] = [
   ['receiver.catalog.takeover', false],
   ['receiver.replicate.cut', false],
   ['receiver.replicate.batch:2', false],

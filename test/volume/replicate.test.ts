@@ -275,9 +275,7 @@ test('refused: a disk without a volume, one too many, one twice, one of another 
   const stranger = { ...a, source: Object.assign(Object.create(a.source) as typeof a.source, { disk: asDiskId('x') }) };
   const resized = { ...b, reference: { ...b.reference, geometry: a.reference.geometry } };
   for (const wrong of [[a], [], [a, b, stranger], [a, a, b], [a, resized]])
-    expect(() => make(wrong)).toThrowError(
-      expect.objectContaining({ code: 'volumes-differ', kind: 'refused' }) as Error,
-    );
+    expect(() => make(wrong)).toThrow(expect.objectContaining({ code: 'volumes-differ', kind: 'refused' }) as Error);
   expect(() => make([b, a])).not.toThrow();
 });
 

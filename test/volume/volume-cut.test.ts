@@ -153,6 +153,27 @@ describe('cuts of volumes', () => {
     expect(fourth).toBe(true);
   });
 
+  it('keep writers from what is just being read, also a second time', async () => {
+    const host = {
+      geometry: geometryOf(1 * MIB, BLOCK),
+      readImage: async (_offset: number, into: Buffer) => {
+        await sleep(20);
+        into.fill(1);
+      },
+      flush: () => Promise.resolve(),
+      ended: () => undefined,
+    };
+    const cut = new OpenCut(BlockSet.of([0]), host);
+    for (let i = 0; i < 2; i++) {
+      let isRead = false;
+      const reading = valueAt(cut, 0).then(() => (isRead = true));
+      if (i === 0) await reading;
+      else await cut.preserve(0, 1);
+      await sleep(5);
+      expect(isRead).toBe(true);
+    }
+  });
+
   it('are durable in the volume before they are read', async () => {
     const geometry = geometryOf(1 * MIB, BLOCK);
     const host = {

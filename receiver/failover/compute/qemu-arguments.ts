@@ -40,8 +40,9 @@ const escaped = (text: string): string => text.replaceAll(',', ',,');
 
 const SERIAL_CHARS_MAX: Readonly<Record<DiskBus, number>> = { virtio: 20, nvme: 20, scsi: 36, ide: 20 };
 
+/** Boot order begins at 1: with `-kernel` QEMU takes 0 itself. */
 function deviceArguments(bus: DiskBus, index: number, disk: LaunchDisk): string {
-  const common = `drive=disk${index},id=dev${index},serial=${escaped(diskSerial(disk.disk, SERIAL_CHARS_MAX[bus]))},bootindex=${index}`;
+  const common = `drive=disk${index},id=dev${index},serial=${escaped(diskSerial(disk.disk, SERIAL_CHARS_MAX[bus]))},bootindex=${index + 1}`;
   const stopping = 'write-cache=on,werror=stop,rerror=stop';
   switch (bus) {
     case 'virtio':

@@ -36,6 +36,7 @@ export type QemuDeps = StarterDeps;
 export class QemuProvider implements ComputeProvider {
   readonly kind = 'qemu';
   readonly #deps: QemuDeps;
+  readonly #starting = new Map<string, Promise<void>>();
 
   constructor(deps: QemuDeps) {
     this.#deps = deps;
@@ -62,7 +63,20 @@ export class QemuProvider implements ComputeProvider {
     return launchProblems(spec, shape, await gatherFacts(spec, shape, host));
   }
 
-  async start(spec: LaunchSpec, context: CheckContext): Promise<void> {
+  /** One after the other per instance: the second finds what the first has started. */
+  start(spec: LaunchSpec, context: CheckContext): Promise<void> {
+    const { folder } = spec;
+    const before = this.#starting.get(folder) ?? Promise.resolve();
+    const mine = before.catch(() => undefined).then(() => this.#start(spec, context)); // its caller has the error
+    this.#starting.set(folder, mine);
+    const forget = (): void => {
+      if (this.#starting.get(folder) === mine) this.#starting.delete(folder);
+    };
+    mine.then(forget, forget);
+    return mine;
+  }
+
+  async #start(spec: LaunchSpec, context: CheckContext): Promise<void> {
     const { folder } = spec;
     const guest = await runningGuest(folder);
     const file = await supervisorFile.read(folder);
@@ -120,7 +134,7 @@ export class QemuProvider implements ComputeProvider {
       throw new AfterimageError(`the guest did not power off within ${Math.round(timeoutMs / 1000)} s${trouble}`, {
         code: 'guest-does-not-power-off',
         kind: 'io',
-        hint: 'It runs on. Power it off from inside and try again, or use --force to end it as by a power cut.',
+        hint: 'It runs on, and may still heed the power button. Try again, or use --force to end it as by a power cut.',
       });
     }
     say(`the guest did not power off in time${trouble}: ending it`);
@@ -214,8 +228,10 @@ export class QemuProvider implements ComputeProvider {
     try {
       return await withQmp(guestFiles(folder).qmp, async (qmp) => {
         const { status } = statusSchema.parse(await qmp.execute('query-status'));
+        // A press is kept for a paused guest: it would power off much later, when nobody wants it any more.
+        if (status !== 'running') return ` (it is ${STATUS_WORDS[status] ?? status})`;
         await qmp.execute('system_powerdown');
-        return status === 'running' ? '' : ` (it is ${STATUS_WORDS[status] ?? status})`;
+        return '';
       });
     } catch (error) {
       return ` (${messageOf(error)})`;

@@ -174,7 +174,7 @@ export class Cache {
 
   #evictIfNeeded(): void {
     if (this.content === null || this.cachedBlocks <= this.#blocksMax) return;
-    this.#evicting ??= this.evict(() => this.cachedBlocks > this.#blocksMax)
+    this.#evicting ??= this.#evict(() => this.cachedBlocks - this.#blocksMax)
       .catch((error: unknown) => {
         // What couldn't be given up stays: the bound is missed, nothing else.
         this.#log.warn({ disk: this.#disk, err: error }, 'cached blocks could not be given up');
@@ -186,8 +186,8 @@ export class Cache {
   async makeRoom(): Promise<boolean> {
     if (this.content === null) return false;
     const before = this.cachedBlocks;
-    let batches = 0;
-    await this.evict(() => batches++ === 0);
+    const target = before - CACHE_EVICT_GROUPS * this.#groupBlocks;
+    await this.#evict(() => this.cachedBlocks - Math.max(0, target));
     return this.cachedBlocks < before;
   }
 
@@ -196,16 +196,17 @@ export class Cache {
     await this.#evicting;
   }
 
-  /** Second chance: passes over groups that were used since the last pass, gives up the others, as long as `more()`. */
-  async evict(more: () => boolean): Promise<void> {
+  /** Second chance: passes over groups that were used since the last pass, gives up the others, as long as `excess()` says that so many blocks are too many. */
+  async #evict(excess: () => number): Promise<void> {
     const groups = this.#used.length;
     // Twice around: the first pass may find all used.
-    for (let looked = 0; looked < 2 * groups && more();) {
+    for (let looked = 0; looked < 2 * groups && excess() > 0;) {
+      const wanted = excess();
       const holds: RangeHold[] = [];
       const runs: Run[] = [];
-      let taken = 0;
+      let [taken, blocks] = [0, 0];
       try {
-        for (; looked < 2 * groups && taken < CACHE_EVICT_GROUPS; looked++) {
+        for (; looked < 2 * groups && taken < CACHE_EVICT_GROUPS && blocks < wanted; looked++) {
           const group = this.#hand;
           this.#hand = (group + 1) % groups;
           if (this.#used[group] === 1) {
@@ -215,6 +216,7 @@ export class Cache {
           const found = this.#takeGroup(group, holds);
           if (found.length > 0) taken++;
           runs.push(...found);
+          for (const run of found) blocks += run.count;
         }
         if (runs.length > 0) await this.#image.giveUp(runs, () => this.content !== null);
       } finally {

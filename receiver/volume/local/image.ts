@@ -6,6 +6,7 @@
  */
 import type { Geometry } from '../../../shared/blocks/geometry.js';
 import type { AfterimageError } from '../../../shared/errors.js';
+import { failpoint } from '../../../shared/failpoints.js';
 import { nextData } from '../../../shared/native/libc.js';
 import { readFully, writeFully } from '../fd-io.js';
 import { openFolder, type LocalFiles, type OpenFolder } from './folder.js';
@@ -117,6 +118,7 @@ export class LocalImage {
       if (!isAllowed()) return;
       for (const { first, count } of runs) this.maps.local.clear(first, count);
       await this.maps.clearDurable(runs);
+      failpoint('volume.evict.map-cleared');
       for (const { first, count } of runs) {
         const offset = first * blockBytes;
         // Where holes can't be punched the space stays taken; the content is fetched again all the same.

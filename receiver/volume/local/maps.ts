@@ -9,6 +9,7 @@
 import { fdatasync } from 'node:fs';
 import { promisify } from 'node:util';
 import { corrupt } from '../../../shared/errors.js';
+import { failpoint } from '../../../shared/failpoints.js';
 import { VOLUME_FLUSH_PAGES_MAX } from '../../../shared/limits.js';
 import { mmapShared, type Mapping } from '../../../shared/native/libc.js';
 import { readFully, writeFully } from '../fd-io.js';
@@ -71,6 +72,7 @@ export class BlockMaps {
       const written = this.written.takeChangedPages(VOLUME_FLUSH_PAGES_MAX);
       try {
         await syncImage();
+        failpoint('volume.flush.image-synced');
         for (const { page, bytes } of local) await this.#writePage(page, bytes);
         for (const { page, bytes } of written) await this.#writePage(this.#pages + page, bytes);
         if (local.length + written.length > 0) await syncData(this.#durableFd);
@@ -85,22 +87,27 @@ export class BlockMaps {
 
   /** Clears L of blocks in the durable map, durably. Not while flush() runs. */
   async clearDurable(runs: readonly Run[]): Promise<void> {
-    const page = Buffer.alloc(MAP_PAGE_BYTES);
-    let changed = false;
+    const byPage = new Map<number, Run[]>();
     for (const { first, count } of runs) {
       for (let at = first; at < first + count;) {
-        const number = Math.floor(at / MAP_PAGE_BLOCKS);
-        const end = Math.min(first + count, (number + 1) * MAP_PAGE_BLOCKS);
-        if ((await readFully(this.#durableFd, page, number * MAP_PAGE_BYTES)) !== page.length) throw durableShort();
-        const bits = new BlockBits(new Uint32Array(page.buffer, page.byteOffset, MAP_PAGE_BYTES / 4));
-        const before = bits.count;
-        bits.clear(at - number * MAP_PAGE_BLOCKS, end - at);
-        if (bits.count !== before) {
-          await this.#writePage(number, page);
-          changed = true;
-        }
+        const page = Math.floor(at / MAP_PAGE_BLOCKS);
+        const end = Math.min(first + count, (page + 1) * MAP_PAGE_BLOCKS);
+        const parts = byPage.get(page) ?? [];
+        parts.push({ first: at - page * MAP_PAGE_BLOCKS, count: end - at });
+        byPage.set(page, parts);
         at = end;
       }
+    }
+    const bytes = Buffer.from(new ArrayBuffer(MAP_PAGE_BYTES));
+    let changed = false;
+    for (const [page, parts] of byPage) {
+      if ((await readFully(this.#durableFd, bytes, page * MAP_PAGE_BYTES)) !== bytes.length) throw durableShort();
+      const bits = new BlockBits(new Uint32Array(bytes.buffer));
+      const before = bits.count;
+      for (const { first, count } of parts) bits.clear(first, count);
+      if (bits.count === before) continue;
+      await this.#writePage(page, bytes);
+      changed = true;
     }
     if (changed) await syncData(this.#durableFd);
   }

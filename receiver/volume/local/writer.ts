@@ -7,6 +7,7 @@
  */
 import { BlockSet } from '../../../shared/blocks/block-set.js';
 import { bytesOfBlocks } from '../../../shared/blocks/geometry.js';
+import { failpoint } from '../../../shared/failpoints.js';
 import { VOLUME_PIECE_BYTES_MAX, ZERO_CALL_BYTES_MAX } from '../../../shared/limits.js';
 import type { Cache } from './cache.js';
 import type { LocalImage } from './image.js';
@@ -119,6 +120,7 @@ export class VolumeWriter {
         for (const part of local.runs(first, count)) if (part.set) written.set(part.first, part.count);
       }
       await this.#withRoom(apply);
+      failpoint('volume.write.data-written');
       // In this order: a block is never both local and other than the point without being marked as written.
       written.set(first, count);
       local.set(first, count);

@@ -1,0 +1,119 @@
+/**
+ * The last cut of a planned failover: the hook shuts the workload down, the proof fails while something writes, and the workload runs again only when
+ * nobody can have taken over.
+ */
+import { existsSync, readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { afterEach, describe, expect, it } from 'vitest';
+import type { HomeStep } from '../../receiver/session/home-agent.js';
+import { CLOSE } from '../../shared/wire/close-codes.js';
+import { MIB } from '../../shared/units.js';
+import { canRunLab, WHY_NO_LAB } from '../e2e/lab.js';
+import { HomeLab, writeBlocks } from './home-lab.js';
+
+let home: HomeLab | null = null;
+let writer: NodeJS.Timeout | undefined;
+afterEach(async () => {
+  clearInterval(writer);
+  await home?.lab.cleanUp();
+  home = null;
+});
+
+async function setUp(withHooks: boolean): Promise<HomeLab> {
+  // The hooks write what they did into a file that the test makes known by the environment.
+  const path = `/dev/shm/afterimage-hooks-${process.pid}-${Math.random().toString(36).slice(2)}`;
+  const failover = {
+    preShutdown: [`echo stop >> ${path}`, `test ! -e ${path}.fail`],
+    resume: [`echo resume >> ${path}`],
+  };
+  const h = await HomeLab.open({ disks: [64 * MIB], agent: withHooks ? { failover } : {} });
+  h.lab.undo(() => {
+    for (const p of [path, `${path}.fail`]) if (existsSync(p)) writeFileSync(p, '');
+  });
+  hooks = path;
+  home = h;
+  await h.setUp();
+  return h;
+}
+let hooks = '';
+const ran = (): string => (existsSync(hooks) ? readFileSync(hooks, 'utf8').trim().split('\n').join(' ') : '');
+
+const cut = (h: HomeLab, steps: HomeStep[] = []) =>
+  h.homeAgents.finalCut(h.machine, {
+    hookTimeoutMs: 10_000,
+    signal: AbortSignal.timeout(60_000),
+    onStep: (step) => void steps.push(step),
+  });
+
+const startWriter = (h: HomeLab): void => {
+  let block = 0;
+  writer = setInterval(() => writeBlocks(h.lab.disks[0]!, [block++ % 1000]), 50);
+};
+
+describe.skipIf(!canRunLab)(`final cut (${WHY_NO_LAB})`, () => {
+  it('shuts down, proves that nothing is written, hands over; the workload stays down until it may replicate', { timeout: 120_000 }, async () => {
+    const h = await setUp(true);
+    writeBlocks(h.lab.disks[0]!, [1, 2, 3]);
+    const steps: HomeStep[] = [];
+    const { point } = await cut(h, steps);
+    expect(ran()).toBe('stop');
+    expect([...new Set(steps.map((s) => s.step))]).toEqual([
+      'pre-shutdown hook',
+      'last cut',
+      'proof that nothing is written',
+    ]);
+    const status = await h.lab.status();
+    expect(status.finalCut).toMatch(/shut down for a planned failover/);
+    await h.lab.restore(point);
+    expect(h.lab.differences(0)).toEqual([]);
+    await expect(h.lab.syncNow()).rejects.toThrow('planned failover');
+    // Killed, and told that it was failed over: never resumed.
+    await h.failOver();
+    await h.lab.agent?.kill();
+    await h.lab.startAgent();
+    await h.lab.until('told', (s) => s.state === 'FailedOver');
+    expect(ran()).toBe('stop');
+    // Amid a planned failover, as after a lost connection: not resumed either.
+    await h.decide({ mode: 'replicate', generation: 2 }, 'PlannedFailoverInitiated');
+    await h.reconnect();
+    await h.lab.until('held', (s) => s.receiver.mode === 'replicate');
+    expect(ran()).toBe('stop');
+    // The failover was given up.
+    await h.homeAgents.resumeHome(h.machine);
+    expect(ran()).toBe('stop resume');
+    expect((await h.lab.status()).finalCut).toBeNull();
+  });
+
+  it('a writer that goes on, a hook that fails, a receiver that dies: not handed over, and resumed once', { timeout: 120_000 }, async () => {
+    const h = await setUp(true);
+    startWriter(h);
+    await expect(cut(h)).rejects.toThrow(/still being written/);
+    expect(ran()).toBe('stop resume');
+    clearInterval(writer);
+    writeFileSync(`${hooks}.fail`, '');
+    await expect(cut(h)).rejects.toThrow(/pre-shutdown hook: .* failed: exit code 1/);
+    expect(ran()).toBe('stop resume stop resume');
+    writeFileSync(hooks, '');
+    const { unlinkSync } = await import('node:fs');
+    unlinkSync(`${hooks}.fail`);
+    // After the hand-over the connection is lost: it may run elsewhere, so nothing is done until the receiver says that it doesn't.
+    await cut(h);
+    await h.homeAgents.disconnect(h.machine, CLOSE.goingAway, 'the receiver stops');
+    await h.lab.until('replicating and resumed', (s) => s.receiver.connected && s.finalCut === null);
+    expect(ran()).toBe('stop resume');
+    const { point } = await h.lab.syncNow();
+    await h.lab.restore(point);
+    expect(h.lab.differences(0)).toEqual([]);
+  });
+
+  it('without a hook: the proof decides, and says what is missing', { timeout: 120_000 }, async () => {
+    const h = await setUp(false);
+    startWriter(h);
+    await expect(cut(h)).rejects.toThrow(/No pre-shutdown hook is configured/);
+    clearInterval(writer);
+    const steps: HomeStep[] = [];
+    await cut(h, steps);
+    expect(steps[0]?.detail).toMatch(/none is configured/);
+    expect(existsSync(join(h.lab.folder, 'agent', 'final-cut.json'))).toBe(false);
+  });
+});
