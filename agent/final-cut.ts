@@ -103,7 +103,9 @@ export class FinalCut {
       this.#deps.log.warn({ reason }, 'final cut given up');
       if (this.#note?.phase === 'stopping') await this.resume(reason);
       // A session that has ended is noticed where it matters.
-      await say({ type: 'final-cut-done', request, ok: false, point: 0, reason: reason.slice(0, 2000) }).catch(() => undefined);
+      await say({ type: 'final-cut-done', request, ok: false, point: 0, reason: reason.slice(0, 2000) }).catch(
+        () => undefined,
+      );
       if (error instanceof AfterimageError && error.kind === 'disconnected') throw error;
       return false;
     }
@@ -167,13 +169,17 @@ export class FinalCut {
       await work.flush();
       const found = await work.written();
       if (found === null) {
-        await step('proof that nothing is written', `nothing was written for ${FINAL_CUT_QUIET_MS / 1000} s after point ${point}`);
+        await step(
+          'proof that nothing is written',
+          `nothing was written for ${FINAL_CUT_QUIET_MS / 1000} s after point ${point}`,
+        );
         return point;
       }
       written = found;
       await step('proof that nothing is written', `${found} after point ${point}`);
     }
-    const hint = this.#deps.config.failover.preShutdown.length === 0 ? ` No pre-shutdown hook is configured. ${NO_HOOK}` : '';
+    const hint =
+      this.#deps.config.failover.preShutdown.length === 0 ? ` No pre-shutdown hook is configured. ${NO_HOOK}` : '';
     throw notHad(`the disks are still being written: ${written}.${hint}`);
   }
 

@@ -29,7 +29,8 @@ export function helloOf(self: Self, disks: readonly OpenedDisk[], tracker: MarkT
       committedPoint: disk.store.point,
       committedSeries: disk.store.committedSeries,
       changedBlocks: changedBlocks(disk, tracker),
-      hashStore: disk.store.unknownSegments === 0 && disk.store.restore === null ? ('valid' as const) : ('none' as const),
+      hashStore:
+        disk.store.unknownSegments === 0 && disk.store.restore === null ? ('valid' as const) : ('none' as const),
       sweep:
         disk.store.sweep === null
           ? null

@@ -22,7 +22,8 @@ export async function runHook(
   const end = AbortSignal.any([signal, limit]);
   for (const command of commands) {
     const failed = await runOne(command, end, output);
-    if (limit.aborted) return { ok: false, reason: `\`${command}\` took longer than ${formatDuration(timeoutMs)}`, output };
+    if (limit.aborted)
+      return { ok: false, reason: `\`${command}\` took longer than ${formatDuration(timeoutMs)}`, output };
     if (signal.aborted) return { ok: false, reason: `\`${command}\` was interrupted`, output };
     if (failed !== null) return { ok: false, reason: `\`${command}\` failed: ${failed}`, output };
   }
@@ -59,7 +60,9 @@ function runOne(command: string, end: AbortSignal, output: string[]): Promise<st
     // 'exit', not 'close': a service that the command started may keep its output open for ever.
     child.once('exit', (code, by) => {
       // What was written last may still be on its way.
-      setImmediate(() => done(code === 0 ? null : code === null ? `ended by ${by ?? 'a signal'}` : `exit code ${code}`));
+      setImmediate(() =>
+        done(code === 0 ? null : code === null ? `ended by ${by ?? 'a signal'}` : `exit code ${code}`),
+      );
     });
   });
 }

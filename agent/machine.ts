@@ -166,10 +166,7 @@ export class AgentMachine {
       const welcome = await open.hello(this.#hello());
       await this.#granted(welcome.generation);
       this.status.connected(welcome);
-      log.info(
-        { mode: welcome.mode, epoch: welcome.epoch, lastPoint: welcome.lastPoint },
-        'connected to the receiver',
-      );
+      log.info({ mode: welcome.mode, epoch: welcome.epoch, lastPoint: welcome.lastPoint }, 'connected to the receiver');
       const deps = {
         config,
         clock,

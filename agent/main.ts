@@ -68,7 +68,10 @@ program
   .command('protect')
   .description('protect block devices or image files')
   .argument('<device...>', 'e.g. /dev/sda; a whole disk, a partition, or an image file')
-  .option('--as <disk>', 'the one device takes the place of this disk (its id), which is gone; it will be written over by a failback')
+  .option(
+    '--as <disk>',
+    'the one device takes the place of this disk (its id), which is gone; it will be written over by a failback',
+  )
   .option('--block-bytes <bytes>', 'with --as: block size of the disk’s points, when this machine does not know it')
   .option('--json', 'print JSON')
   .action(async (devices: string[], options: { as?: string; blockBytes?: string; json?: boolean }) => {
@@ -76,7 +79,12 @@ program
     const added =
       options.as === undefined
         ? await protect(stateDir, devices, randomUUID)
-        : [await replaceDisk(stateDir, diskIdOf(options.as), onlyOne(devices), { newUuid: randomUUID, blockBytes: options.blockBytes === undefined ? null : Number(options.blockBytes) })];
+        : [
+            await replaceDisk(stateDir, diskIdOf(options.as), onlyOne(devices), {
+              newUuid: randomUUID,
+              blockBytes: options.blockBytes === undefined ? null : Number(options.blockBytes),
+            }),
+          ];
     if (await isRunning(controlSocket)) await ask(controlSocket, 'POST', CONTROL.reload);
     if (options.json === true) printJson(added);
     else {
@@ -157,7 +165,10 @@ program
 
 function diskIdOf(text: string): DiskId {
   if (isDiskId(text)) return text as DiskId;
-  throw usageError(`${text} is not the id of a disk`, 'See `afterimage-agent status --json`, or the point at the receiver.');
+  throw usageError(
+    `${text} is not the id of a disk`,
+    'See `afterimage-agent status --json`, or the point at the receiver.',
+  );
 }
 
 function onlyOne(devices: readonly string[]): string {

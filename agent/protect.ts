@@ -86,7 +86,8 @@ export async function replaceDisk(
     );
   }
   const user = userOf(sysfs, found.source);
-  if (user !== null) throw usageError(`${device} is ${user}`, 'It is going to be written over: stop what uses it first.');
+  if (user !== null)
+    throw usageError(`${device} is ${user}`, 'It is going to be written over: stop what uses it first.');
   const blockBytes = options.blockBytes ?? old?.blockBytes ?? found.geometry.blockBytes;
   const { sizeBytes } = geometryOf(found.geometry.sizeBytes, blockBytes);
   const { record } = found.identity;

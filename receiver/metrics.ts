@@ -56,7 +56,11 @@ const COPY_METRICS: readonly CopyMetric[] = [
       return parts.length === 0 ? null : Math.min(...parts);
     },
   },
-  { name: 'problem', help: '1 while the copy is not replicated as it should be', of: (copy) => (copy.view().problem === null ? 0 : 1) },
+  {
+    name: 'problem',
+    help: '1 while the copy is not replicated as it should be',
+    of: (copy) => (copy.view().problem === null ? 0 : 1),
+  },
 ];
 
 function failoverMetrics(registry: Registry, figures: () => FailoverFigures): void {

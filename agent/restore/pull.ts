@@ -109,8 +109,9 @@ export class DiskPull {
     }
     if (numbers.length === 0) return;
     await this.#zero(numbers.filter((_, n) => hashes[n] === ZERO_HASH));
-    const pulls = (await Promise.allSettled(this.#pieces(wanted, count).map((p) => this.#pull(segment, p, candidates))))
-      .find((p) => p.status === 'rejected');
+    const pulls = (
+      await Promise.allSettled(this.#pieces(wanted, count).map((p) => this.#pull(segment, p, candidates)))
+    ).find((p) => p.status === 'rejected');
     if (pulls !== undefined) throw pulls.reason;
     await this.#target.durable();
     failpoint('agent.restore.segment-durable');

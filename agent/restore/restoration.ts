@@ -163,7 +163,8 @@ export class Restoration {
           pool: this.#pool,
           signal,
           point: goal.point,
-          onSegment: (done, of) => this.#step(goal, 'pulling', `${d.opened.disk.device}: segment ${done} of ${of}`, done / of),
+          onSegment: (done, of) =>
+            this.#step(goal, 'pulling', `${d.opened.disk.device}: segment ${done} of ${of}`, done / of),
         });
         await pull.run();
         written.set(d.goal.disk, (written.get(d.goal.disk) ?? 0) + pull.writtenBytes);

@@ -69,7 +69,11 @@ export class PullChannel {
     point: number,
     segment: SegmentNumber,
     blockCount: number,
-    from: { readonly base: BasePoint | null; readonly also: Uint8Array<ArrayBuffer> | null; readonly digest: string | null },
+    from: {
+      readonly base: BasePoint | null;
+      readonly also: Uint8Array<ArrayBuffer> | null;
+      readonly digest: string | null;
+    },
   ): Promise<Candidates> {
     const answer = (await this.#ask('differences', (request) => ({
       type: 'differences',

@@ -71,7 +71,6 @@ async function watchJob(
     if (silentSinceMs === null) view.show(job);
     if (job.state !== 'InProgress') return job;
     await io.clock.sleep(JOB_POLL_MS, io.signal);
-    if (io.signal.aborted) throw goesOn(job, name);
     try {
       job = await service.job(machine, job.id);
       silentSinceMs = null;

@@ -84,7 +84,8 @@ export class Copy {
       throw error;
     }
     // A test is soon thrown away.
-    if (settings.hydrate !== null && file.instance.kind === 'failover') void copy.#hydrate(settings.hydrate.bytesPerSecond);
+    if (settings.hydrate !== null && file.instance.kind === 'failover')
+      void copy.#hydrate(settings.hydrate.bytesPerSecond);
     return copy;
   }
 
@@ -161,7 +162,10 @@ export class Copy {
       const mine = await contentAt(this.#parts, view, instance.point, volume.disk, signal);
       const theirs = await contentAt(this.#parts, view, newest.number, volume.disk, signal);
       const blocks = await differences(mine.content, theirs.content, signal);
-      this.#log.info({ disk: volume.disk, from: newest.number, to: instance.point, blocks: blocks.size }, 'points differ');
+      this.#log.info(
+        { disk: volume.disk, from: newest.number, to: instance.point, blocks: blocks.size },
+        'points differ',
+      );
       volume.markChanged(blocks);
     }
   }
@@ -173,7 +177,8 @@ export class Copy {
     for (const source of this.#volumes) {
       const { content: reference } = await contentAt(this.#parts, view, number, source.disk, signal);
       const reopenReference = async (point: number): Promise<PointContent> =>
-        (await contentAt(this.#parts, await MachineReader.open(this.#parts.store, machine.id), point, source.disk)).content;
+        (await contentAt(this.#parts, await MachineReader.open(this.#parts.store, machine.id), point, source.disk))
+          .content;
       const device = view.entryOf(source.disk)?.device ?? source.disk;
       volumes.push({ source, reference, reopenReference, device });
     }
@@ -183,11 +188,14 @@ export class Copy {
   /** A point of what the guest has written so far; its number. */
   async pointNow(reason: string): Promise<number> {
     if (this.#replication !== null) return this.#replication.replicator.pointNow(reason);
-    throw new AfterimageError(`the copy of ${this.file.machine.name} is not replicated: ${this.problem ?? 'not started'}`, {
-      code: 'not-replicated',
-      kind: 'io',
-      hint: 'See the receiver’s log.',
-    });
+    throw new AfterimageError(
+      `the copy of ${this.file.machine.name} is not replicated: ${this.problem ?? 'not started'}`,
+      {
+        code: 'not-replicated',
+        kind: 'io',
+        hint: 'See the receiver’s log.',
+      },
+    );
   }
 
   async stopReplication(): Promise<void> {

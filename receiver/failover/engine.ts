@@ -17,7 +17,12 @@ import { Copies } from './copies.js';
 import { HomeFollowers } from './follow.js';
 import { Guardian } from './guardian.js';
 import { beginJob, contentOf } from './jobs.js';
-import { operationRequestSchema, type OperationRequest, type RecoveryService, type RecoveryView } from './operations.js';
+import {
+  operationRequestSchema,
+  type OperationRequest,
+  type RecoveryService,
+  type RecoveryView,
+} from './operations.js';
 import { DEFINITIONS } from './operations/index.js';
 import { askOwner } from './ownership.js';
 import type { FailoverParts, FailoverSettings } from './parts.js';
@@ -103,7 +108,8 @@ export class FailoverEngine implements RecoveryService {
     const recovery = await loadRecovery(this.#parts.store, machine);
     const head = await this.#head(machine);
     const live = this.#running.get(machine)?.runner.job ?? null;
-    const shown = recovery !== null && live !== null && recovery.job?.id === live.id ? { ...recovery, job: live } : recovery;
+    const shown =
+      recovery !== null && live !== null && recovery.job?.id === live.id ? { ...recovery, job: live } : recovery;
     return {
       machine: { id: machine, name: head?.machine.name ?? machine },
       lastPoint: head?.lastPoint ?? 0,
@@ -150,7 +156,8 @@ export class FailoverEngine implements RecoveryService {
 
   async #begin(machine: MachineId, request: OperationRequest, recovery: Recovery | null, head: Manifest): Promise<Job> {
     const { parts, settings } = { parts: this.#parts, settings: this.#settings };
-    const before = recovery === null ? initialRecovery(machine, head.generation) : contentOf(afterLostJob(recovery) ?? recovery);
+    const before =
+      recovery === null ? initialRecovery(machine, head.generation) : contentOf(afterLostJob(recovery) ?? recovery);
     const content = beginJob(before, {
       id: parts.randomId(),
       receiver: settings.receiver,
@@ -188,7 +195,8 @@ export class FailoverEngine implements RecoveryService {
           if (state !== undefined) this.#ended[state]++;
         },
         (error: unknown) => {
-          if (!this.#stopped.signal.aborted) this.#parts.log.error({ err: error, machine }, `a job is left alone: ${messageOf(error)}`);
+          if (!this.#stopped.signal.aborted)
+            this.#parts.log.error({ err: error, machine }, `a job is left alone: ${messageOf(error)}`);
         },
       )
       .finally(() => this.#running.delete(machine));

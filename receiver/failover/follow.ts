@@ -52,7 +52,8 @@ export class HomeFollowers {
           problem = '';
         } catch (error) {
           // Asked for again at the next look; said once.
-          if (!signal.aborted && messageOf(error) !== problem) log.warn({ err: error, machine, point }, 'home does not follow');
+          if (!signal.aborted && messageOf(error) !== problem)
+            log.warn({ err: error, machine, point }, 'home does not follow');
           problem = messageOf(error);
         }
       }

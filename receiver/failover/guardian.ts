@@ -86,7 +86,10 @@ export class Guardian {
       if (copy === null || recovery === null) continue;
       await this.#replicate(machine, copy, recovery);
       if (recovery.job === null && shallRunAgain(await copy.provider.state(copy.spec))) {
-        this.#deps.parts.log.warn({ machine, instance: instance.id }, 'a guest does not run any more and is started again');
+        this.#deps.parts.log.warn(
+          { machine, instance: instance.id },
+          'a guest does not run any more and is started again',
+        );
         const say = (line: string): void => this.#deps.parts.log.info({ machine, line }, 'starting a guest again');
         await copy.start({ signal: this.#deps.stopped, say });
       }
@@ -114,7 +117,8 @@ export class Guardian {
     await this.#endStrangers(machine, recovery);
     if (recovery === null) return;
     for (const instance of this.#ours(recovery)) {
-      const copy = copies.get(instance.id) ?? (recovery.job === null ? await this.#reopen(machine, instance, false) : null);
+      const copy =
+        copies.get(instance.id) ?? (recovery.job === null ? await this.#reopen(machine, instance, false) : null);
       if (copy === null) continue;
       await this.#replicate(machine, copy, recovery);
       await copy.refreshGuest();
@@ -142,7 +146,10 @@ export class Guardian {
   #say(machine: MachineId, error: unknown): void {
     if (this.#problems.get(machine) === messageOf(error) || this.#deps.stopped.aborted) return;
     this.#problems.set(machine, messageOf(error));
-    this.#deps.parts.log.warn({ err: error, machine }, `copies of a machine could not be looked after: ${messageOf(error)}`);
+    this.#deps.parts.log.warn(
+      { err: error, machine },
+      `copies of a machine could not be looked after: ${messageOf(error)}`,
+    );
   }
 
   #ours(recovery: Recovery | null): Instance[] {
@@ -164,7 +171,10 @@ export class Guardian {
       if (file.instance.kind === 'test' || file.fate === 'discarded') await copies.discard(id, context);
       else {
         const reason = 'the machine was failed over or failed back elsewhere';
-        parts.log.error({ machine, instance: id, reason }, 'a copy is not ours any more: its guest is ended; what it wrote last may be in its folder');
+        parts.log.error(
+          { machine, instance: id, reason },
+          'a copy is not ours any more: its guest is ended; what it wrote last may be in its folder',
+        );
         await copies.get(id)?.fence(reason);
         await copies.lose(id, context);
       }
@@ -177,7 +187,8 @@ export class Guardian {
     if (file?.fate !== 'kept') {
       // A job may not have come to the volumes yet, or may have thrown them away.
       if (hasJob) return null;
-      if (!this.#lost.has(instance.id)) parts.log.error({ machine, instance: instance.id }, 'the volumes of a copy are not on this host');
+      if (!this.#lost.has(instance.id))
+        parts.log.error({ machine, instance: instance.id }, 'the volumes of a copy are not on this host');
       this.#lost.add(instance.id);
       return null;
     }
@@ -193,7 +204,8 @@ export class Guardian {
   }
 
   async #replicate(machine: MachineId, copy: Copy, recovery: Recovery): Promise<void> {
-    if (copy.instance.kind !== 'failover' || copy.isFenced || copy.isReplicating || !isReplicationWanted(recovery)) return;
+    if (copy.instance.kind !== 'failover' || copy.isFenced || copy.isReplicating || !isReplicationWanted(recovery))
+      return;
     try {
       await copy.startReplication(this.#deps.stopped);
       copy.problem = null;

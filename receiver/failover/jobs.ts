@@ -92,7 +92,8 @@ export function withTask(job: Job, name: string, change: Partial<Task>): Job {
   return { ...job, tasks };
 }
 
-export const requestOf = (job: Job): OperationRequest => ({ operation: job.operation, ...job.request }) as OperationRequest;
+export const requestOf = (job: Job): OperationRequest =>
+  ({ operation: job.operation, ...job.request }) as OperationRequest;
 
 /** Why a job ends otherwise than it should, in a form that its data can hold. */
 export interface Failure {
@@ -152,7 +153,10 @@ export function endJob(content: RecoveryContent, nowMs: number, failure: Failure
   return {
     ...content,
     ...place,
-    stateReason: short(failure === null ? reason : isBack ? String(job.data['originReason'] ?? '') : failed, DETAIL_MAX),
+    stateReason: short(
+      failure === null ? reason : isBack ? String(job.data['originReason'] ?? '') : failed,
+      DETAIL_MAX,
+    ),
     testFailover: testAfter(content, job, failure),
     job: null,
     jobs: [ended, ...content.jobs].slice(0, RECOVERY_JOBS_MAX),

@@ -107,7 +107,9 @@ export class JobRunner {
     this.#output = [...before.output];
     const { clock } = this.#deps.parts;
     if (before.state === 'Pending') {
-      await this.#steps.update((c) => inJob(c, (job) => withTask(job, task.name, { state: 'Started', startedAtMs: clock.nowMs() })));
+      await this.#steps.update((c) =>
+        inJob(c, (job) => withTask(job, task.name, { state: 'Started', startedAtMs: clock.nowMs() })),
+      );
     }
     taskFailpoint(operation, task.name, 'begin');
     const signal = AbortSignal.any([this.#stopped, this.#cancelled.signal]);
@@ -159,12 +161,14 @@ export class JobRunner {
   async #end(failure: Failure | null): Promise<void> {
     const { clock, store } = this.#deps.parts;
     const nowMs = clock.nowMs();
-    const end = (c: RecoveryContent): RecoveryContent => asCommitted(endJob(c, nowMs, failure, reasonOf(c.job)), failure);
+    const end = (c: RecoveryContent): RecoveryContent =>
+      asCommitted(endJob(c, nowMs, failure, reasonOf(c.job)), failure);
     const ended = end(contentOf(this.#steps.current)).jobs[0];
-    if (ended !== undefined) await this.#retried(this.#stopped, () => writeJob(store, this.#machine, ended)).catch((error: unknown) => {
-      // The newest jobs stand in the recovery object as well.
-      this.#log('warn', error, `the record of a job could not be written: ${messageOf(error)}`);
-    });
+    if (ended !== undefined)
+      await this.#retried(this.#stopped, () => writeJob(store, this.#machine, ended)).catch((error: unknown) => {
+        // The newest jobs stand in the recovery object as well.
+        this.#log('warn', error, `the record of a job could not be written: ${messageOf(error)}`);
+      });
     if (this.#stopped.aborted) return;
     await this.#steps.update(end);
     this.#deps.parts.log.info(

@@ -76,7 +76,8 @@ function failover(r: Recovery | null, facts: Facts): Verdict {
   if (r === null || atHome(r)) return yes();
   const owner = ownerOfCopy(r.failover, facts);
   if (FAILED.includes(r.state) && (owner === 'nobody' || owner === 'here')) return yes('the failover before failed');
-  if (owner === 'unknown') return yes(`the machine runs at ${nameOf(r.failover)}, which is asked first whether it lives`);
+  if (owner === 'unknown')
+    return yes(`the machine runs at ${nameOf(r.failover)}, which is asked first whether it lives`);
   if (owner === 'gone') return yes(`${nameOf(r.failover)}, where the machine ran, does not answer`);
   if (owner === 'alive') return no(`the machine runs at ${nameOf(r.failover)}, which lives`);
   if (r.state === 'CancelFailoverFailedOnRecovery') return no('a failover is being given up: cancel again');
@@ -96,7 +97,8 @@ function cancelFailover(r: Recovery | null, facts: Facts): Verdict {
   if (r.home.mode === 'restore') return no('the disks at home were written by a restore: fail back instead');
   const owner = ownerOfCopy(r.failover, facts);
   if (owner === 'alive') return no(`the machine runs at ${nameOf(r.failover)}: cancel it there`);
-  if (owner === 'unknown') return yes(`the machine runs at ${nameOf(r.failover)}, which is asked first whether it lives`);
+  if (owner === 'unknown')
+    return yes(`the machine runs at ${nameOf(r.failover)}, which is asked first whether it lives`);
   return yes();
 }
 
@@ -113,7 +115,9 @@ function testFailover(r: Recovery | null, facts: Facts): Verdict {
   if (!facts.hasPoint) return no('there is no recovery point yet');
   const state = r?.testFailover.state ?? 'None';
   const isOpen = (r?.testFailover.instance ?? null) !== null;
-  return state === 'None' || (state === 'TestFailoverFailed' && !isOpen) ? yes() : no('a test failover is open: clean it up');
+  return state === 'None' || (state === 'TestFailoverFailed' && !isOpen)
+    ? yes()
+    : no('a test failover is open: clean it up');
 }
 
 function cleanup(r: Recovery | null, facts: Facts): Verdict {
@@ -121,7 +125,9 @@ function cleanup(r: Recovery | null, facts: Facts): Verdict {
   const instance = r.testFailover.instance;
   const owner = ownerOfCopy(instance, facts);
   if (owner === 'alive') return no(`the test runs at ${nameOf(instance)}: clean it up there`);
-  return owner === 'unknown' ? yes(`the test runs at ${nameOf(instance)}, which is asked first whether it lives`) : yes();
+  return owner === 'unknown'
+    ? yes(`the test runs at ${nameOf(instance)}, which is asked first whether it lives`)
+    : yes();
 }
 
 const RULES: Readonly<Record<Operation, (r: Recovery | null, facts: Facts) => Verdict>> = {
@@ -144,7 +150,12 @@ const RULES: Readonly<Record<Operation, (r: Recovery | null, facts: Facts) => Ve
     ),
   cancel: cancelFailover,
   reprotect: (r, facts) =>
-    onCopy(r, facts, ['CommitFailoverCompleted', 'ReprotectFailed'], 'the machine has no committed failover to reprotect'),
+    onCopy(
+      r,
+      facts,
+      ['CommitFailoverCompleted', 'ReprotectFailed'],
+      'the machine has no committed failover to reprotect',
+    ),
   failback: (r, facts) =>
     onCopy(
       r,
@@ -177,7 +188,8 @@ export function allowedOperations(recovery: Recovery | null, facts: Facts): Allo
     if (job === null || isLost) return { operation, ...rule };
     const during = duringJob(job, operation, facts);
     // Asking pays only where the operation would be allowed once the job's receiver turns out to be gone.
-    const wouldBe = during.allowed && operation !== 'cancel' ? RULES[operation](afterLostJob(recovery ?? null), facts) : during;
+    const wouldBe =
+      during.allowed && operation !== 'cancel' ? RULES[operation](afterLostJob(recovery ?? null), facts) : during;
     return { operation, ...(wouldBe.allowed ? during : wouldBe) };
   });
 }
@@ -272,7 +284,9 @@ export function afterLostJob(recovery: Recovery | null): Recovery | null {
     ...recovery,
     ...placeAfter(job.operation, 'failed', sinceOf(job)),
     testFailover:
-      job.operation === 'test-failover' || job.operation === 'cleanup' ? { ...test, state: 'TestFailoverFailed' } : test,
+      job.operation === 'test-failover' || job.operation === 'cleanup'
+        ? { ...test, state: 'TestFailoverFailed' }
+        : test,
     job: null,
   };
 }

@@ -58,7 +58,12 @@ export class SessionRegistry {
       return;
     }
     const status = this.#statusOf(machine, name);
-    Object.assign(status, { connected: true, mode: null, remote: peer.remote, connectedAtMs: this.#deps.clock.nowMs() });
+    Object.assign(status, {
+      connected: true,
+      mode: null,
+      remote: peer.remote,
+      connectedAtMs: this.#deps.clock.nowMs(),
+    });
     const session = new IngestSession(this.#deps, peer.identity, transport, status, () => this.homeAgents.changed());
     const done = session.run().finally(() => {
       if (this.#live.get(machine)?.transport !== transport) return;

@@ -103,8 +103,9 @@ export class ChunkFetcher {
 
   #hand(layer: number, index: LayerIndex, chunk: ReadChunk): void {
     const plain = this.#memory();
-    const pieces = winningPieces(this.#map, layer, index, chunk.number);
+    let pieces: Piece[];
     try {
+      pieces = winningPieces(this.#map, layer, index, chunk.number);
       provePieces(this.#reader.nameOf(this.#map.layers[layer] as LayerRef), index, chunk, pieces, plain);
     } catch (error) {
       this.#settle(layer, chunk.number, (w) => w.reject(asError(error)));

@@ -21,7 +21,10 @@ export interface CutSource {
 export interface VolumeCut {
   /** Blocks that changed between the last committed cut and this one. */
   readonly changed: BlockSet;
-  /** Blocks as they were at the cut; all of [first, first + count) are in `changed`. The last block of a disk is padded with zeroes. */
+  /**
+   * Blocks as they were at the cut; all of [first, first + count) are in `changed`. The last block of a disk is padded with zeroes. What it gives out
+   * is durable in the volume. Each block is to be read once: after that the guest may overwrite it without a copy, and reading it again then fails.
+   */
   read(first: number, count: number, into: Buffer): Promise<void>;
   /** The view is given back. `committed`: a point holds these changes; `given-up`: they belong to the next cut again. */
   end(outcome: 'committed' | 'given-up'): void;

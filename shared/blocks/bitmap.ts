@@ -44,5 +44,5 @@ export function* bitRuns(bits: Uint8Array): Generator<Extent> {
 export function isBitmapOf(bits: Uint8Array, count: number): boolean {
   if (bits.length !== bitmapBytes(count)) return false;
   const spare = bits.length * 8 - count;
-  return spare === 0 || ((bits[bits.length - 1] ?? 0) >>> (8 - spare)) === 0;
+  return spare === 0 || (bits[bits.length - 1] ?? 0) >>> (8 - spare) === 0;
 }

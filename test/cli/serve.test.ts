@@ -146,7 +146,7 @@ describe.skipIf(!canRun)('afterimage serve', () => {
     await must('nbdcopy', uriOf(serving, 'root'), copy);
     await must('cmp', copy, await restored('1', 'root'));
     const write = await program('qemu-io', '-f', 'raw', '-c', 'write 0 4k', uriOf(serving, 'root'));
-    expect(write.code + Number(/read-only|not permitted/i.test(write.out + write.err))).toBeGreaterThan(0);
+    expect(write.code).not.toBe(0);
     expect((await serving.stop()).code).toBe(0);
     expect(existsSync(serving.folder)).toBe(false);
   });

@@ -41,6 +41,8 @@ test('an empty file is all defaults', () => {
       tracker: { prefer: 'auto', mode: 'auto', pinDir: '/sys/fs/bpf/afterimage' },
       cut: { deadline: 2000 },
       freeze: { enabled: true, deadline: 2000 },
+      failover: { preShutdown: [], resume: [], timeout: 300_000 },
+      failback: { allow: true },
       log: { level: 'info' },
     });
     expect(parseConfig('FILE', text, receiverConfigSchema)).toEqual({

@@ -1,4 +1,5 @@
 /** A store that fails, operators who ask at once, jobs that are cancelled: nothing is ever half done. */
+import { setTimeout } from 'node:timers/promises';
 import { afterAll, afterEach, describe, expect, it } from 'vitest';
 import { operationRequestSchema } from '../../receiver/failover/operations.js';
 import { copiesFolder, ioError, MACHINE, Process, removeCopiesFolders, World } from './fakes.js';
@@ -7,55 +8,70 @@ import { perform, run, SCENARIOS } from './scenarios.js';
 afterEach(removeCopiesFolders);
 afterAll(removeCopiesFolders);
 
+async function until(isSo: () => boolean): Promise<void> {
+  while (!isSo()) await setTimeout(2);
+}
+
 const isStore = (what: string): boolean => /^(create|get|list|folders|head|read|open) /.test(what);
 
 describe('a store that fails once', () => {
-  it.each(SCENARIOS)('$name ends the same', async (scenario) => {
-    const undisturbed = await run(scenario);
-    const begun = undisturbed.log.findIndex((what) => what.includes('/recovery/') && what.startsWith('create'));
-    for (const [step, what] of undisturbed.log.entries()) {
-      // Before the job is recorded the operator sees the error and asks again.
-      if (step <= begun || !isStore(what)) continue;
-      for (const moment of what.startsWith('create') ? (['before', 'after'] as const) : (['before'] as const)) {
-        let left = 1;
-        const fail = (number: number): void => {
-          if (number === step && left-- > 0) throw ioError(what);
-        };
-        const { end, world } = await run(scenario, moment === 'before' ? { onStep: fail } : { onDone: fail });
-        expect(end, `${moment} step ${step}: ${what}`).toEqual(undisturbed.end);
-        expect(world.violations, `${moment} step ${step}: ${what}`).toEqual([]);
-        removeCopiesFolders();
+  it.each(SCENARIOS)(
+    '$name ends the same',
+    async (scenario) => {
+      const undisturbed = await run(scenario);
+      const begun = undisturbed.log.findIndex((what) => what.includes('/recovery/') && what.startsWith('create'));
+      for (const [step, what] of undisturbed.log.entries()) {
+        // Before the job is recorded the operator sees the error and asks again.
+        if (step <= begun || !isStore(what)) continue;
+        for (const moment of what.startsWith('create') ? (['before', 'after'] as const) : (['before'] as const)) {
+          let left = 1;
+          const fail = (number: number): void => {
+            if (number === step && left-- > 0) throw ioError(what);
+          };
+          const { end, world } = await run(scenario, moment === 'before' ? { onStep: fail } : { onDone: fail });
+          expect(end, `${moment} step ${step}: ${what}`).toEqual(undisturbed.end);
+          expect(world.violations, `${moment} step ${step}: ${what}`).toEqual([]);
+          removeCopiesFolders();
+        }
       }
-    }
-  }, 120_000);
+    },
+    120_000,
+  );
 });
 
 describe('a store that fails for long', () => {
-  it.each(SCENARIOS)('$name: ends with its reason or well, and can be repeated or cancelled', async (scenario) => {
-    const undisturbed = await run(scenario);
-    const begun = undisturbed.log.findIndex((what) => what.includes('/recovery/') && what.startsWith('create'));
-    for (const step of undisturbed.changes.filter((n) => n > begun)) {
-      let failures = 0;
-      const { end, world, log } = await run(scenario, {
-        // Longer than a task is tried for: backoffs of up to 5 s, twenty of them are more than a minute.
-        onStep: (number, what) => {
-          if (number >= step && isStore(what) && failures++ < 25) throw ioError(what);
-        },
-      });
-      const where = `from step ${step}: ${log[step] ?? ''}`;
-      expect(world.violations, where).toEqual([]);
-      expect(end['jobRunning'], where).toBe(null);
-      expect(['Succeeded', 'Failed'], where).toContain(end['jobState']);
-      const folder = copiesFolder();
-      const process = new Process(world, { folder });
-      const view = await process.engine.view(MACHINE);
-      if (end['jobState'] === 'Failed' && undisturbed.end['jobState'] === 'Succeeded') {
-        const allowed = view.allowedOperations.filter((a) => a.allowed).map((a) => a.operation);
-        expect(allowed.some((o) => o === scenario.request.operation || o === 'cancel'), `${where}: ${allowed.join(' ')}`).toBe(true);
+  it.each(SCENARIOS)(
+    '$name: ends with its reason or well, and can be repeated or cancelled',
+    async (scenario) => {
+      const undisturbed = await run(scenario);
+      const begun = undisturbed.log.findIndex((what) => what.includes('/recovery/') && what.startsWith('create'));
+      for (const step of undisturbed.changes.filter((n) => n > begun)) {
+        let failures = 0;
+        const { end, world, log } = await run(scenario, {
+          // Longer than a task is tried for: backoffs of up to 5 s, twenty of them are more than a minute.
+          onStep: (number, what) => {
+            if (number >= step && isStore(what) && failures++ < 25) throw ioError(what);
+          },
+        });
+        const where = `from step ${step}: ${log[step] ?? ''}`;
+        expect(world.violations, where).toEqual([]);
+        expect(end['jobRunning'], where).toBe(null);
+        expect(['Succeeded', 'Failed'], where).toContain(end['jobState']);
+        const folder = copiesFolder();
+        const process = new Process(world, { folder });
+        const view = await process.engine.view(MACHINE);
+        if (end['jobState'] === 'Failed' && undisturbed.end['jobState'] === 'Succeeded') {
+          const allowed = view.allowedOperations.filter((a) => a.allowed).map((a) => a.operation);
+          expect(
+            allowed.some((o) => o === scenario.request.operation || o === 'cancel'),
+            `${where}: ${allowed.join(' ')}`,
+          ).toBe(true);
+        }
+        removeCopiesFolders();
       }
-      removeCopiesFolders();
-    }
-  }, 120_000);
+    },
+    120_000,
+  );
 });
 
 describe('operators', () => {
@@ -79,17 +95,26 @@ describe('operators', () => {
   it('a job that is cancelled before its point of no return leaves what was', async () => {
     const world = new World();
     await world.begin();
-    const process = new Process(world, {
-      folder: copiesFolder(),
-      onStep: (_step, what) => {
-        if (what === 'content 3') void begin(process, 'cancel').catch(() => undefined);
-      },
-    });
-    await perform(process, { operation: 'failover' });
-    await process.engine.settled(MACHINE);
+    const process = new Process(world, { folder: copiesFolder() });
+    let open = (): void => undefined;
+    world.gate = new Promise((resolve) => (open = resolve));
+    await begin(process, 'failover');
+    await until(() => process.log.includes('content 3'));
+    const reads = process.log.length;
+    const cancelled = begin(process, 'cancel');
+    // It has looked at what runs, and told the job.
+    await until(() => process.log.length >= reads + 4);
+    await setTimeout(20);
+    open();
+    await cancelled;
     const recovery = await world.recovery();
     expect(recovery?.jobs[0]?.state).toBe('Cancelled');
-    expect(recovery).toMatchObject({ state: 'Protected', activeLocation: 'Primary', failover: null, home: { mode: 'replicate' } });
+    expect(recovery).toMatchObject({
+      state: 'Protected',
+      activeLocation: 'Primary',
+      failover: null,
+      home: { mode: 'replicate' },
+    });
     expect((await world.manifest()).generation).toBe(1);
     expect(world.effects).toEqual([]);
     await process.engine.stop();
@@ -102,11 +127,17 @@ describe('operators', () => {
     const process = new Process(world, { folder: copiesFolder() });
     const bootCheck = { type: 'serial' as const, text: 'x', timeoutMs: 1 };
     await perform(process, { operation: 'test-failover', bootCheck });
-    expect((await world.recovery())?.testFailover).toMatchObject({ state: 'TestFailoverFailed', instance: { bootCheck: { passed: false } } });
+    expect((await world.recovery())?.testFailover).toMatchObject({
+      state: 'TestFailoverFailed',
+      instance: { bootCheck: { passed: false } },
+    });
     await perform(process, { operation: 'cleanup' });
     expect((await world.recovery())?.jobs[0]?.data['drillSucceeded']).toBe(false);
     await perform(process, { operation: 'failover', bootCheck, commit: true });
-    expect(await world.recovery()).toMatchObject({ state: 'UnplannedFailoverCompleted', failover: { bootCheck: { passed: false } } });
+    expect(await world.recovery()).toMatchObject({
+      state: 'UnplannedFailoverCompleted',
+      failover: { bootCheck: { passed: false } },
+    });
     expect((await world.recovery())?.stateReason).toMatch(/boot check did not pass/);
     await process.engine.stop();
   });
@@ -139,12 +170,18 @@ describe('operators', () => {
     const second = new Process(world, { folder: copiesFolder(), receiver: '99999999-2222-4333-8444-000000000002' });
     await perform(second, { operation: 'failover' });
     expect((await world.recovery())?.jobs[0]?.error?.message).toMatch(/runs at receiver dr1, which lives/);
-    expect(await world.recovery()).toMatchObject({ state: 'UnplannedFailoverCompleted', failover: { receiverName: 'dr1' } });
+    expect(await world.recovery()).toMatchObject({
+      state: 'UnplannedFailoverCompleted',
+      failover: { receiverName: 'dr1' },
+    });
     await first.engine.stop();
     // Its guest runs on, as after the death of the receiver alone.
     world.violations.length = 0;
     await perform(second, { operation: 'failover' });
-    expect(await world.recovery()).toMatchObject({ state: 'UnplannedFailoverCompleted', failover: { receiverName: 'dr2' } });
+    expect(await world.recovery()).toMatchObject({
+      state: 'UnplannedFailoverCompleted',
+      failover: { receiverName: 'dr2' },
+    });
     const back = new Process(world, { folder: first.folder });
     await back.engine.start();
     expect([...world.guests.values()].filter((g) => g.running)).toHaveLength(1);

@@ -82,7 +82,8 @@ class Site {
     const job = await this.engine.begin(this.chain.machine, operationRequestSchema.parse(input));
     await this.engine.settled(this.chain.machine);
     const ended = await this.engine.job(this.chain.machine, job.id);
-    if (ended.state !== 'Succeeded') throw new Error(`${ended.operation} ${ended.state}: ${ended.error?.message ?? ''}`);
+    if (ended.state !== 'Succeeded')
+      throw new Error(`${ended.operation} ${ended.state}: ${ended.error?.message ?? ''}`);
     return ended.tasks.map((t) => t.detail).join('; ');
   }
 
@@ -100,7 +101,15 @@ class Site {
   async write(offset: number, bytes: Buffer): Promise<void> {
     const path = join(this.folder, 'write.bin');
     await writeFile(path, bytes);
-    await run('qemu-io', ['-f', 'raw', '-c', `write -s ${path} ${offset} ${bytes.length}`, '-c', 'flush', await this.uri()]);
+    await run('qemu-io', [
+      '-f',
+      'raw',
+      '-c',
+      `write -s ${path} ${offset} ${bytes.length}`,
+      '-c',
+      'flush',
+      await this.uri(),
+    ]);
   }
 
   /** A point that holds everything written before. */
@@ -126,7 +135,10 @@ async function site(name = 'dr1'): Promise<Site> {
   const chain = new Chain(store, { sizeBytes: 80 * MIB, blockBytes: 4096 });
   for (let point = 1; point <= 4; point++) {
     const changes = [
-      { first: point * 100, blocks: [chain.block(point * 100, `a${point}`, false), chain.block(point * 100 + 1, `b${point}`)] },
+      {
+        first: point * 100,
+        blocks: [chain.block(point * 100, `a${point}`, false), chain.block(point * 100 + 1, `b${point}`)],
+      },
       { first: 5, blocks: [chain.block(5, `same place ${point}`, false)] },
       { first: 18_000 + point, blocks: [chain.block(18_000 + point, `far ${point}`)] },
     ];

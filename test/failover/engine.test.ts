@@ -12,9 +12,39 @@ const scenario = (name: string) => {
 };
 
 describe('operations', () => {
-  it.each(SCENARIOS.map((s) => s.name))('%s', async (name) => {
-    const { end, world } = await run(scenario(name));
-    console.log(name, JSON.stringify(end), world.effects.join(' '), JSON.stringify((await world.recovery())?.jobs[0]?.tasks.map((t) => `${t.name}:${t.state}:${t.detail}`)));
-    expect(world.violations).toEqual([]);
+  it('failover: home is cut off first, disks are served and replicated before the guest starts', async () => {
+    const { end, world } = await run(scenario('failover'));
+    expect(world.effects.slice(0, 4)).toEqual(['disconnect', 'serve', 'replicate', 'start guest']);
+    expect(end).toMatchObject({
+      state: 'UnplannedFailoverCompleted',
+      home: 'refused',
+      guests: 1,
+      generation: 2,
+      checks: 1,
+    });
+  });
+
+  it('failback: the guest is down and its last cut made before home is restored for good', async () => {
+    const { end, world } = await run(scenario('failback'));
+    const order = ['restore', 'shutdown', 'point', 'unserve', 'restore final', 'disconnect', 'kill'];
+    expect(world.effects.slice(-order.length)).toEqual(order);
+    expect(end).toMatchObject({ state: 'Protected', location: 'Primary', homeGeneration: true, guests: 0, copies: 0 });
+    expect(end['series']).toBe('bbbbbbbb-bbbb-4ccc-8ddd-eeeeeeeeeeee');
+  });
+
+  it('failback that fails: the guest runs again and is replicated', async () => {
+    const { end, world } = await run(scenario('failback whose last restore fails'));
+    expect(world.effects.slice(-4)).toEqual(['serve', 'replicate', 'start guest', 'unserve']);
+    expect(end).toMatchObject({ state: 'Protected', location: 'Recovery', guests: 1, jobState: 'Failed' });
+  });
+
+  it('planned failover without a last cut: the workload goes on at home, nothing else was touched', async () => {
+    const { end, world } = await run(scenario('planned failover without a last cut'));
+    expect(world.effects).toEqual(['resume home']);
+    expect(end).toMatchObject({ state: 'Protected', location: 'Primary', generation: 1, sourceUp: true });
+  });
+
+  it.each(SCENARIOS.map((s) => s.name))('%s: nobody writes who must not', async (name) => {
+    expect((await run(scenario(name))).world.violations).toEqual([]);
   });
 });

@@ -61,6 +61,8 @@ export class World {
   bootPasses = true;
   startFails = 0;
   shutdownFails = false;
+  /** Opening a point waits for it. */
+  gate: Promise<void> = Promise.resolve();
 
   async begin(): Promise<void> {
     await this.commitPoints(3, 1);
@@ -94,8 +96,14 @@ export class World {
     const earnest = [...this.guests.entries()].filter(([, g]) => g.running && !g.test);
     if (homeMayWrite && earnest.length > 0) this.violations.push(`${what}: home may write while a guest runs`);
     if (earnest.length > 1) this.violations.push(`${what}: ${earnest.length} guests run in earnest`);
-    if (homeMayWrite && this.replicating.size > 0) this.violations.push(`${what}: home may write while a copy replicates`);
-    if (recovery?.state === 'Protected' && recovery.activeLocation === 'Primary' && recovery.job === null && !homeMayWrite) {
+    if (homeMayWrite && this.replicating.size > 0)
+      this.violations.push(`${what}: home may write while a copy replicates`);
+    if (
+      recovery?.state === 'Protected' &&
+      recovery.activeLocation === 'Primary' &&
+      recovery.job === null &&
+      !homeMayWrite
+    ) {
       this.violations.push(`${what}: protected at home, and home may not write`);
     }
   }
@@ -114,7 +122,16 @@ const emptyManifest = (generation: number) => ({
   machine: { id: MACHINE, name: 'web1', description: null },
   lastPoint: 0,
   disks: [
-    { id: DISK, device: '/dev/vda', sizeBytes: GEOMETRY.sizeBytes, blockBytes: 4096, series: null, bases: null, staged: null, lastPoint: 0 },
+    {
+      id: DISK,
+      device: '/dev/vda',
+      sizeBytes: GEOMETRY.sizeBytes,
+      blockBytes: 4096,
+      series: null,
+      bases: null,
+      staged: null,
+      lastPoint: 0,
+    },
   ],
   pages: [],
   tail: { points: [], deltas: [] },
@@ -172,7 +189,7 @@ class QuickClock implements Clock {
   #nowMs = 0;
   readonly #watches: boolean;
   readonly #sleepers = new Set<{ untilMs: number; wake: () => void }>();
-  #pump: NodeJS.Timeout | null = null;
+  #isPumping = false;
 
   constructor(watches: boolean) {
     this.#watches = watches;
@@ -184,21 +201,34 @@ class QuickClock implements Clock {
   sleep(ms: number, signal?: AbortSignal): Promise<void> {
     return new Promise((resolve) => {
       if (signal?.aborted === true) return resolve();
-      const sleeper = { untilMs: this.#nowMs + ms, wake: resolve };
-      signal?.addEventListener('abort', () => this.#wake(sleeper), { once: true });
+      const onAbort = (): void => this.#wake(sleeper);
+      const sleeper = {
+        untilMs: this.#nowMs + ms,
+        wake: () => {
+          signal?.removeEventListener('abort', onAbort);
+          resolve();
+        },
+      };
+      signal?.addEventListener('abort', onAbort, { once: true });
       if (ms === OWNERSHIP_POLL_MS && !this.#watches) return;
       this.#sleepers.add(sleeper);
-      this.#pump ??= setTimeout(() => this.#advance(), 0);
+      this.#pump();
     });
   }
 
   #advance(): void {
-    this.#pump = null;
+    this.#isPumping = false;
     const next = [...this.#sleepers].sort((a, b) => a.untilMs - b.untilMs)[0];
     if (next === undefined) return;
     this.#nowMs = Math.max(this.#nowMs, next.untilMs);
     this.#wake(next);
-    if (this.#sleepers.size > 0) this.#pump = setTimeout(() => this.#advance(), 0);
+    if (this.#sleepers.size > 0) this.#pump();
+  }
+
+  #pump(): void {
+    if (this.#isPumping) return;
+    this.#isPumping = true;
+    setTimeout(() => this.#advance(), 0);
   }
 
   #wake(sleeper: { untilMs: number; wake: () => void }): void {
@@ -278,7 +308,11 @@ export class Process {
       randomId: randomUUID,
       log: silentLogger(),
       home: this.#home(),
-      openContent: (_view, point) => this.step(`content ${point.number}`, () => contentOfPoint(point.number)),
+      openContent: (_view, point) =>
+        this.step(`content ${point.number}`, async () => {
+          await world.gate;
+          return contentOfPoint(point.number);
+        }),
       openVolume: (options) => this.step(`volume ${options.baseKey}`, () => this.#volume()),
       startNbd: (socketPath) => {
         const id = socketPath.split('/').at(-2) ?? '';
@@ -302,7 +336,8 @@ export class Process {
           tookMs: 5,
           atMs: WALL_MS,
         })),
-      replicator: ({ owned, volumes }) => this.#replicator(owned, volumes[0]?.source as CopyVolume & { changed: BlockSet }),
+      replicator: ({ owned, volumes }) =>
+        this.#replicator(owned, volumes[0]?.source as CopyVolume & { changed: BlockSet }),
     };
   }
 
@@ -341,7 +376,12 @@ export class Process {
   #replicator(owned: OwnedMachine, volume: CopyVolume & { changed: BlockSet }): CopyReplicator {
     const world = this.#world;
     const generation = owned.manifest.generation;
-    const status = { lastPoint: owned.manifest.lastPoint, dataAtRisk: { seconds: 1, bytes: 0 }, pointsCommitted: 0, problem: null };
+    const status = {
+      lastPoint: owned.manifest.lastPoint,
+      dataAtRisk: { seconds: 1, bytes: 0 },
+      pointsCommitted: 0,
+      problem: null,
+    };
     return {
       run: (signal) =>
         new Promise((resolve) => {
@@ -393,20 +433,31 @@ export class Process {
             const recovery = await world.recovery();
             if (recovery?.home.mode === 'replicate') world.violations.push('a guest starts while home is not refused');
             const { generation } = await world.manifest();
-            if (recovery?.failover?.generation !== generation) world.violations.push('a guest starts without the generation');
+            if (recovery?.failover?.generation !== generation)
+              world.violations.push('a guest starts without the generation');
           }
           const guest = guestOf(spec);
           if (guest?.running !== true)
-            world.guests.set(spec.instance, { running: true, startedAtMs: WALL_MS, test: spec.test, detail: 'running' });
+            world.guests.set(spec.instance, {
+              running: true,
+              startedAtMs: WALL_MS,
+              test: spec.test,
+              detail: 'running',
+            });
         }),
       state: (spec) =>
         this.step('state', () => {
           const guest = guestOf(spec);
-          return { running: guest?.running ?? false, detail: guest?.detail ?? 'never started', startedAtMs: guest?.startedAtMs ?? null };
+          return {
+            running: guest?.running ?? false,
+            detail: guest?.detail ?? 'never started',
+            startedAtMs: guest?.startedAtMs ?? null,
+          };
         }),
       shutdown: (spec) =>
         this.#effect('shutdown', () => {
-          if (world.shutdownFails) throw new AfterimageError('it does not power off', { code: 'test-shutdown', kind: 'refused' });
+          if (world.shutdownFails)
+            throw new AfterimageError('it does not power off', { code: 'test-shutdown', kind: 'refused' });
           const was = guestOf(spec)?.running === true;
           end(spec, 'ended: powered off');
           return was ? 'clean' : 'not-running';
@@ -423,7 +474,8 @@ export class Process {
       stateOf: () => home.state,
       finalCut: () =>
         this.#effect('final cut', async () => {
-          if (home.finalCutFails) throw new AfterimageError('the hook failed', { code: 'hook-failed', kind: 'refused' });
+          if (home.finalCutFails)
+            throw new AfterimageError('the hook failed', { code: 'hook-failed', kind: 'refused' });
           home.sourceUp = false;
           return { point: (await world.manifest()).lastPoint };
         }),
@@ -439,7 +491,10 @@ export class Process {
           return { point: goal.point, dataBytes: 4096, sentBytes: 5000, blocks: 1, reasons: [] };
         }),
       seriesAfterRestore: () => new Map(home.isFinal ? [[DISK, 'bbbbbbbb-bbbb-4ccc-8ddd-eeeeeeeeeeee']] : []),
-      disconnect: () => this.#effect('disconnect', () => void home.disconnects++),
+      disconnect: () =>
+        this.#effect('disconnect', () => {
+          home.disconnects++;
+        }),
     };
   }
 }

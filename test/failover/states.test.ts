@@ -63,7 +63,12 @@ const list = (text: string): string[] => text.split(' ').filter(Boolean).sort();
 
 /** With the copy here; with no copy; with the copy at a receiver that is gone; at one that lives. Always with `test-failover`. */
 const TABLE: Readonly<Record<ProtectionState, readonly [string, string, string, string]>> = {
-  Protected: ['failover planned-failover', 'failover planned-failover', 'failover planned-failover', 'failover planned-failover'],
+  Protected: [
+    'failover planned-failover',
+    'failover planned-failover',
+    'failover planned-failover',
+    'failover planned-failover',
+  ],
   UnplannedFailoverInitiated: ['', '', 'failover', ''],
   UnplannedFailoverCompleted: ['commit change-point cancel', 'cancel', 'commit failover cancel', 'commit'],
   UnplannedFailoverFailed: ['failover cancel', 'failover cancel', 'failover cancel', ''],
@@ -184,9 +189,21 @@ describe('what becomes of it', () => {
     'test-failover': ['same', 'same', 'same'],
     cleanup: ['same', 'same', 'same'],
     failover: ['UnplannedFailoverInitiated', 'Recovery UnplannedFailoverCompleted', 'Recovery UnplannedFailoverFailed'],
-    'planned-failover': ['PlannedFailoverInitiated', 'Recovery PlannedFailoverCompleted', 'Recovery PlannedFailoverFailed'],
-    commit: ['CommitFailoverInProgressOnRecovery', 'Recovery CommitFailoverCompleted', 'Recovery CommitFailoverFailedOnRecovery'],
-    'change-point': ['ChangeRecoveryPointInitiated', 'Recovery UnplannedFailoverCompleted', 'Recovery ChangeRecoveryPointFailed'],
+    'planned-failover': [
+      'PlannedFailoverInitiated',
+      'Recovery PlannedFailoverCompleted',
+      'Recovery PlannedFailoverFailed',
+    ],
+    commit: [
+      'CommitFailoverInProgressOnRecovery',
+      'Recovery CommitFailoverCompleted',
+      'Recovery CommitFailoverFailedOnRecovery',
+    ],
+    'change-point': [
+      'ChangeRecoveryPointInitiated',
+      'Recovery UnplannedFailoverCompleted',
+      'Recovery ChangeRecoveryPointFailed',
+    ],
     cancel: ['CancelFailoverInProgressOnRecovery', 'Primary Protected', 'Recovery CancelFailoverFailedOnRecovery'],
     reprotect: ['ReprotectInitiated', 'Recovery Protected', 'Recovery ReprotectFailed'],
     failback: ['PlannedFailoverInitiated', 'Primary Protected', 'Recovery CommitFailoverCompleted'],

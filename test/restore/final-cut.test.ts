@@ -2,7 +2,7 @@
  * The last cut of a planned failover: the hook shuts the workload down, the proof fails while something writes, and the workload runs again only when
  * nobody can have taken over.
  */
-import { existsSync, readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, describe, expect, it } from 'vitest';
 import type { HomeStep } from '../../receiver/session/home-agent.js';
@@ -28,7 +28,7 @@ async function setUp(withHooks: boolean): Promise<HomeLab> {
   };
   const h = await HomeLab.open({ disks: [64 * MIB], agent: withHooks ? { failover } : {} });
   h.lab.undo(() => {
-    for (const p of [path, `${path}.fail`]) if (existsSync(p)) writeFileSync(p, '');
+    for (const p of [path, `${path}.fail`]) rmSync(p, { force: true });
   });
   hooks = path;
   home = h;
@@ -47,64 +47,72 @@ const cut = (h: HomeLab, steps: HomeStep[] = []) =>
 
 const startWriter = (h: HomeLab): void => {
   let block = 0;
-  writer = setInterval(() => writeBlocks(h.lab.disks[0]!, [block++ % 1000]), 50);
+  writer = setInterval(() => writeBlocks(h.disk(0), [block++ % 1000]), 50);
 };
 
 describe.skipIf(!canRunLab)(`final cut (${WHY_NO_LAB})`, () => {
-  it('shuts down, proves that nothing is written, hands over; the workload stays down until it may replicate', { timeout: 120_000 }, async () => {
-    const h = await setUp(true);
-    writeBlocks(h.lab.disks[0]!, [1, 2, 3]);
-    const steps: HomeStep[] = [];
-    const { point } = await cut(h, steps);
-    expect(ran()).toBe('stop');
-    expect([...new Set(steps.map((s) => s.step))]).toEqual([
-      'pre-shutdown hook',
-      'last cut',
-      'proof that nothing is written',
-    ]);
-    const status = await h.lab.status();
-    expect(status.finalCut).toMatch(/shut down for a planned failover/);
-    await h.lab.restore(point);
-    expect(h.lab.differences(0)).toEqual([]);
-    await expect(h.lab.syncNow()).rejects.toThrow('planned failover');
-    // Killed, and told that it was failed over: never resumed.
-    await h.failOver();
-    await h.lab.agent?.kill();
-    await h.lab.startAgent();
-    await h.lab.until('told', (s) => s.state === 'FailedOver');
-    expect(ran()).toBe('stop');
-    // Amid a planned failover, as after a lost connection: not resumed either.
-    await h.decide({ mode: 'replicate', generation: 2 }, 'PlannedFailoverInitiated');
-    await h.reconnect();
-    await h.lab.until('held', (s) => s.receiver.mode === 'replicate');
-    expect(ran()).toBe('stop');
-    // The failover was given up.
-    await h.homeAgents.resumeHome(h.machine);
-    expect(ran()).toBe('stop resume');
-    expect((await h.lab.status()).finalCut).toBeNull();
-  });
+  it(
+    'shuts down, proves that nothing is written, hands over; the workload stays down until it may replicate',
+    { timeout: 120_000 },
+    async () => {
+      const h = await setUp(true);
+      writeBlocks(h.disk(0), [1, 2, 3]);
+      const steps: HomeStep[] = [];
+      const { point } = await cut(h, steps);
+      expect(ran()).toBe('stop');
+      expect([...new Set(steps.map((s) => s.step))]).toEqual([
+        'pre-shutdown hook',
+        'last cut',
+        'proof that nothing is written',
+      ]);
+      const status = await h.lab.status();
+      expect(status.finalCut).toMatch(/shut down for a planned failover/);
+      await h.lab.restore(point);
+      expect(h.lab.differences(0)).toEqual([]);
+      await expect(h.lab.syncNow()).rejects.toThrow('planned failover');
+      // Killed, and told that it was failed over: never resumed.
+      await h.failOver();
+      await h.lab.agent?.kill();
+      await h.lab.startAgent();
+      await h.lab.until('told', (s) => s.state === 'FailedOver');
+      expect(ran()).toBe('stop');
+      // Amid a planned failover, as after a lost connection: not resumed either.
+      await h.decide({ mode: 'replicate', generation: 2 }, 'PlannedFailoverInitiated');
+      await h.reconnect();
+      await h.lab.until('held', (s) => s.receiver.mode === 'replicate');
+      expect(ran()).toBe('stop');
+      // The failover was given up.
+      await h.homeAgents.resumeHome(h.machine);
+      expect(ran()).toBe('stop resume');
+      expect((await h.lab.status()).finalCut).toBeNull();
+    },
+  );
 
-  it('a writer that goes on, a hook that fails, a receiver that dies: not handed over, and resumed once', { timeout: 120_000 }, async () => {
-    const h = await setUp(true);
-    startWriter(h);
-    await expect(cut(h)).rejects.toThrow(/still being written/);
-    expect(ran()).toBe('stop resume');
-    clearInterval(writer);
-    writeFileSync(`${hooks}.fail`, '');
-    await expect(cut(h)).rejects.toThrow(/pre-shutdown hook: .* failed: exit code 1/);
-    expect(ran()).toBe('stop resume stop resume');
-    writeFileSync(hooks, '');
-    const { unlinkSync } = await import('node:fs');
-    unlinkSync(`${hooks}.fail`);
-    // After the hand-over the connection is lost: it may run elsewhere, so nothing is done until the receiver says that it doesn't.
-    await cut(h);
-    await h.homeAgents.disconnect(h.machine, CLOSE.goingAway, 'the receiver stops');
-    await h.lab.until('replicating and resumed', (s) => s.receiver.connected && s.finalCut === null);
-    expect(ran()).toBe('stop resume');
-    const { point } = await h.lab.syncNow();
-    await h.lab.restore(point);
-    expect(h.lab.differences(0)).toEqual([]);
-  });
+  it(
+    'a writer that goes on, a hook that fails, a receiver that dies: not handed over, and resumed once',
+    { timeout: 120_000 },
+    async () => {
+      const h = await setUp(true);
+      startWriter(h);
+      await expect(cut(h)).rejects.toThrow(/still being written/);
+      expect(ran()).toBe('stop resume');
+      clearInterval(writer);
+      writeFileSync(`${hooks}.fail`, '');
+      await expect(cut(h)).rejects.toThrow(/pre-shutdown hook: .* failed: exit code 1/);
+      expect(ran()).toBe('stop resume stop resume');
+      writeFileSync(hooks, '');
+      const { unlinkSync } = await import('node:fs');
+      unlinkSync(`${hooks}.fail`);
+      // After the hand-over the connection is lost: it may run elsewhere, so nothing is done until the receiver says that it doesn't.
+      await cut(h);
+      await h.homeAgents.disconnect(h.machine, CLOSE.goingAway, 'the receiver stops');
+      await h.lab.until('replicating and resumed', (s) => s.receiver.connected && s.finalCut === null);
+      expect(ran()).toBe('stop resume');
+      const { point } = await h.lab.syncNow();
+      await h.lab.restore(point);
+      expect(h.lab.differences(0)).toEqual([]);
+    },
+  );
 
   it('without a hook: the proof decides, and says what is missing', { timeout: 120_000 }, async () => {
     const h = await setUp(false);

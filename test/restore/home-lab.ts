@@ -80,6 +80,20 @@ export class HomeLab {
     return new HomeLab(await Lab.open(options));
   }
 
+  /** Source disk `index`. */
+  disk(index = 0): LoopDisk {
+    const disk = this.lab.disks[index];
+    if (disk === undefined) throw new Error(`no disk ${index}`);
+    return disk;
+  }
+
+  /** What the newest point holds of disk `index`. */
+  image(index = 0): Buffer {
+    const image = this.images[index];
+    if (image === undefined) throw new Error(`no image ${index}`);
+    return image;
+  }
+
   get deps() {
     return { store: this.store, clock: systemClock, randomId: randomUUID };
   }
@@ -216,10 +230,7 @@ export class HomeLab {
       const withData = part.flatMap(([n, bytes]) => (bytes === null ? [] : [hashBlockAt(bytes, 0, BLOCK_BYTES, n)]));
       const plain = Buffer.concat(data);
       const target = Buffer.alloc(chunkBytesMax(extents.length, data.length, plain.length));
-      const chunk = target.subarray(
-        0,
-        encodeChunk(target, BLOCK_BYTES, extents, BigUint64Array.from(withData), plain),
-      );
+      const chunk = target.subarray(0, encodeChunk(target, BLOCK_BYTES, extents, BigUint64Array.from(withData), plain));
       await writer.append(chunk, decodeChunkHeader(chunk));
     }
     return writer.finish();
@@ -253,7 +264,7 @@ export class HomeLab {
 
   /** Blocks in which disk `index` differs from what the newest point holds. */
   differences(index = 0): number[] {
-    return (this.lab.disks[index] as LoopDisk).differences(this.images[index] as Buffer);
+    return this.disk(index).differences(this.image(index));
   }
 
   logText(): string {

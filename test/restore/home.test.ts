@@ -45,7 +45,7 @@ describe.skipIf(!canRunLab)(`failback (${WHY_NO_LAB})`, () => {
     expect(status.receiver.refused).toMatchObject({ name: 'failed over' });
     expect(status.receiver.refused?.hint).toMatch(/failback/);
     const unreplicated = [...scattered(3, 50, 40), ...scattered(20_000, 10, 1)];
-    writeBlocks(h.lab.disks[0]!, unreplicated);
+    writeBlocks(h.disk(0), unreplicated);
     const first = change();
     await h.commit(first);
     const second = new Map(scattered(9, 30, 23).map((b) => [b, randomBlock()]));
@@ -56,7 +56,13 @@ describe.skipIf(!canRunLab)(`failback (${WHY_NO_LAB})`, () => {
     expect(h.differences()).toEqual([]);
 
     const moved = new Set([...unreplicated, ...first.keys(), ...second.keys()]);
-    const dataBlocks = [...moved].filter((b) => !h.images[0]!.subarray(b * BLOCK_BYTES, (b + 1) * BLOCK_BYTES).equals(Buffer.alloc(BLOCK_BYTES)));
+    const dataBlocks = [...moved].filter(
+      (b) =>
+        !h
+          .image(0)
+          .subarray(b * BLOCK_BYTES, (b + 1) * BLOCK_BYTES)
+          .equals(Buffer.alloc(BLOCK_BYTES)),
+    );
     expect(report.blocks).toBe(dataBlocks.length);
     expect(report.dataBytes).toBeLessThanOrEqual(1.1 * dataBlocks.length * BLOCK_BYTES);
     // Hashes of the candidates and headers: far from anything of the disk's size.
@@ -64,7 +70,7 @@ describe.skipIf(!canRunLab)(`failback (${WHY_NO_LAB})`, () => {
     expect(h.homeAgents.seriesAfterRestore(h.machine).size).toBe(1);
 
     // What is written between the restore and the session that replicates is tracked, and nothing else is read.
-    writeBlocks(h.lab.disks[0]!, [4, 5, 6]);
+    writeBlocks(h.disk(0), [4, 5, 6]);
     const before = (await h.lab.status()).disks[0]?.counters.readBytes ?? 0;
     await h.comeHome();
     await h.lab.until('replicating again', (s) => s.receiver.mode === 'replicate' && s.state === 'Protected');
@@ -119,21 +125,21 @@ describe.skipIf(!canRunLab)(`failback (${WHY_NO_LAB})`, () => {
     await h.letHomeRestore();
     await expect(h.restore(point, true)).rejects.toThrow(`mounted on ${at}`);
     // The other disk is free, and part of the same point: it stays as it was, too.
-    expect(h.lab.disks.map((d, i) => d.differences(before[i]!))).toEqual([[], []]);
+    expect(h.lab.disks.map((d, i) => d.differences(before[i] ?? ''))).toEqual([[], []]);
     execFileSync('umount', [at]);
     await h.restore(point, true);
     expect([h.differences(0), h.differences(1)]).toEqual([[], []]);
-    execFileSync('mount', [h.lab.disks[1]!.device, at]);
+    execFileSync('mount', [h.disk(1).device, at]);
   });
 
   it('a failback that the configuration forbids writes nothing', async () => {
     const h = await setUp([80 * MIB], { failback: { allow: false } });
     await h.failOver();
     const point = await h.commit(change());
-    const before = h.lab.disks[0]!.content();
+    const before = h.disk(0).content();
     await h.letHomeRestore();
     await expect(h.restore(point, true)).rejects.toThrow('forbids');
-    expect(h.lab.disks[0]!.differences(before)).toEqual([]);
+    expect(h.disk(0).differences(before)).toEqual([]);
   });
 
   it('cancelled in the middle: the machine replicates again only after a comparison', async () => {
@@ -154,7 +160,10 @@ describe.skipIf(!canRunLab)(`failback (${WHY_NO_LAB})`, () => {
     await h.decide({ mode: 'replicate', generation: 3 });
     h.owned = await raiseGeneration(h.deps, h.machine, 2);
     await h.lab.startAgent();
-    await h.lab.until('compared', (s) => s.receiver.mode === 'replicate' && s.state === 'Protected' && s.disks.every((d) => d.lastPoint > point));
+    await h.lab.until(
+      'compared',
+      (s) => s.receiver.mode === 'replicate' && s.state === 'Protected' && s.disks.every((d) => d.lastPoint > point),
+    );
     expect(h.verdicts().at(-1)).toBe('compare');
     await h.lab.syncNow();
     await h.lab.restore('latest');

@@ -337,9 +337,21 @@ describe('refusal of a machine', () => {
   const runsElsewhere = 'failed over to point 7';
   const decided: readonly [string, Recovery['home'], Partial<Hello>, number, string][] = [
     ['failed over', { mode: 'refused', reason: runsElsewhere }, {}, 3, 'failed over'],
-    ['failed over, whatever its generation', { mode: 'refused', reason: runsElsewhere }, { generation: 99 }, 4, 'failed over'],
+    [
+      'failed over, whatever its generation',
+      { mode: 'refused', reason: runsElsewhere },
+      { generation: 99 },
+      4,
+      'failed over',
+    ],
     ['to be restored', { mode: 'restore', reason: '' }, {}, 4, 'restore 3'],
-    ['to be restored, but on other hardware', { mode: 'restore', reason: '' }, { hardwareId: 'hardware-2' }, 4, 'clone'],
+    [
+      'to be restored, but on other hardware',
+      { mode: 'restore', reason: '' },
+      { hardwareId: 'hardware-2' },
+      4,
+      'clone',
+    ],
     ['failed back: granted', { mode: 'replicate', generation: 5 }, {}, 5, 'replicate 5'],
     ['failed back, a clone of it', { mode: 'replicate', generation: 5 }, { hardwareId: 'hardware-2' }, 5, 'clone'],
     ['failed over, and only the manifest says so yet', { mode: 'replicate', generation: 3 }, {}, 4, 'failed over'],

@@ -14,7 +14,7 @@ removeTempFolders();
 
 /** Reads and writes of the local image take their time now and then, so that whatever may come in between does. */
 const late = randomOf(99);
-let lateness = 0.05;
+let lateness = 0.03;
 vi.mock('node:fs', async (original) => {
   const fs = await original<typeof import('node:fs')>();
   const lateNowAndThen =
@@ -112,10 +112,11 @@ describe('a volume under random requests', () => {
     await load.read(0, SECTORS);
     await load.run(300, 4);
     for (let at = 0; at < model.sectors.length; at += 512) await load.read(at, 512);
-    await sleep(50);
-    const { localBytes, writtenBytes, fetchedBytes } = volume.stats();
-    expect(fetchedBytes).toBeGreaterThan(8 * MIB);
-    expect(localBytes - writtenBytes).toBeLessThan(5 * MIB);
+    expect(volume.stats().fetchedBytes).toBeGreaterThan(8 * MIB);
+    // What is in use at the moment stays; the next fetch tries again.
+    const cachedBytes = (): number => volume.stats().localBytes - volume.stats().writtenBytes;
+    for (let i = 0; i < 100 && cachedBytes() > 4 * MIB; i++) await load.read(between(random, 0, SECTORS - 64), 64);
+    expect(cachedBytes()).toBeLessThanOrEqual(4 * MIB);
     expect(differing(await wholeDisk(volume), model.settledDisk(), 512)).toEqual([]);
     await volume.close();
   });
@@ -142,7 +143,7 @@ describe('a volume under random requests', () => {
       for (let i = 0; i < 60; i++) await load.read(between(random, 0, model.sectors.length - 256), 256);
     };
     await Promise.all(Array.from({ length: 8 }, reader));
-    lateness = 0.05;
+    lateness = 0.03;
     expect(volume.stats().cacheHits).toBeGreaterThan(20);
     await volume.close();
   });

@@ -39,13 +39,15 @@ const shutDown: TaskDefinition = {
     const { request, parts } = context;
     if (request.operation !== 'failback') throw new Error('not a failback');
     const copy = await openCopy(context, 'failover');
-    if (context.job.data['guestDown'] !== true) await context.set({ guestDown: true, shutdownAtMs: parts.clock.nowMs() });
-    const { shutdownTimeoutMs: timeoutMs, force, } = request;
+    if (context.job.data['guestDown'] !== true)
+      await context.set({ guestDown: true, shutdownAtMs: parts.clock.nowMs() });
+    const { shutdownTimeoutMs: timeoutMs, force } = request;
     const { signal, say } = context;
     const how = await copy.provider.shutdown(copy.spec, { timeoutMs, force, signal, say });
     await copy.refreshGuest();
     return {
-      detail: how === 'clean' ? 'powered off' : how === 'forced' ? 'did not power off in time and was ended' : 'did not run',
+      detail:
+        how === 'clean' ? 'powered off' : how === 'forced' ? 'did not power off in time and was ended' : 'did not run',
       data: { downAtMs: parts.clock.nowMs() },
     };
   },

@@ -26,7 +26,10 @@ export const prerequisites: TaskDefinition = {
   run: async (context) => {
     const { request, content } = context;
     if (request.operation === 'planned-failover' && !isNewest(request.point)) {
-      throw usageError(`a planned failover goes on with the last cut, not with point ${request.point}`, 'Use `failover`.');
+      throw usageError(
+        `a planned failover goes on with the last cut, not with point ${request.point}`,
+        'Use `failover`.',
+      );
     }
     const owner = await checkOwner(context, content.failover);
     const provider = await checkProvider(context, 'failover');
@@ -57,7 +60,11 @@ const shutDownSource: TaskDefinition = {
         return { detail: `last cut: point ${point}`, data: { finalPointSeen: point } };
       } catch (error) {
         if (context.signal.aborted || !(error instanceof AfterimageError)) throw error;
-        return { state: 'Failed', detail: `the failover goes on without: ${messageOf(error)}`, data: { sourceDown: false } };
+        return {
+          state: 'Failed',
+          detail: `the failover goes on without: ${messageOf(error)}`,
+          data: { sourceDown: false },
+        };
       }
     }
     if (job.data['originState'] === 'PlannedFailoverFailed') {
@@ -102,4 +109,3 @@ export const failover: OperationDefinition = {
   ],
   undo,
 };
-

@@ -77,7 +77,8 @@ export async function checkOwner(context: TaskContext, instance: Instance | null
   const { receiverName: name } = instance;
   context.progress(`asking receiver ${name} whether it lives`);
   const answer = await askOwner(parts, settings, context.machine, instance.receiver, context.signal);
-  if (answer === null) return `receiver ${name}, where the machine ran, did not answer: it is fenced by the next generation`;
+  if (answer === null)
+    return `receiver ${name}, where the machine ran, did not answer: it is fenced by the next generation`;
   throw new AfterimageError(`the machine runs at receiver ${name}, which lives`, {
     code: 'owner-alive',
     kind: 'refused',
@@ -94,7 +95,10 @@ export const processLatest = (continues: boolean): TaskDefinition => ({
     const { view, point } = await choosePoint(context.parts, context.machine, word, context.signal);
     if (continues) checkContinues(view, point);
     const when = new Date(point.cutAtMs).toISOString();
-    return { detail: `point ${point.number} of ${when}, ${point.consistency}-consistent`, data: { point: point.number } };
+    return {
+      detail: `point ${point.number} of ${when}, ${point.consistency}-consistent`,
+      data: { point: point.number },
+    };
   },
 });
 
@@ -114,7 +118,10 @@ export const takeOverGeneration: TaskDefinition = {
       await context.update((content) => ({
         ...content,
         // Disks that a restore has written are not home's own any more: it goes on restoring, which commits nothing either.
-        home: content.home.mode === 'restore' ? content.home : { mode: 'refused', reason: `failed over to receiver ${settings.receiverName}` },
+        home:
+          content.home.mode === 'restore'
+            ? content.home
+            : { mode: 'refused', reason: `failed over to receiver ${settings.receiverName}` },
         failover,
         job: content.job && withData(content.job, { passed: true, expectedGeneration: generation }),
       }));
@@ -127,7 +134,8 @@ export const takeOverGeneration: TaskDefinition = {
     return {
       detail: `generation ${generation}${note}`,
       data: { point: point.number },
-      change: (content) => withCopy(content, 'failover', { generation, point: point.number, disks: point.disks.map((d) => ({ ...d })) }),
+      change: (content) =>
+        withCopy(content, 'failover', { generation, point: point.number, disks: point.disks.map((d) => ({ ...d })) }),
     };
   },
 };

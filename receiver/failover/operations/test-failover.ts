@@ -3,7 +3,15 @@
  */
 import { recorded, type OperationDefinition, type TaskDefinition } from '../task.js';
 import { discardCopies } from './ending.js';
-import { bootCheck, checkOwner, checkProvider, PREREQUISITES, prepareDisks, processLatest, startMachine } from './shared-tasks.js';
+import {
+  bootCheck,
+  checkOwner,
+  checkProvider,
+  PREREQUISITES,
+  prepareDisks,
+  processLatest,
+  startMachine,
+} from './shared-tasks.js';
 
 export const testFailover: OperationDefinition = {
   tasks: [

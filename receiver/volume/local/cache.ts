@@ -196,11 +196,11 @@ export class Cache {
     await this.#evicting;
   }
 
-  /** Second chance: passes over groups that were used since the last pass, gives up the others, as long as `excess()` says that so many blocks are too many. */
+  /** Second chance: passes over groups used since the last pass, gives up the others while `excess()` says that so many blocks are too many. */
   async #evict(excess: () => number): Promise<void> {
     const groups = this.#used.length;
-    // Twice around: the first pass may find all used.
-    for (let looked = 0; looked < 2 * groups && excess() > 0;) {
+    // Twice around without a find: the first pass may find all used.
+    for (let looked = 0; looked < 2 * groups && this.content !== null && excess() > 0;) {
       const wanted = excess();
       const holds: RangeHold[] = [];
       const runs: Run[] = [];
@@ -218,7 +218,9 @@ export class Cache {
           runs.push(...found);
           for (const run of found) blocks += run.count;
         }
-        if (runs.length > 0) await this.#image.giveUp(runs, () => this.content !== null);
+        if (runs.length === 0) continue;
+        await this.#image.giveUp(runs, () => this.content !== null);
+        looked = 0;
       } finally {
         for (const hold of holds) this.#image.lock.release(hold);
       }
