@@ -5,8 +5,9 @@
 import type { Logger } from 'pino';
 import type { Clock } from '../shared/clock.js';
 import { AfterimageError, messageOf } from '../shared/errors.js';
-import { MESSAGE_BUFFERS, REFUSED_RETRY_MS } from '../shared/limits.js';
+import { FAILED_OVER_RETRY_MS, MESSAGE_BUFFERS, REFUSED_RETRY_MS } from '../shared/limits.js';
 import { failpoint } from '../shared/failpoints.js';
+import { CLOSE } from '../shared/wire/close-codes.js';
 import { PROTOCOL_VERSION, type Hello } from '../shared/wire/messages.js';
 import type { AgentConfig } from './config.js';
 import { MessagePool } from './cycle/chunk-sender.js';
@@ -137,17 +138,23 @@ export class AgentMachine {
   async #connectForEver(stop: AbortSignal): Promise<void> {
     const { clock, log, random } = this.#deps;
     let failures = 0;
+    let said = '';
     while (!stop.aborted) {
       const ended = await this.#connectOnce(stop, () => (failures = 0));
+      if (failures === 0) said = '';
       if (stop.aborted) return;
       failures++;
       if (ended instanceof SessionEnded && ended.close !== null && ended.close.retry === 'seldom')
         this.status.refused(ended.close.name, messageOf(ended), ended.close.hint);
-      const seldom = ended instanceof SessionEnded && ended.close?.retry === 'seldom';
-      const waitMs = seldom ? REFUSED_RETRY_MS : backoffMs(failures, random);
+      const waitMs = retryMs(ended, failures, random);
       this.status.disconnected(messageOf(ended), waitMs);
       const hint = ended instanceof AfterimageError ? ended.hint : undefined;
-      log.warn({ reason: messageOf(ended), hint, retryInMs: Math.round(waitMs) }, 'not connected to the receiver');
+      // Said once: a machine that is failed over may go on asking for weeks.
+      log[messageOf(ended) === said ? 'debug' : 'warn'](
+        { reason: messageOf(ended), hint, retryInMs: Math.round(waitMs) },
+        'not connected to the receiver',
+      );
+      said = messageOf(ended);
       await clock.sleep(waitMs, stop);
     }
   }
@@ -264,4 +271,10 @@ function openTracker(config: AgentConfig, clock: Clock): { tracker: MarkTracker 
     if (config.tracker.prefer === 'ebpf' || !(error instanceof AfterimageError)) throw error;
     return { tracker: null, reason: error.message };
   }
+}
+
+/** When to ask again: soon with backoff, seldom where an operator has to act first; a machine that is failed over is called home by its being there. */
+function retryMs(ended: unknown, failures: number, random: () => number): number {
+  if (!(ended instanceof SessionEnded) || ended.close?.retry !== 'seldom') return backoffMs(failures, random);
+  return ended.close.code === CLOSE.failedOver.code ? FAILED_OVER_RETRY_MS : REFUSED_RETRY_MS;
 }

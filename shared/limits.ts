@@ -42,6 +42,8 @@ export const RECONNECT_BACKOFF_MIN_MS = 500;
 export const RECONNECT_BACKOFF_MAX_MS = 60_000;
 /** After a refusal that only an operator can resolve: keep asking, seldom. */
 export const REFUSED_RETRY_MS = 60_000;
+/** A failed-over machine's agent asks this often whether it is wanted back: a failback waits for it. */
+export const FAILED_OVER_RETRY_MS = 5_000;
 /** A commit is a few fsyncs; a store that needs longer than this is reported as an error. */
 export const COMMIT_TIMEOUT_MS = 120_000;
 
@@ -208,7 +210,7 @@ export const OWNERSHIP_POLL_MS = 2_000;
 export const ANSWER_POLL_MS = 500;
 /** A task that meets a failing store or connection is tried again for this long before its job fails. */
 export const TASK_RETRY_MS = 60_000;
-export const TASK_BACKOFF_MIN_MS = 250;
+export const TASK_BACKOFF_MIN_MS = 300;
 export const TASK_BACKOFF_MAX_MS = 5_000;
 /** Failback copies while the guest runs until a round moved no more than this: it is moved again in seconds while the guest is down. */
 export const FAILBACK_REST_BYTES = 64 * MIB;

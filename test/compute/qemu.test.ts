@@ -115,7 +115,7 @@ describe.skipIf(unavailable !== null)('guests', () => {
     const r = await rig('plain', 'outlive');
     const { spec, server, serial, port } = r;
     expect(await provider.state(spec)).toEqual({ running: false, detail: 'never started', startedAtMs: null });
-    expect(await provider.problems(spec)).toEqual([]);
+    expect(await provider.problems(spec, null)).toEqual([]);
 
     const starter = spawn(process.execPath, [join(BUILD, 'test/compute/starter.js'), JSON.stringify(spec)], {
       detached: true,
@@ -158,7 +158,7 @@ describe.skipIf(unavailable !== null)('guests', () => {
     await provider.start(spec, context);
     expect(await runningGuest(spec.folder)).toEqual(before);
     await expectOneGuest(spec.folder);
-    expect(await provider.problems(spec)).toEqual([]);
+    expect(await provider.problems(spec, null)).toEqual([]);
 
     // The server of its disk is killed while it writes.
     const written = (): Promise<number> => guestHttp(port, '/writer.log').then((text) => readWriterLog(text).last);

@@ -210,6 +210,7 @@ class QuickClock implements Clock {
         },
       };
       signal?.addEventListener('abort', onAbort, { once: true });
+      // The guardian alone sleeps for exactly this long: no backoff of a task comes to it.
       if (ms === OWNERSHIP_POLL_MS && !this.#watches) return;
       this.#sleepers.add(sleeper);
       this.#pump();
@@ -403,6 +404,7 @@ export class Process {
           if (newest.generation !== generation && base !== newest.number && volume.changed.size === 0) {
             world.violations.push('the first point of a copy misses what differs from the newest point');
           }
+          await owned.settle();
           status.lastPoint = await commitPoint(owned, digestOf(owned.manifest.lastPoint + 1));
           volume.changed.clear();
           return status.lastPoint;

@@ -134,7 +134,9 @@ export async function run(
   await Promise.race([life, process.died]).catch(() => undefined);
   // What the dead one still does in memory has no effect; let it end.
   await life.catch(() => undefined);
+  // What the stop of the process adds is not part of it.
   const { steps } = process;
+  const log = process.log.slice(0, steps);
   if (process.isDead) {
     const second = new Process(world, { folder });
     await second.engine.start();
@@ -144,9 +146,9 @@ export async function run(
     if ((recovery?.jobs.length ?? 0) === jobsBefore && recovery?.job == null) await perform(second, scenario.request);
     const end = await endOf(world, folder);
     await second.engine.stop();
-    return { world, folder, end, steps, log: process.log, changes: changesOf(process.log) };
+    return { world, folder, end, steps, log, changes: changesOf(log) };
   }
   const end = await endOf(world, folder);
   await process.engine.stop();
-  return { world, folder, end, steps, log: process.log, changes: changesOf(process.log) };
+  return { world, folder, end, steps, log, changes: changesOf(log) };
 }

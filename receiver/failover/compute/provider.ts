@@ -44,8 +44,11 @@ export interface CheckContext {
 
 export interface ComputeProvider {
   readonly kind: 'qemu' | 'command' | 'none';
-  /** What stands in the way of starting it here, each with what to do; empty when nothing does. Changes nothing. */
-  problems(spec: LaunchSpec): Promise<readonly string[]>;
+  /**
+   * What stands in the way of starting it here, each with what to do; empty when nothing does. Changes nothing.
+   * `replaced`: a guest of this host that is ended before; what it holds counts as free.
+   */
+  problems(spec: LaunchSpec, replaced: LaunchSpec | null): Promise<readonly string[]>;
   /** Starts the guest unless it runs already. Its disks must be served. */
   start(spec: LaunchSpec, context: CheckContext): Promise<void>;
   state(spec: LaunchSpec): Promise<GuestState>;

@@ -132,6 +132,8 @@ export function launchProblems(spec: LaunchSpec, shape: GuestShape, facts: Launc
   return problems;
 }
 
+const isSamePort = (a: Forward, b: Forward): boolean => a.host === b.host && a.hostPort === b.hostPort;
+
 async function portProblem({ host, hostPort }: Forward): Promise<string | null> {
   const server = createServer();
   try {
@@ -159,6 +161,8 @@ export async function gatherFacts(
     readonly ovmfFound: boolean;
     readonly accelerationProblem: string | null;
   },
+  /** A guest that will have ended: its ports and memory are free then. */
+  leaving: GuestShape | null,
 ): Promise<LaunchFacts> {
   const candidates = host.program.includes('/')
     ? [host.program]
@@ -171,7 +175,8 @@ export async function gatherFacts(
   }
   const portProblems = new Map<Forward, string>();
   for (const forward of servedForwards(shape.nics)) {
-    const problem = isIPv4(forward.host) ? await portProblem(forward) : null;
+    const isFreed = leaving !== null && servedForwards(leaving.nics).some((f) => isSamePort(f, forward));
+    const problem = isIPv4(forward.host) && !isFreed ? await portProblem(forward) : null;
     if (problem !== null) portProblems.set(forward, problem);
   }
   const unreadableFiles: string[] = [];
@@ -183,7 +188,7 @@ export async function gatherFacts(
     programFound: (await firstReadable(candidates)) !== null,
     ovmfFound: host.ovmfFound,
     bridgeHelperFound: (await findBridgeHelper()) !== null,
-    memoryAvailableBytes: await memoryAvailableBytes(),
+    memoryAvailableBytes: (await memoryAvailableBytes()) + (leaving?.memoryBytes ?? 0),
     bridgeConf: await readFile('/etc/qemu/bridge.conf', 'utf8').catch(() => null), // absent or unreadable: nothing is allowed
     bridges,
     taps,

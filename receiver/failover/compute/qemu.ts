@@ -42,8 +42,9 @@ export class QemuProvider implements ComputeProvider {
     this.#deps = deps;
   }
 
-  async problems(spec: LaunchSpec): Promise<readonly string[]> {
+  async problems(spec: LaunchSpec, replaced: LaunchSpec | null): Promise<readonly string[]> {
     if ((await runningGuest(spec.folder)) !== null) return [];
+    const leaving = replaced !== null && (await runningGuest(replaced.folder)) !== null ? guestShape(replaced) : null;
     const shape = guestShape(spec);
     let accelerationProblem: string | null = null;
     try {
@@ -60,7 +61,7 @@ export class QemuProvider implements ComputeProvider {
       ovmfFound: (await findOvmf()) !== null,
       accelerationProblem,
     };
-    return launchProblems(spec, shape, await gatherFacts(spec, shape, host));
+    return launchProblems(spec, shape, await gatherFacts(spec, shape, host, leaving));
   }
 
   /** One after the other per instance: the second finds what the first has started. */

@@ -11,7 +11,7 @@ import { MachineReader } from '../../catalog/reader.js';
 import type { Instance } from '../../catalog/recovery.js';
 import { checkContinues, choosePoint, isNewest } from '../choose-point.js';
 import type { Copy } from '../copy.js';
-import { specOf } from '../copy-file.js';
+import { loadCopy, specOf } from '../copy-file.js';
 import { withData, type RecoveryContent } from '../jobs.js';
 import type { OperationRequest } from '../operations.js';
 import { askOwner } from '../ownership.js';
@@ -61,7 +61,14 @@ export async function checkProvider(context: TaskContext, kind: Instance['kind']
   const { id, name, description } = manifest.machine;
   const file = { machine: { id, name }, description, instance, fate: 'kept' as const };
   const spec = specOf(settings.folder, file, (path, exported) => parts.nbdUri(path, exported));
-  const problems = await parts.provider(instance.provider).problems(spec);
+  const running = kind === 'failover' ? context.content.failover : null;
+  const replaced = running?.receiver === settings.receiver ? await loadCopy(settings.folder, running.id) : null;
+  const problems = await parts
+    .provider(instance.provider)
+    .problems(
+      spec,
+      replaced === null ? null : specOf(settings.folder, replaced, (path, name) => parts.nbdUri(path, name)),
+    );
   if (problems.length === 0) return `provider ${instance.provider} can start it here`;
   throw new AfterimageError(`it can not be started here: ${problems.join('; ')}`, {
     code: 'provider-problems',
