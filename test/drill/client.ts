@@ -42,6 +42,14 @@ export class AppendClient {
     return this.acknowledged[(after === -1 ? this.acknowledged.length : after) - 1] ?? 0;
   }
 
+  /** A line that is known to be lost: not asked for any more. */
+  forget(line: number): void {
+    const at = this.acknowledged.indexOf(line);
+    if (at === -1) return;
+    this.acknowledged.splice(at, 1);
+    this.timesMs.splice(at, 1);
+  }
+
   /** Throws unless `log` (the text of /data.log) holds every acknowledged line up to `upTo`, in order, none twice. */
   check(log: string, upTo = Infinity): { readonly lines: number; readonly missing: readonly number[] } {
     const numbers = log
