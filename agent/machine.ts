@@ -144,8 +144,11 @@ export class AgentMachine {
       if (failures === 0) said = '';
       if (stop.aborted) return;
       failures++;
-      if (ended instanceof SessionEnded && ended.close !== null && ended.close.retry === 'seldom')
+      if (ended instanceof SessionEnded && ended.close !== null && ended.close.retry === 'seldom') {
         this.status.refused(ended.close.name, messageOf(ended), ended.close.hint);
+        // The receiver answers: when it is away for a moment later, a failback must not wait for a backoff that refusals have made long.
+        failures = 1;
+      }
       const waitMs = retryMs(ended, failures, random);
       this.status.disconnected(messageOf(ended), waitMs);
       const hint = ended instanceof AfterimageError ? ended.hint : undefined;
@@ -185,7 +188,7 @@ export class AgentMachine {
         disks: this.#disks,
       };
       if (welcome.mode === 'restore') {
-        await new Restoration(deps, open, stop).run();
+        await new Restoration(deps, open, stop).run(onProgress);
       } else {
         const more = { pool: this.#messagePool, arena: this.#arena, randomId, finalCut: this.#finalCut };
         const replication = new Replication({ ...deps, ...more }, open, stop);

@@ -5,7 +5,7 @@
 import type { Logger } from 'pino';
 import type { Clock } from '../shared/clock.js';
 import { AfterimageError, messageOf } from '../shared/errors.js';
-import { IDLE_POINT_INTERVAL_MS } from '../shared/limits.js';
+import { HOLD_RECHECK_MS, IDLE_POINT_INTERVAL_MS } from '../shared/limits.js';
 import type { Welcome } from '../shared/wire/messages.js';
 import type { AgentConfig } from './config.js';
 import type { MessagePool } from './cycle/chunk-sender.js';
@@ -62,6 +62,7 @@ export class Replication {
   #resumes: number[] = [];
   /** A last point was handed over: no more of them until an order, or another session, says otherwise. */
   #paused = false;
+  #pausedAtMs = 0;
 
   constructor(deps: ReplicationDeps, session: ReceiverSession, stop: AbortSignal) {
     this.#deps = deps;
@@ -100,7 +101,7 @@ export class Replication {
     this.#session.onOrder((order) => this.#onOrder(order));
     if (finalCut.isStopped) {
       // Amid a planned failover the receiver says what comes next: it may have our last point.
-      if (welcome.holdWorkload) this.#paused = true;
+      if (welcome.holdWorkload) this.#pause(true);
       else await finalCut.resume('the receiver lets this machine replicate');
     }
     for (const { disk } of this.#deps.disks) {
@@ -144,16 +145,28 @@ export class Replication {
       this.#finalCut = null;
       const say: ReceiverSession['say'] = (message) => this.#session.say(message);
       const signal = AbortSignal.any([this.#finalCutEnd.signal, this.#stop]);
-      this.#paused = await finalCut.run(cut, this.#cutWork(disks), say, signal, this.#stop);
+      const isHandedOver = await finalCut.run(cut, this.#cutWork(disks), say, signal, this.#stop);
+      this.#pause(isHandedOver);
       return true;
     }
     if (this.#resumes.length === 0) return false;
     const requests = this.#resumes.splice(0);
     this.#finalCutEnd = new AbortController();
     await finalCut.resume('the receiver gave the planned failover up');
-    this.#paused = false;
+    this.#pause(false);
     for (const request of requests) await this.#session.say({ type: 'home-resumed', request });
     return true;
+  }
+
+  #pause(isPaused: boolean): void {
+    this.#paused = isPaused;
+    this.#pausedAtMs = this.#deps.clock.monotonicMs();
+  }
+
+  /** The order to resume may have missed this session (it was being opened, or another receiver gave it): a new welcome says what holds now. */
+  #askAgain(): void {
+    this.#onProgress();
+    this.#session.close('asking whether the workload is to stay down');
   }
 
   #cutWork(disks: readonly OpenedDisk[]): CutWork {
@@ -193,6 +206,7 @@ export class Replication {
       if (await this.#order()) return;
       if (this.#paused) {
         this.#rejectWaiters('a planned failover is under way: the last point was made');
+        if (this.#deps.clock.monotonicMs() - this.#pausedAtMs >= HOLD_RECHECK_MS) this.#askAgain();
         return await this.#wait(true);
       }
       await this.#beginComparison();

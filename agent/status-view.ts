@@ -2,7 +2,7 @@
  * The agent's status as people read it in a terminal. Pure text.
  */
 import { formatBytes, formatDuration } from '../shared/units.js';
-import type { AgentSnapshot, DiskSnapshot } from './status.js';
+import { FAILED_OVER, type AgentSnapshot, type DiskSnapshot } from './status.js';
 
 const BAR_WIDTH = 30;
 
@@ -43,11 +43,13 @@ export function statusText(s: AgentSnapshot & { problem?: string | null }): stri
     );
   }
   if (s.lastFallback !== null) lines.push(`  fallback:   ${s.lastFallback.at}: ${s.lastFallback.reason}`);
-  for (const disk of s.disks) lines.push(...diskLines(disk));
+  for (const disk of s.disks) lines.push(...diskLines(disk, s.state === FAILED_OVER));
   return lines.join('\n');
 }
 
-function diskLines(disk: DiskSnapshot): string[] {
+function diskLines(disk: DiskSnapshot, isFailedOver: boolean): string[] {
+  // What stands on a disk that was left behind is not production's data.
+  if (isFailedOver) return [`  ${disk.device}  ${formatBytes(disk.sizeBytes)}  left behind: not replicated`];
   const lines = [
     `  ${disk.device}  ${formatBytes(disk.sizeBytes)}  ${disk.state}${disk.reason === '' ? '' : ` (${disk.reason})`}`,
     `    data at risk: ${riskText(disk)}`,

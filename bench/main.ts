@@ -10,16 +10,32 @@ import { table, type Figure } from './figures.js';
 import { cut } from './cut.js';
 import { cycle } from './cycle.js';
 import { cycleSize } from './cycle-size.js';
+import { failback } from './failback.js';
+import { failover } from './failover.js';
 import { firstCopy } from './first-copy.js';
 import { materialise } from './materialise.js';
 import { memory } from './memory.js';
+import { plannedFailover } from './planned-failover.js';
 import { restore } from './restore.js';
 import { Lab } from './lab.js';
 import { Fio, installPeers } from './shell.js';
 import { trackerCost } from './tracker.js';
 import { volume } from './volume.js';
 
-const BENCHES: readonly Bench[] = [firstCopy, cycle, cycleSize, trackerCost, cut, restore, materialise, volume, memory];
+const BENCHES: readonly Bench[] = [
+  firstCopy,
+  cycle,
+  cycleSize,
+  trackerCost,
+  cut,
+  restore,
+  materialise,
+  volume,
+  memory,
+  failover,
+  failback,
+  plannedFailover,
+];
 
 function bytesOf(text: string): number {
   const found = /^(\d+)([mg])$/i.exec(text);

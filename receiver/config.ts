@@ -13,10 +13,9 @@ import {
   rateValue,
 } from '../shared/config/values.js';
 import { COPY_CACHE_BYTES, POINT_INTERVAL_MS } from '../shared/limits.js';
+import { DEFAULT_CONTROL_SOCKET, DEFAULT_STATE_DIR, RECEIVER_CONFIG_PATH } from './default-paths.js';
 
-export const RECEIVER_CONFIG_PATH = '/etc/afterimage/receiver.yaml';
-export const DEFAULT_STATE_DIR = '/var/lib/afterimage-receiver';
-export const DEFAULT_CONTROL_SOCKET = '/run/afterimage-receiver/control.sock';
+export { DEFAULT_CONTROL_SOCKET, DEFAULT_STATE_DIR, RECEIVER_CONFIG_PATH };
 
 export const receiverConfigSchema = z.strictObject({
   /** URL of the object store. */

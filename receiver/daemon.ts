@@ -62,11 +62,12 @@ export async function runReceiver(config: ReceiverConfig, signal: AbortSignal): 
       hydrate: failover.hydrate.enabled ? { bytesPerSecond: failover.hydrate.rate ?? null } : null,
     },
   );
+  // Before anything is done: a second receiver on this host ends here, and must not have gone on with the jobs of the first.
+  const control = await startControlServer({ socketPath: config.controlSocket, service: engine, log });
   // Guests may be waiting for their disks: first of all. A store that doesn't answer must not keep agents out.
   const resuming = engine.start().catch((error: unknown) => {
     log.error({ err: error }, 'not every machine that runs here could be resumed');
   });
-  const control = await startControlServer({ socketPath: config.controlSocket, service: engine, log });
   const metrics = receiverMetrics(
     () => registry.machines,
     () => process.memoryUsage.rss(),

@@ -193,6 +193,8 @@ export const IDENTITY_RECHECK_MS = 30_000;
 export const RECOVERY_BYTES_MAX = 8 * MIB;
 /** Ended jobs kept in a recovery object; each is also an object of its own. */
 export const RECOVERY_JOBS_MAX = 10;
+/** Output kept of one task, as JSON: the tasks of all jobs in a recovery object have to fit into it. */
+export const TASK_OUTPUT_BYTES_MAX = 32 * KIB;
 /** Changed blocks of a running copy whose hashes its replication keeps, for all its disks: 24 to 48 MiB; beyond it they are read from the chain again. */
 export const REPLICATED_HASHES_MAX = 2 ** 20;
 /** Known hashes are read from the chain in one go over gaps of at most so many blocks: an index lookup costs more than the hashes between. */
@@ -373,3 +375,20 @@ export const SERVE_CACHE_BYTES_MAX = 4 * GIB;
 export const COPY_CACHE_BYTES = 8 * 1024 * MIB;
 /** Decoded chunks that a volume's content keeps (4 MiB): as many as a sequential client with some requests in flight is in the middle of. */
 export const DECODED_CHUNKS_KEPT = 16;
+/** A volume fetches at most this at once from its recovery point: as much as one ranged read of a layer. */
+export const FETCH_BYTES_MAX = READ_BYTES_MAX;
+/** Fetches at once for one window that is read ahead: half of a window is on its way while the client comes through the other half. */
+export const FETCHES_PER_READ_AHEAD = 4;
+/** Chunks of one fetch that are decompressed at once, on the threads of the pool (four). */
+export const DECODES_IN_FLIGHT = 4;
+/** Memory for fetching that is kept for the next (16 MiB and 8 MiB per process): what a sequential client has on its way. */
+export const SPARE_FETCHES_MAX = 16;
+export const SPARE_CHUNKS_MAX = 32;
+/** An agent whose workload is held for a planned failover asks anew after this: the order to resume it may have been lost with a session. */
+export const HOLD_RECHECK_MS = 30_000;
+/** Objects of a store that are kept open for the next read: the layers that a client reads in at one time ... */
+export const OPEN_FILES_MAX = 32;
+/** ... closed after one to two of these without use: a removed object keeps its space until then. */
+export const OPEN_FILES_IDLE_MS = 2_000;
+/** A copy that was opened is made local after this: a guest that boots wants the store and the processors for itself. */
+export const HYDRATE_AFTER_MS = 30_000;

@@ -166,7 +166,6 @@ export class DiskPull {
     const bytes = count * this.#geometry.blockBytes;
     let left = count;
     const seen = newBitmap(blocks.length * 8);
-    const before = session.pull.receivedBytes;
     signal.throwIfAborted();
     await session.pull.blocks(disk.id, point, segment, blocks, bytes, async (chunk) => {
       const written = await this.#writeChunk(chunk, (block) => {
@@ -177,11 +176,12 @@ export class DiskPull {
       });
       // Not before: several chunks are being written at once.
       left -= written;
+      // It holds its part of the window until then: what is asked for next keeps to the bandwidth limit.
+      await session.pace(chunk.length, signal);
     });
     if (left !== 0) {
       throw corrupt('restore-short', `segment ${segment} of disk ${disk.id}: ${left} of ${count} blocks did not come`);
     }
-    await session.pace(session.pull.receivedBytes - before);
   }
 
   /** Checks all of a chunk, then writes it. Returns its blocks. */

@@ -61,6 +61,7 @@ export class Restoration {
   readonly #fresh = new Map<DiskId, BlockSet>();
   #running = new AbortController();
   #work: Promise<void> = Promise.resolve();
+  #onReached = (): void => undefined;
   #saidAtMs = -Infinity;
 
   constructor(deps: RestorationDeps, session: ReceiverSession, stop: AbortSignal) {
@@ -69,9 +70,10 @@ export class Restoration {
     this.#stop = stop;
   }
 
-  /** Serves goals until the session ends or the agent stops. */
-  async run(): Promise<void> {
+  /** Serves goals until the session ends or the agent stops. `onReached`: the disks hold a point that was asked for. */
+  async run(onReached: () => void): Promise<void> {
     const { disks, log, status } = this.#deps;
+    this.#onReached = onReached;
     for (const { disk } of disks) {
       disk.need = null;
       disk.setState('RestoreInProgress', 'this machine runs elsewhere; waiting for a point to restore');
@@ -131,15 +133,17 @@ export class Restoration {
   async #goal(goal: RestoreGoal, signal: AbortSignal): Promise<void> {
     const { log, status } = this.#deps;
     if (signal.aborted) return;
+    this.#session.pull.begin();
     log.info({ point: goal.point, final: goal.final }, 'restoring');
     try {
       const disks = await this.#reach(goal, signal);
       log.info({ point: goal.point, final: goal.final, disks }, 'the disks hold the point');
+      this.#onReached();
       status.restoring({ point: goal.point, step: 'reached', percent: 100 });
       await this.#say({ type: 'restored', goal: goal.goal, point: goal.point, disks });
       failpoint('agent.restore.reported');
     } catch (error) {
-      if (signal.aborted) return;
+      if (signal.aborted) return this.#idle(goal);
       if (error instanceof AfterimageError && error.kind === 'disconnected') return;
       log.error({ err: error, point: goal.point }, `restore failed: ${messageOf(error)}`);
       status.restoring({ point: goal.point, step: `failed: ${messageOf(error)}`, percent: null });
@@ -149,12 +153,22 @@ export class Restoration {
     }
   }
 
+  /** The goal was given up: the status must not say that it is still being worked on. */
+  #idle(goal: RestoreGoal): void {
+    this.#deps.status.restoring({ point: goal.point, step: 'given up', percent: null });
+    for (const { disk } of this.#deps.disks) {
+      disk.progress = null;
+      disk.setState('RestoreInProgress', `point ${goal.point} was given up; waiting for a point to restore`);
+    }
+  }
+
   async #reach(goal: RestoreGoal, signal: AbortSignal): Promise<Restored['disks']> {
     const disks = this.#prepare(goal);
     const written = new Map<DiskId, number>();
     let doubts: ReadonlyMap<DiskId, string> = new Map();
     for (let round = 1; ; round++) {
       const found = this.#take();
+      for (const d of disks) this.#renewSeries(d, found.get(d.goal.disk));
       for (const d of disks) await d.local.begin(doubts.get(d.goal.disk) ?? found.get(d.goal.disk));
       for (const d of disks) {
         await this.#makeExact(d, goal, signal);
@@ -174,7 +188,7 @@ export class Restoration {
       failpoint('agent.restore.checked');
       if (doubts.size === 0) {
         if (!goal.final) break;
-        const restless = await this.#settle(disks, goal);
+        const restless = await this.#settle(disks, goal, signal);
         if (restless === null) break;
         this.#step(goal, 'checking', restless, null);
         if (round === RESTORE_ROUNDS_MAX) throw stillWritten(restless);
@@ -243,6 +257,15 @@ export class Restoration {
     return takeMarks(tracker, tracked, this.#fresh);
   }
 
+  /** Marks in doubt stay so under their series: a new one begins before the disk is read, so that what is written from then on is known. */
+  #renewSeries({ opened: { disk }, goal }: GoalDisk, doubt: string | undefined): void {
+    const { tracker } = this.#deps;
+    if (doubt === undefined || disk.trackable === null || tracker === null) return;
+    disk.series = tracker.restartSeries(disk.id, doubt).series;
+    disk.carry = new BlockSet();
+    this.#fresh.set(goal.disk, new BlockSet());
+  }
+
   async #makeExact({ opened: { disk }, local }: GoalDisk, goal: RestoreGoal, signal: AbortSignal): Promise<void> {
     const fresh = this.#fresh.get(disk.id) ?? new BlockSet();
     const startedAtMs = this.#deps.clock.monotonicMs();
@@ -276,7 +299,7 @@ export class Restoration {
    * Ends a final restore: reads back what was written, begins a new series, commits the hash stores. Returns why it has to be done again (somebody
    * else wrote); null when it is done.
    */
-  async #settle(disks: readonly GoalDisk[], goal: RestoreGoal): Promise<string | null> {
+  async #settle(disks: readonly GoalDisk[], goal: RestoreGoal, signal: AbortSignal): Promise<string | null> {
     const { tracker } = this.#deps;
     for (const { target } of disks) {
       await target.durable();
@@ -286,8 +309,12 @@ export class Restoration {
     const doubts = this.#take();
     for (const d of disks) {
       const doubt = doubts.get(d.goal.disk);
-      if (doubt !== undefined) return doubt;
-      await this.#makeExact(d, goal, this.#running.signal);
+      if (doubt !== undefined) {
+        this.#renewSeries(d, doubt);
+        return doubt;
+      }
+      if (d.opened.disk.trackable === null) await readBack(d.local);
+      await this.#makeExact(d, goal, signal);
     }
     for (const d of disks) {
       if (!(await holdsPoint(d))) return `somebody else wrote to disk ${d.goal.disk} while it was restored`;
@@ -340,6 +367,13 @@ export class Restoration {
   #say(message: Parameters<ReceiverSession['say']>[0]): Promise<void> {
     return this.#session.say(message).catch(() => undefined);
   }
+}
+
+/** Nobody marks what others write to a disk without tracking: only a look at all of it, while it stands still, proves what it holds. */
+async function readBack(local: LocalHashes): Promise<void> {
+  const { reason } = local;
+  await local.begin('what was written is read back');
+  local.reason = reason;
 }
 
 /** Whether the hashes of what the disk holds add up to the point's digest. */

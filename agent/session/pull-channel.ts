@@ -42,8 +42,8 @@ export class PullChannel {
   #requests = 0;
   #releasedBytes = 0;
   #failure: AfterimageError | null = null;
-  /** Bytes of data messages received. */
-  receivedBytes = 0;
+  /** Set from giveUp() to begin(): the receiver answers nothing for a goal that it has forgotten, so nothing may be asked for it. */
+  #givenUp: Error | null = null;
 
   constructor(say: (message: AgentMessage) => Promise<void>) {
     this.#say = say;
@@ -130,7 +130,6 @@ export class PullChannel {
   data(bytes: Buffer): void {
     const header = decodeDataHeader(bytes);
     if (header.target !== 'restore') throw protocolError(`data for ${header.target} from the receiver`);
-    this.receivedBytes += bytes.length;
     this.#pending.get(header.sequence)?.onChunk?.(bytes.subarray(DATA_HEADER_BYTES));
   }
 
@@ -151,10 +150,16 @@ export class PullChannel {
     this.#pending.clear();
   }
 
-  /** Gives up what is under way, for a goal that isn't wanted any more; late answers are thrown away. */
+  /** Gives up what is under way and what would still be asked, for a goal that isn't wanted any more; late answers are thrown away. */
   giveUp(error: Error): void {
+    this.#givenUp = error;
     for (const { reject } of this.#pending.values()) reject(error);
     this.#pending.clear();
+  }
+
+  /** Another goal begins; all that the one before asked for has come to its end. */
+  begin(): void {
+    this.#givenUp = null;
   }
 
   #ask(
@@ -162,7 +167,8 @@ export class PullChannel {
     message: (request: number) => AgentMessage,
     onChunk: Pending['onChunk'] = null,
   ): Promise<Answer> {
-    if (this.#failure !== null) return Promise.reject(this.#failure);
+    const over = this.#failure ?? this.#givenUp;
+    if (over !== null) return Promise.reject(over);
     const request = ++this.#requests;
     return new Promise((resolve, reject) => {
       this.#pending.set(request, { type, resolve, reject, onChunk });

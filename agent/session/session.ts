@@ -45,7 +45,7 @@ export interface Committed {
 
 export interface Pacer {
   /** Waits until `bytes` may be sent under the bandwidth limit. */
-  take(bytes: number): Promise<void>;
+  take(bytes: number, signal?: AbortSignal): Promise<void>;
 }
 
 /** What a receiver asks of an agent out of turn. */
@@ -112,8 +112,8 @@ export class ReceiverSession {
   }
 
   /** Waits until so many bytes more fit the bandwidth limit: what is pulled counts, too. */
-  pace(bytes: number): Promise<void> {
-    return this.#pacer.take(bytes);
+  pace(bytes: number, signal: AbortSignal): Promise<void> {
+    return this.#pacer.take(bytes, signal);
   }
 
   /** Says hello; resolves to the welcome. Rejects with SessionEnded when refused. */

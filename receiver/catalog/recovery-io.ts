@@ -64,7 +64,7 @@ export async function writeRecovery(
     writtenAtMs: deps.clock.nowMs(),
   };
   const name = recoveryName(recovery.machine, recovery.number);
-  if ((await deps.store.createIfAbsent(name, sealJson(recovery))) === 'created') return recovery;
+  if ((await deps.store.createIfAbsent(name, sealReadable(recovery))) === 'created') return recovery;
   // A retry inside the store's adapter may have met its own success.
   const there = await read(deps.store, name, recoverySchema);
   if (there.writeId === recovery.writeId) return recovery;
@@ -73,6 +73,23 @@ export async function writeRecovery(
     kind: 'fenced',
     hint: 'See `afterimage status` for what is going on, then decide again.',
   });
+}
+
+/** A step that nobody could read back would be the end of all operations of its machine: it is refused instead. */
+function sealReadable(recovery: Recovery): Buffer {
+  const bytes = sealJson(recovery);
+  const { error } = recoverySchema.safeParse(recovery);
+  const what =
+    error?.issues.map((issue) => `${issue.path.join('.')}: ${issue.message}`).join('; ') ??
+    (bytes.length > RECOVERY_BYTES_MAX ? `${bytes.length} bytes, ${RECOVERY_BYTES_MAX} at most` : null);
+  if (what === null) return bytes;
+  throw new AfterimageError(
+    `a step of machine ${recovery.machine} is not written, since it could not be read: ${what}`,
+    {
+      code: 'recovery-unreadable',
+      kind: 'internal',
+    },
+  );
 }
 
 /** Empty settings for a machine without any. */

@@ -3,15 +3,13 @@
  * `store`, `stateDir` and `controlSocket` are looked at.
  */
 import { readFile } from 'node:fs/promises';
-import { parse } from 'yaml';
 import { z } from 'zod';
 import { systemClock, type Clock } from '../../shared/clock.js';
 import { errnoOf, messageOf, usageError } from '../../shared/errors.js';
-import { DEFAULT_CONTROL_SOCKET, DEFAULT_STATE_DIR } from '../config.js';
+import { DEFAULT_CONTROL_SOCKET, DEFAULT_STATE_DIR } from '../default-paths.js';
 import type { RecoveryService } from '../failover/operations.js';
 import { openStore } from '../store/open.js';
 import type { ObjectStore } from '../store/store.js';
-import { controlClient } from './control-client.js';
 
 export const DEFAULT_CONFIG = '/etc/afterimage/receiver.yaml';
 const configSchema = z.looseObject({
@@ -55,6 +53,8 @@ async function readConfig(path: string): Promise<CliConfig> {
     throw usageError(`configuration ${path}: ${messageOf(error)}`, WHERE);
   });
   if (text === undefined) return {};
+  // Loaded where it is needed, as below: most verbs need neither a configuration nor the receiver.
+  const { parse } = await import('yaml');
   try {
     return configSchema.parse(parse(text) ?? {});
   } catch (error) {
@@ -79,5 +79,6 @@ export const configuredSocket = async (options: GlobalOptions): Promise<string> 
 
 /** The running receiver; it is asked when its methods are called. */
 export async function openReceiver(options: GlobalOptions, io: CliIo): Promise<RecoveryService> {
+  const { controlClient } = await import('./control-client.js');
   return controlClient(await configuredSocket(options), io.signal);
 }

@@ -4,12 +4,11 @@
 import { Option, type Command } from 'commander';
 import { parseDuration } from '../../shared/config/values.js';
 import { usageError } from '../../shared/errors.js';
-import { parseOperation } from '../api/parse-operation.js';
 import { parsePointSelector } from '../catalog/point-selector.js';
 import type { OperationInput, RecoveryView } from '../failover/operations.js';
 import { CHECK_HELP, DEFAULT_CHECK_TIMEOUT, parseBootCheck } from './boot-check-option.js';
 import type { CliIo } from './context.js';
-import { runOperation, type Question, type RunOptions } from './run-operation.js';
+import type { Question, RunOptions } from './run-operation.js';
 import { JSON_OPTION, MACHINE_HELP, POINT_HELP, SOCKET_OPTION } from './verb-options.js';
 
 interface StartOptions extends RunOptions {
@@ -103,8 +102,19 @@ export function addOperationVerbs(program: Command, io: CliIo): void {
   const withStart = (command: Command): Command =>
     withLaunch(command.option('--point <point>', `${POINT_HELP}; the latest unless given`));
   const withYes = (command: Command): Command => command.option('--yes', "don't ask");
-  const run = (machine: string, input: OperationInput, question: Question, options: RunOptions): Promise<void> =>
-    runOperation(machine, parseOperation(input), question, options, io);
+  // Loaded where it is needed, as in program.ts.
+  const run = async (
+    machine: string,
+    input: OperationInput,
+    question: Question,
+    options: RunOptions,
+  ): Promise<void> => {
+    const [{ parseOperation }, { runOperation }] = await Promise.all([
+      import('../api/parse-operation.js'),
+      import('./run-operation.js'),
+    ]);
+    await runOperation(machine, parseOperation(input), question, options, io);
+  };
 
   withYes(
     withStart(

@@ -1,21 +1,21 @@
 /**
- * The command line of `afterimage`: verbs, options, help. Each verb's work is in its own file.
+ * The command line of `afterimage`: verbs, options, help. Each verb's work is in its own file, loaded when it is asked for: all of them together
+ * take longer to load than a restore of 1 GiB may take.
  */
 import { Command, CommanderError, Option } from 'commander';
 import { usageError } from '../../shared/errors.js';
 import { DEFAULT_CONFIG, type CliIo, type GlobalOptions } from './context.js';
-import { jobsCommand, type JobsOptions } from './jobs.js';
-import { launchSettingsCommand, type LaunchSettingsOptions } from './launch-settings.js';
-import { machinesCommand } from './machines.js';
+import type { JobsOptions } from './jobs.js';
+import type { LaunchSettingsOptions } from './launch-settings.js';
 import { addOperationVerbs } from './operation-verbs.js';
 import { exitCodeOf, printError } from './output.js';
-import { pointsCommand, type PointsOptions } from './points.js';
-import { restoreCommand, type RestoreOptions } from './restore.js';
+import type { PointsOptions } from './points.js';
+import type { RestoreOptions } from './restore.js';
 import { TARGET_FORMATS } from '../volume/target.js';
-import { serveCommand, type ServeOptions } from './serve.js';
-import { statusCommand, type StatusOptions } from './status.js';
+import type { ServeOptions } from './serve.js';
+import type { StatusOptions } from './status.js';
 import { JSON_OPTION, MACHINE_HELP, POINT_HELP, positive, SOCKET_OPTION } from './verb-options.js';
-import { verifyCommand, type VerifyOptions } from './verify.js';
+import type { VerifyOptions } from './verify.js';
 
 const DEFAULT_STATE = '/var/lib/afterimage/restore';
 
@@ -91,7 +91,9 @@ export function buildProgram(io: CliIo, quiet: boolean): Command {
     .command('machines')
     .description('list the machines of the store')
     .option(...JSON_OPTION)
-    .action((_: unknown, command: Command) => machinesCommand(command.optsWithGlobals<GlobalOptions>(), io));
+    .action(async (_: unknown, command: Command) =>
+      (await import('./machines.js')).machinesCommand(command.optsWithGlobals<GlobalOptions>(), io),
+    );
 
   program
     .command('points')
@@ -99,8 +101,8 @@ export function buildProgram(io: CliIo, quiet: boolean): Command {
     .argument('<machine>', MACHINE_HELP)
     .option('--limit <n>', 'at most so many', positive)
     .option(...JSON_OPTION)
-    .action((machine: string, _: unknown, command: Command) =>
-      pointsCommand(machine, command.optsWithGlobals<PointsOptions>(), io),
+    .action(async (machine: string, _: unknown, command: Command) =>
+      (await import('./points.js')).pointsCommand(machine, command.optsWithGlobals<PointsOptions>(), io),
     );
 
   program
@@ -118,8 +120,8 @@ export function buildProgram(io: CliIo, quiet: boolean): Command {
     .option('--state <folder>', 'where journals of restores to devices are kept', DEFAULT_STATE)
     .option(...JSON_OPTION)
     .addHelpText('after', restoreExamples)
-    .action((machine: string, _: unknown, command: Command) =>
-      restoreCommand(machine, command.optsWithGlobals<RestoreOptions>(), io),
+    .action(async (machine: string, _: unknown, command: Command) =>
+      (await import('./restore.js')).restoreCommand(machine, command.optsWithGlobals<RestoreOptions>(), io),
     );
 
   program
@@ -130,8 +132,8 @@ export function buildProgram(io: CliIo, quiet: boolean): Command {
     .option('--all', 'all points; what they share is read once')
     .option(...JSON_OPTION)
     .addHelpText('after', '\nExamples:\n  afterimage verify web1\n  afterimage verify web1 --all --json\n')
-    .action((machine: string, _: unknown, command: Command) =>
-      verifyCommand(machine, command.optsWithGlobals<VerifyOptions>(), io),
+    .action(async (machine: string, _: unknown, command: Command) =>
+      (await import('./verify.js')).verifyCommand(machine, command.optsWithGlobals<VerifyOptions>(), io),
     );
 
   addServe(program, io);
@@ -157,8 +159,8 @@ function addServe(program: Command, io: CliIo): void {
     .option('--state <folder>', 'where cache and writes lie (default: in /var/tmp; with --keep in /var/lib/afterimage)')
     .option(...JSON_OPTION)
     .addHelpText('after', serveExamples)
-    .action((machine: string, _: unknown, command: Command) =>
-      serveCommand(machine, command.optsWithGlobals<ServeOptions>(), io),
+    .action(async (machine: string, _: unknown, command: Command) =>
+      (await import('./serve.js')).serveCommand(machine, command.optsWithGlobals<ServeOptions>(), io),
     );
 }
 
@@ -172,8 +174,8 @@ function addRecoveryVerbs(program: Command, io: CliIo): void {
     .option(...SOCKET_OPTION)
     .option(...JSON_OPTION)
     .addHelpText('after', '\nExamples:\n  afterimage status\n  afterimage status web1 --all\n')
-    .action((machine: string | undefined, _: unknown, command: Command) =>
-      statusCommand(machine, command.optsWithGlobals<StatusOptions>(), io),
+    .action(async (machine: string | undefined, _: unknown, command: Command) =>
+      (await import('./status.js')).statusCommand(machine, command.optsWithGlobals<StatusOptions>(), io),
     );
 
   program
@@ -184,8 +186,8 @@ function addRecoveryVerbs(program: Command, io: CliIo): void {
     .option(...SOCKET_OPTION)
     .option(...JSON_OPTION)
     .addHelpText('after', '\nExamples:\n  afterimage jobs web1\n  afterimage jobs web1 --job 3f2a\n')
-    .action((machine: string, _: unknown, command: Command) =>
-      jobsCommand(machine, command.optsWithGlobals<JobsOptions>(), io),
+    .action(async (machine: string, _: unknown, command: Command) =>
+      (await import('./jobs.js')).jobsCommand(machine, command.optsWithGlobals<JobsOptions>(), io),
     );
 
   program
@@ -195,8 +197,12 @@ function addRecoveryVerbs(program: Command, io: CliIo): void {
     .option('--set <file>', 'replace them by this YAML file, or by standard input with -')
     .option(...JSON_OPTION)
     .addHelpText('after', launchExamples)
-    .action((machine: string, _: unknown, command: Command) =>
-      launchSettingsCommand(machine, command.optsWithGlobals<LaunchSettingsOptions>(), io),
+    .action(async (machine: string, _: unknown, command: Command) =>
+      (await import('./launch-settings.js')).launchSettingsCommand(
+        machine,
+        command.optsWithGlobals<LaunchSettingsOptions>(),
+        io,
+      ),
     );
 }
 

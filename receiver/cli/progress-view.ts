@@ -1,7 +1,6 @@
 /**
  * Progress on stderr: a bar on a terminal, else a line every few seconds (a log of a job must stay readable).
  */
-import { Presets, SingleBar } from 'cli-progress';
 import { formatBytes, formatDuration } from '../../shared/units.js';
 import type { OnProgress, ProgressReport } from '../volume/progress.js';
 import type { CliIo } from './context.js';
@@ -17,7 +16,9 @@ export interface ProgressView {
 const describe = (r: ProgressReport): string =>
   `${formatBytes(r.bytesDone)} of ${formatBytes(r.bytesTotal)}, ${formatBytes(r.bytesPerSecond)}/s, ${formatDuration(r.timeLeftMs)} left`;
 
-function barView(io: CliIo, title: string): ProgressView {
+async function barView(io: CliIo, title: string): Promise<ProgressView> {
+  // Loaded only where there is a terminal.
+  const { Presets, SingleBar } = await import('cli-progress');
   const bar = new SingleBar(
     {
       stream: io.err,
@@ -55,5 +56,5 @@ function lineView(io: CliIo, title: string): ProgressView {
   };
 }
 
-export const progressView = (io: CliIo, title: string): ProgressView =>
+export const progressView = async (io: CliIo, title: string): Promise<ProgressView> =>
   io.err.isTTY === true ? barView(io, title) : lineView(io, title);

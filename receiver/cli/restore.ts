@@ -85,7 +85,7 @@ async function check(
 }
 
 async function run(checked: CheckedRestore, io: CliIo): Promise<RestoreResult> {
-  const view = progressView(io, checked.job.disk.disk);
+  const view = await progressView(io, checked.job.disk.disk);
   try {
     return await runRestore({ ...checked, job: { ...checked.job, onProgress: view.onProgress } });
   } finally {

@@ -48,7 +48,7 @@ async function verifyPoint(
       const planned = await planDisk(store, machine, point, disk, cache, io.signal);
       const ledger = ledgers.get(disk.disk) ?? new ChunkLedger();
       ledgers.set(disk.disk, ledger);
-      const view = progressView(io, `point ${point.number}, ${disk.disk}`);
+      const view = await progressView(io, `point ${point.number}, ${disk.disk}`);
       try {
         const { signal, clock } = io;
         readBytes += (await verifyDisk({ ...planned, ledger, signal, clock, onProgress: view.onProgress })).readBytes;

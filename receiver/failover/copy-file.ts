@@ -4,6 +4,7 @@
  */
 import { mkdir, readdir, readFile, rm } from 'node:fs/promises';
 import { join } from 'node:path';
+import { isDeepStrictEqual } from 'node:util';
 import { z } from 'zod';
 import { makeFolderDurably, replaceFileDurably, syncFolder } from '../../shared/durable-file.js';
 import { AfterimageError, errnoOf, messageOf } from '../../shared/errors.js';
@@ -48,6 +49,16 @@ export async function saveCopy(root: string, file: CopyFile): Promise<void> {
   await mkdir(guestFolder(root, file.instance.id), { recursive: true, mode: FOLDER_MODE });
   await replaceFileDurably(join(folder, NAME), JSON.stringify({ version: 1, ...file }, null, 2), { mode: FILE_MODE });
 }
+
+/** Saves it unless what stands there says the same: a host that is full must not lose a copy whose record it has. */
+export async function keepCopy(root: string, file: CopyFile): Promise<void> {
+  const before = await loadCopy(root, file.instance.id);
+  if (before === null || !isDeepStrictEqual(lasting(before), lasting(file))) await saveCopy(root, file);
+}
+
+/** Without what becomes known of it while it runs. */
+const lasting = (file: CopyFile): unknown =>
+  JSON.parse(JSON.stringify({ ...file, instance: { ...file.instance, bootCheck: null, rtoMs: null } }));
 
 /** Null when there is no such copy on this host. */
 export async function loadCopy(root: string, instance: string): Promise<CopyFile | null> {

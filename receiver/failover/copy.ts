@@ -7,6 +7,7 @@
  */
 import type { Logger } from 'pino';
 import { AfterimageError, messageOf } from '../../shared/errors.js';
+import { HYDRATE_AFTER_MS } from '../../shared/limits.js';
 import { asDiskId } from '../../shared/units.js';
 import { resumeGeneration } from '../catalog/generation.js';
 import type { Manifest } from '../catalog/manifest.js';
@@ -14,8 +15,9 @@ import type { OwnedMachine } from '../catalog/owned-machine.js';
 import { MachineReader, type PointDisk } from '../catalog/reader.js';
 import type { Instance } from '../catalog/recovery.js';
 import type { PointContent } from '../volume/content.js';
+import { cancelled } from '../volume/plan-point.js';
 import type { CheckContext, ComputeProvider, LaunchSpec } from './compute/provider.js';
-import { saveCopy, socketPathOf, specOf, volumeFolder, type CopyFile } from './copy-file.js';
+import { keepCopy, socketPathOf, specOf, volumeFolder, type CopyFile } from './copy-file.js';
 import { differences } from './differ.js';
 import type { InstanceView } from './operations.js';
 import type { CopyReplicator, CopyVolume, FailoverParts, FailoverSettings } from './parts.js';
@@ -50,6 +52,8 @@ export class Copy {
   readonly #hydration = new AbortController();
   #nbd: { stop(): Promise<void> } | null = null;
   #replication: Replication | null = null;
+  #starting: Promise<void> | null = null;
+  #isClosed = false;
   /** Why this copy isn't replicated, or worse. */
   problem: string | null = null;
   guest = '';
@@ -76,7 +80,7 @@ export class Copy {
     signal: AbortSignal,
   ): Promise<Copy> {
     const copy = new Copy(parts, settings, file);
-    await saveCopy(settings.folder, file);
+    await keepCopy(settings.folder, file);
     try {
       await copy.#serve(signal);
     } catch (error) {
@@ -90,7 +94,7 @@ export class Copy {
   }
 
   async #serve(signal: AbortSignal): Promise<void> {
-    const { instance, machine } = this.file;
+    const { instance } = this.file;
     const view = await MachineReader.open(this.#parts.store, this.spec.machine.id);
     for (const { disk } of instance.disks) {
       const { content, at } = await contentAt(this.#parts, view, instance.point, disk, signal);
@@ -98,10 +102,24 @@ export class Copy {
       const baseKey = `${instance.point} ${at.digest}`;
       this.#volumes.push(await this.#parts.openVolume({ folder, disk, content, baseKey }));
     }
-    this.#nbd = await this.#parts.startNbd(
-      socketPathOf(this.#settings.folder, instance.id),
-      this.#volumes.map((device) => ({ name: device.disk, description: `${machine.name} ${device.disk}`, device })),
+    await this.#startServing();
+  }
+
+  async #startServing(): Promise<void> {
+    this.#nbd ??= await this.#parts.startNbd(
+      socketPathOf(this.#settings.folder, this.instance.id),
+      this.#volumes.map((device) => ({
+        name: device.disk,
+        description: `${this.file.machine.name} ${device.disk}`,
+        device,
+      })),
     );
+  }
+
+  /** Takes the disks away from whoever still uses them: what is written after a last cut would be acknowledged and lost. */
+  async stopServing(): Promise<void> {
+    await this.#nbd?.stop();
+    this.#nbd = null;
   }
 
   get isReplicating(): boolean {
@@ -112,13 +130,20 @@ export class Copy {
    * Takes the epoch and makes points from now on. Throws kind `fenced` when the machine is somebody else's by now.
    * When that is found later, the guest is ended.
    */
-  async startReplication(signal: AbortSignal): Promise<void> {
+  startReplication(signal: AbortSignal): Promise<void> {
+    // A job and the guardian may ask at once: two replicators of one copy would fence each other for ever.
+    this.#starting ??= this.#startReplication(signal).finally(() => (this.#starting = null));
+    return this.#starting;
+  }
+
+  async #startReplication(signal: AbortSignal): Promise<void> {
     if (this.#replication !== null) return;
     const { instance } = this.file;
     const owned = await resumeGeneration(this.#parts, this.spec.machine.id, instance.generation);
     const view = new MachineReader(this.#parts.store, owned.manifest);
     await this.#markDifferences(view, signal);
     const replicator = await this.#replicator(owned, view, signal);
+    if (this.#isClosed) throw cancelled('the replication of a copy');
     const controller = new AbortController();
     const done = replicator.run(controller.signal).catch(async (error: unknown) => {
       this.problem = messageOf(error);
@@ -151,6 +176,7 @@ export class Copy {
       this.problem = `fenced, and its guest could not be ended: ${messageOf(error)}`;
       this.#log.error({ err: error }, 'a fenced guest could not be ended; end it by hand');
     });
+    await this.stopServing();
   }
 
   /** Until a point of its own stands, the chain ends in what somebody else wrote: everything in which the copy differs from that has changed. */
@@ -207,11 +233,14 @@ export class Copy {
 
   /** Flushes and lets everything go but the guest, which waits for its disks to come back (or has ended). */
   async close(): Promise<void> {
+    this.#isClosed = true;
     this.#hydration.abort();
     await this.stopReplication();
-    await this.#nbd?.stop();
-    this.#nbd = null;
-    for (const volume of this.#volumes.splice(0)) await volume.close();
+    await this.stopServing();
+    // All of them, also when one fails: an open one could not be opened again.
+    const closed = await Promise.allSettled(this.#volumes.splice(0).map((volume) => volume.close()));
+    const failed = closed.find((result) => result.status === 'rejected');
+    if (failed !== undefined) throw failed.reason;
   }
 
   async refreshGuest(): Promise<void> {
@@ -222,6 +251,7 @@ export class Copy {
   }
 
   async start(context: CheckContext): Promise<void> {
+    await this.#startServing();
     await this.provider.start(this.spec, context);
   }
 
@@ -253,6 +283,7 @@ export class Copy {
 
   /** One disk after the other, behind the guest's back. */
   async #hydrate(bytesPerSecond: number | null): Promise<void> {
+    await this.#parts.clock.sleep(HYDRATE_AFTER_MS, this.#hydration.signal);
     for (const volume of [...this.#volumes]) {
       await volume.hydrate({ bytesPerSecond, signal: this.#hydration.signal }).catch((error: unknown) => {
         if (!this.#hydration.signal.aborted) this.#log.warn({ err: error, disk: volume.disk }, 'hydration stopped');

@@ -9,7 +9,8 @@ import type { MachineId } from '../../shared/units.js';
 import { isUuid } from '../../shared/units.js';
 import { listMachines } from '../catalog/machines.js';
 import type { Manifest } from '../catalog/manifest.js';
-import { loadHead } from '../catalog/reader.js';
+import { parsePointSelector } from '../catalog/point-selector.js';
+import { loadHead, MachineReader } from '../catalog/reader.js';
 import { initialRecovery, type Job, type Recovery } from '../catalog/recovery.js';
 import { loadRecovery } from '../catalog/recovery-io.js';
 import { listJobs } from '../catalog/recovery-records.js';
@@ -78,6 +79,7 @@ export class FailoverEngine implements RecoveryService {
   }
 
   async #start(): Promise<void> {
+    this.#guardian.answer();
     const first = await this.#guardian.remembered();
     await Promise.all(first.map((machine) => this.#resume(machine)));
     this.#guardian.start();
@@ -130,8 +132,15 @@ export class FailoverEngine implements RecoveryService {
     const facts = { ...this.#facts(machine, head), ...asked };
     const verdict = allowedOperations(recovery, facts).find((a) => a.operation === request.operation);
     if (verdict?.allowed !== true) throw this.#refused(head.machine.name, verdict?.reason ?? 'unknown', verdict);
+    // A point that doesn't exist is bad input: no job begins for it.
+    if ('point' in request)
+      await new MachineReader(this.#parts.store, head).findPoint(parsePointSelector(request.point));
     const running = this.#running.get(machine);
     if (request.operation === 'cancel' && running !== undefined) return this.#cancel(machine, running);
+    // Its cancel would be taken for that of the failover, which may not be allowed: home's disks may be half restored.
+    if (recovery?.job?.receiver === this.#settings.receiver) {
+      throw this.#refused(head.machine.name, `job ${recovery.job.operation} was interrupted and has not gone on yet`);
+    }
     return this.#begin(machine, request, recovery, head);
   }
 

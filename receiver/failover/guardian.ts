@@ -9,8 +9,9 @@ import { OWNERSHIP_POLL_MS, TASK_BACKOFF_MAX_MS, TASK_BACKOFF_MIN_MS } from '../
 import type { MachineId } from '../../shared/units.js';
 import type { Instance, Recovery } from '../catalog/recovery.js';
 import { loadRecovery } from '../catalog/recovery-io.js';
-import type { GuestState } from './compute/provider.js';
+import { PAUSED_BY_ERROR, type GuestState } from './compute/provider.js';
 import type { Copies } from './copies.js';
+import type { CopyFile } from './copy-file.js';
 import type { Copy } from './copy.js';
 import type { HomeFollowers } from './follow.js';
 import { Answerer } from './ownership.js';
@@ -33,16 +34,27 @@ export function isReplicationWanted({ job }: Pick<Recovery, 'job'>): boolean {
   return !((job?.operation === 'cancel' || job?.operation === 'change-point') && job.data['passed'] === true);
 }
 
-/** A guest that ran and was ended by nobody inside it: its host was restarted, or it was killed. */
+/** Whether anybody may use the disks of the machine's copy: not once the point was made that home is brought to. */
+const isServiceWanted = ({ job }: Pick<Recovery, 'job'>): boolean =>
+  job?.operation !== 'failback' || job.data['replicationStopped'] !== true;
+
+/**
+ * A guest that ran and was ended by nobody inside it: its host was restarted, or it was killed. Or one that was stopped since its disks were away for
+ * too long.
+ */
 export const shallRunAgain = (state: GuestState): boolean =>
-  !state.running && state.startedAtMs !== null && !state.detail.startsWith('ended: powered off');
+  state.running
+    ? state.detail === PAUSED_BY_ERROR
+    : state.startedAtMs !== null && !state.detail.startsWith('ended: powered off');
 
 export class Guardian {
   readonly #deps: GuardianDeps;
   readonly #answerer: Answerer;
   readonly #lost = new Set<string>();
   readonly #problems = new Map<MachineId, string>();
+  readonly #unreadable = new Set<string>();
   #loop: Promise<void> = Promise.resolve();
+  #answers: Promise<void> = Promise.resolve();
 
   constructor(deps: GuardianDeps) {
     this.#deps = deps;
@@ -56,12 +68,23 @@ export class Guardian {
 
   /** Machines of which this host has copies, as it remembers. */
   async remembered(): Promise<MachineId[]> {
-    const machines = new Set<MachineId>();
-    for (const id of await this.#deps.copies.onDisk()) {
-      const file = await this.#deps.copies.fileOf(id);
-      if (file !== null) machines.add(file.machine.id as MachineId);
+    return [...new Set((await this.#records()).map((file) => file.machine.id as MachineId))];
+  }
+
+  /** Records of the copies on this host. One that can't be read is said once, and keeps nobody from the others. */
+  async #records(): Promise<CopyFile[]> {
+    const { copies, parts } = this.#deps;
+    const found: CopyFile[] = [];
+    for (const id of await copies.onDisk()) {
+      try {
+        const file = await copies.fileOf(id);
+        if (file !== null) found.push(file);
+      } catch (error) {
+        if (!this.#unreadable.has(id)) parts.log.error({ err: error, instance: id }, messageOf(error));
+        this.#unreadable.add(id);
+      }
     }
-    return [...machines];
+    return found;
   }
 
   /** The recovery object, however long the store takes to answer; null when there is none or the process stops. */
@@ -82,20 +105,28 @@ export class Guardian {
   async resume(machine: MachineId, recovery: Recovery | null): Promise<void> {
     await this.#endStrangers(machine, recovery);
     for (const instance of this.#ours(recovery)) {
-      const copy = await this.#reopen(machine, instance, recovery?.job !== null);
-      if (copy === null || recovery === null) continue;
+      if (recovery === null || (instance.kind === 'failover' && !isServiceWanted(recovery))) continue;
+      const copy = await this.#reopen(machine, instance, recovery.job !== null);
+      if (copy === null) continue;
       await this.#replicate(machine, copy, recovery);
-      if (recovery.job === null && shallRunAgain(await copy.provider.state(copy.spec))) {
-        this.#deps.parts.log.warn(
-          { machine, instance: instance.id },
-          'a guest does not run any more and is started again',
-        );
-        const say = (line: string): void => this.#deps.parts.log.info({ machine, line }, 'starting a guest again');
-        await copy.start({ signal: this.#deps.stopped, say });
-      }
+      if (recovery.job === null) await this.#runAgain(machine, copy);
       await copy.refreshGuest();
     }
     if (recovery?.job === null) this.#follow(machine, recovery);
+  }
+
+  async #runAgain(machine: MachineId, copy: Copy): Promise<void> {
+    const { parts, stopped } = this.#deps;
+    // One that was fenced just now was ended for good.
+    if (copy.isFenced || !shallRunAgain(await copy.provider.state(copy.spec))) return;
+    parts.log.warn({ machine, instance: copy.instance.id }, 'a guest does not run and is started again');
+    const say = (line: string): void => parts.log.info({ machine, line }, 'starting a guest again');
+    await copy.start({ signal: stopped, say });
+  }
+
+  /** From now on others who ask hear that this receiver lives, whatever else takes its time: a slow start, a provider's program. */
+  answer(): void {
+    this.#answers = this.#answerAll();
   }
 
   start(): void {
@@ -104,12 +135,12 @@ export class Guardian {
 
   async settled(): Promise<void> {
     await this.#loop;
+    await this.#answers;
   }
 
-  /** One look at a machine: who asks, what is recorded, what is here. */
+  /** One look at a machine: what is recorded, what is here. */
   async look(machine: MachineId): Promise<void> {
     const { parts, copies, busy, stopped } = this.#deps;
-    await this.#answerer.answer(machine);
     if (busy.has(machine)) return;
     const recovery = await loadRecovery(parts.store, machine);
     // A job may have begun meanwhile, and what was read is old then.
@@ -117,22 +148,22 @@ export class Guardian {
     await this.#endStrangers(machine, recovery);
     if (recovery === null) return;
     for (const instance of this.#ours(recovery)) {
-      const copy =
-        copies.get(instance.id) ?? (recovery.job === null ? await this.#reopen(machine, instance, false) : null);
+      const open = copies.get(instance.id);
+      const copy = open ?? (recovery.job === null ? await this.#reopen(machine, instance, false) : null);
       if (copy === null) continue;
       await this.#replicate(machine, copy, recovery);
+      // What could not be opened at the start has its guest still waiting.
+      if (open === undefined) await this.#runAgain(machine, copy);
       await copy.refreshGuest();
     }
     this.#follow(machine, recovery);
   }
 
   async #run(): Promise<void> {
-    const { parts, copies, busy, stopped } = this.#deps;
+    const { parts, stopped } = this.#deps;
     while (!stopped.aborted) {
       await parts.clock.sleep(OWNERSHIP_POLL_MS, stopped);
-      const machines = new Set<MachineId>([...busy.keys(), ...copies.all.map((copy) => copy.spec.machine.id)]);
-      for (const machine of await this.remembered().catch(() => [])) machines.add(machine);
-      for (const machine of machines) {
+      for (const machine of await this.#machines()) {
         if (stopped.aborted) return;
         await this.look(machine).then(
           () => this.#problems.delete(machine),
@@ -140,6 +171,25 @@ export class Guardian {
         );
       }
     }
+  }
+
+  async #answerAll(): Promise<void> {
+    const { parts, stopped } = this.#deps;
+    while (!stopped.aborted) {
+      await parts.clock.sleep(OWNERSHIP_POLL_MS, stopped);
+      if (stopped.aborted) return;
+      const answers = [...(await this.#machines())].map((machine) =>
+        this.#answerer.answer(machine).catch((error: unknown) => this.#say(machine, error)),
+      );
+      await Promise.all(answers);
+    }
+  }
+
+  async #machines(): Promise<Set<MachineId>> {
+    const { copies, busy } = this.#deps;
+    const machines = new Set<MachineId>([...busy.keys(), ...copies.all.map((copy) => copy.spec.machine.id)]);
+    for (const machine of await this.remembered().catch(() => [])) machines.add(machine);
+    return machines;
   }
 
   /** Said once for each problem, not at each look. */
@@ -163,9 +213,11 @@ export class Guardian {
     const ours = this.#ours(recovery).map((instance) => instance.id);
     // A job of ours has copies under way that are not listed any more, and ends them itself.
     if (recovery?.job?.receiver === settings.receiver) return;
-    for (const id of await copies.onDisk()) {
-      const file = await copies.fileOf(id);
-      if (file === null || file.machine.id !== machine || ours.includes(id) || file.fate === 'lost') continue;
+    for (const file of await this.#records()) {
+      const { id } = file.instance;
+      if (file.machine.id !== machine || ours.includes(id) || file.fate === 'lost') continue;
+      // A copy is recorded before it is made, and no step is ever removed: this is not the store that the copy came from.
+      if (recovery === null) throw storeIsAnother(machine);
       const say = (line: string): void => parts.log.info({ machine, instance: id, line }, 'ending a copy');
       const context = { signal: stopped, say };
       if (file.instance.kind === 'test' || file.fate === 'discarded') await copies.discard(id, context);
@@ -197,7 +249,8 @@ export class Guardian {
       this.#lost.delete(instance.id);
       return copy;
     } catch (error) {
-      if (!isTransient(error)) this.#lost.add(instance.id);
+      // What the system refuses (no space, no memory) it may grant at the next look; only a volume that is found to be bad is lost.
+      if (error instanceof AfterimageError && !isTransient(error)) this.#lost.add(instance.id);
       this.#say(machine, error);
       return null;
     }
@@ -225,3 +278,10 @@ export class Guardian {
     } else void followers.stop(machine);
   }
 }
+
+const storeIsAnother = (machine: MachineId): AfterimageError =>
+  new AfterimageError(`the store has no record of machine ${machine}, of which a copy runs here`, {
+    code: 'recovery-missing',
+    kind: 'corrupt',
+    hint: 'Its guest is left alone. Is the store mounted, and is it the right one?',
+  });

@@ -5,7 +5,7 @@
  * `originState`, `originLocation`: where it came from; `passed`: it has changed what can't be changed back, so failing leads to its operation's failed state;
  * `noReturn`: it may only go on; `phase` `undo`: it failed or was cancelled and puts things back; everything else belongs to its tasks.
  */
-import { RECOVERY_JOBS_MAX } from '../../shared/limits.js';
+import { RECOVERY_JOBS_MAX, TASK_OUTPUT_BYTES_MAX } from '../../shared/limits.js';
 import { AfterimageError, messageOf } from '../../shared/errors.js';
 import type { Job, Recovery, Task } from '../catalog/recovery.js';
 import type { OperationRequest } from './operations.js';
@@ -23,6 +23,17 @@ const DETAIL_MAX = 2000;
 const LINE_MAX = 1000;
 const LINES_MAX = 200;
 const short = (text: string, max: number): string => (text.length > max ? `${text.slice(0, max - 1)}…` : text);
+
+/** The last lines that fit. */
+function newest(lines: readonly string[]): string[] {
+  const kept = lines.slice(-LINES_MAX).map((line) => short(line, LINE_MAX));
+  let from = kept.length;
+  for (let bytes = 0; from > 0; from--) {
+    bytes += Buffer.byteLength(JSON.stringify(kept[from - 1])) + 1;
+    if (bytes > TASK_OUTPUT_BYTES_MAX) break;
+  }
+  return kept.slice(from);
+}
 
 export const taskNamed = (name: string): Task => ({
   name,
@@ -86,7 +97,7 @@ export function withTask(job: Job, name: string, change: Partial<Task>): Job {
           ...t,
           ...change,
           detail: short(change.detail ?? t.detail, DETAIL_MAX),
-          output: (change.output ?? t.output).slice(-LINES_MAX).map((line) => short(line, LINE_MAX)),
+          output: newest(change.output ?? t.output),
         },
   );
   return { ...job, tasks };

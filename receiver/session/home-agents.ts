@@ -63,7 +63,10 @@ export class SessionHomeAgents implements HomeAgents {
         if (goal.final) this.#series.set(machine, new Map(series));
         return { point: restored.point, ...before, reasons: restored.disks.map((d) => `${d.disk}: ${d.reason}`) };
       } catch (error) {
-        if (!(error instanceof AfterimageError) || error.code !== 'home-absent' || call.signal.aborted) throw error;
+        // Codes alone won't do: those of a restore that failed are the agent's words.
+        const isAbsent =
+          error instanceof AfterimageError && error.kind === 'disconnected' && error.code === 'home-absent';
+        if (!isAbsent || call.signal.aborted) throw error;
         // The next session goes on where this one ended.
         add(before, home.counters);
         call.onStep({ step: 'waiting for the agent', detail: error.message, percent: null });

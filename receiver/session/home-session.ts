@@ -5,7 +5,7 @@
 import { AfterimageError } from '../../shared/errors.js';
 import { RESUME_ANSWER_MS } from '../../shared/limits.js';
 import type { CloseReason } from '../../shared/wire/close-codes.js';
-import type { AgentMessage, ReceiverMessage, Restored } from '../../shared/wire/messages.js';
+import type { AgentMessage, ReceiverMessage, Restored, RestoreGoal } from '../../shared/wire/messages.js';
 import type { HomeCall } from './home-agent.js';
 import type { PullCounters, RestoreSession } from './restore-session.js';
 
@@ -136,7 +136,10 @@ export class HomeSession {
     try {
       const message = await restoring.setGoal(number, goal.point, goal.final);
       await this.#say(message, done);
-      return await done;
+      const end = await done;
+      const missing = whyNotReached(message, end.restored);
+      if (missing !== null) throw notReached(goal.point, missing);
+      return end;
     } catch (error) {
       done.catch(() => undefined);
       if (call.signal.aborted) await this.#tell({ type: 'restore-stop', goal: number }).catch(() => undefined);
@@ -144,6 +147,11 @@ export class HomeSession {
     } finally {
       this.#goal = null;
     }
+  }
+
+  /** What the agent pulls can't be had: asking again would not help, so whoever waits for the goal learns why. */
+  goalFailed(error: Error): void {
+    this.#goal?.reject(error);
   }
 
   heard(message: HomeMessage): void {
@@ -198,6 +206,24 @@ export class HomeSession {
     });
   }
 }
+
+/** Why what an agent reports is not the goal that it was given; null when it is. */
+function whyNotReached(goal: RestoreGoal, restored: Restored): string | null {
+  if (restored.point !== goal.point) return `it reports point ${restored.point}`;
+  for (const { disk, digest } of goal.disks) {
+    const found = restored.disks.find((d) => d.disk === disk);
+    if (found === undefined) return `it reports nothing of disk ${disk}`;
+    if (found.digest !== digest) return `disk ${disk} has digest ${found.digest}, the point has ${digest}`;
+  }
+  return null;
+}
+
+const notReached = (point: number, why: string): AfterimageError =>
+  new AfterimageError(`the agent at home says that its disks hold point ${point}, but ${why}`, {
+    code: 'restore-report',
+    kind: 'corrupt',
+    hint: 'Install the same version on agent and receiver, and try again.',
+  });
 
 const homeBusy = (what: string): AfterimageError =>
   new AfterimageError(`${what} of this machine is under way already`, {

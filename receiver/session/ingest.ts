@@ -35,7 +35,7 @@ import type { ObjectStore } from '../store/store.js';
 import { contentAfterCommit, type DiskLayers } from '../catalog/commit-content.js';
 import type { DiskIngest } from './disk-ingest.js';
 import { HomeSession, isHomeMessage } from './home-session.js';
-import { isPull, RestoreSession } from './restore-session.js';
+import { isPull, RestoreSession, type PullMessage } from './restore-session.js';
 import { SegmentHashes } from './segment-hashes.js';
 import type { MachineStatus } from './status.js';
 import { openSession } from './welcome.js';
@@ -214,10 +214,20 @@ export class IngestSession {
   }
 
   async #restoreControl(message: AgentMessage, restore: RestoreSession): Promise<void> {
-    if (isPull(message)) await restore.answer(message);
+    if (isPull(message)) await this.#pull(message, restore);
     else if (isHomeMessage(message)) this.home.heard(message);
     else if (message.type === 'progress') this.#status.disks = message.disks;
     else if (message.type !== 'bye') throw protocolError(`${message.type} in a restoring session`);
+  }
+
+  async #pull(message: PullMessage, restore: RestoreSession): Promise<void> {
+    try {
+      await restore.answer(message);
+    } catch (error) {
+      const isTheirs = error instanceof AfterimageError && (error.code === 'protocol' || error.kind === 'disconnected');
+      if (!isTheirs) this.home.goalFailed(error instanceof Error ? error : new Error(messageOf(error)));
+      throw error;
+    }
   }
 
   async #data(bytes: Buffer): Promise<void> {
@@ -408,6 +418,8 @@ export class IngestSession {
     // The peer may be gone already; the close code says the same in short.
     await this.#send(refused).catch(() => undefined);
     this.#ended = true;
+    // Nobody shall wait for, or ask, an agent that hears nothing any more: the socket may take its time to close.
+    this.home.closed();
     this.#transport.close(reason.code, reason.name);
   }
 }

@@ -91,7 +91,7 @@ export function admit(
   if (home?.mode === 'refused') return { refused: CLOSE.failedOver, reason: home.reason };
   // The right to write is given when the machine is home again, not before.
   if (home?.mode === 'restore') return { mode: 'restore', generation: hello.generation, holdWorkload: true };
-  const holdWorkload = recovery?.state === 'PlannedFailoverInitiated';
+  const holdWorkload = isSourceHeld(recovery?.job ?? null);
   const generation = Math.max(identity.generation, manifest?.generation ?? 0);
   if (hello.generation >= generation) return { mode: 'replicate', generation: hello.generation, holdWorkload };
   // Granted only when what failover decided is what the manifest says: in between, one of the two is not written yet.
@@ -102,6 +102,15 @@ export function admit(
     refused: CLOSE.failedOver,
     reason: `agent has generation ${hello.generation}, the machine is at ${generation}`,
   };
+}
+
+/**
+ * A failover that has shut the workload down, or is about to: it stays down while that goes on. Not when it is put back, and never for a failback,
+ * which begins in the same state: an agent held by one would stay so, since nobody tells it when the job has ended.
+ */
+function isSourceHeld(job: Recovery['job']): boolean {
+  if (job === null || job.data['phase'] === 'undo') return false;
+  return job.operation === 'planned-failover' || (job.operation === 'failover' && job.data['sourceDown'] === true);
 }
 
 export async function openSession(

@@ -16,6 +16,7 @@ import { syncFolder } from '../../shared/durable-file.js';
 import { DurableFolders } from './durable-folders.js';
 import { storeError, storeFull } from './file-errors.js';
 import { FileWriter } from './file-writer.js';
+import { OpenFiles } from './open-files.js';
 import { checkName, checkPrefix, isNamePart } from './object-name.js';
 import type { CreateResult, ObjectInfo, ObjectStore, ObjectWriter } from './store.js';
 
@@ -62,6 +63,7 @@ export class FileStore implements ObjectStore {
   readonly #root: string;
   readonly #folders: DurableFolders;
   readonly #newId: () => string;
+  readonly #open = new OpenFiles();
 
   private constructor(root: string, newId: () => string) {
     this.url = `file:${root}`;
@@ -113,18 +115,23 @@ export class FileStore implements ObjectStore {
     });
   }
 
-  async read(name: string, offset: number, lengthBytes: number): Promise<Buffer> {
-    const bytes = await this.#withFile(name, async (fd) => {
-      const target = Buffer.allocUnsafe(lengthBytes);
+  async read(name: string, offset: number, lengthBytes: number, room?: Buffer): Promise<Buffer> {
+    checkName(name);
+    const read = async (fd: number): Promise<Buffer> => {
+      const target = room?.subarray(0, lengthBytes) ?? Buffer.allocUnsafe(lengthBytes);
       const got = await readFully(fd, target, offset);
       if (got === lengthBytes) return target;
       throw corrupt(
         'object-short',
         `object ${name} ends at byte ${offset + got}, ${offset + lengthBytes} were expected`,
       );
-    });
-    if (bytes !== null) return bytes;
-    throw new AfterimageError(`object ${name} is absent`, { code: 'object-absent', kind: 'not-found' });
+    };
+    try {
+      return await this.#open.use(join(this.#root, name), read);
+    } catch (error) {
+      if (!isAbsent(error)) throw storeError(`reading ${name}`, error);
+      throw new AfterimageError(`object ${name} is absent`, { code: 'object-absent', kind: 'not-found' });
+    }
   }
 
   async head(name: string): Promise<ObjectInfo | null> {
@@ -163,7 +170,7 @@ export class FileStore implements ObjectStore {
   }
 
   close(): Promise<void> {
-    return Promise.resolve();
+    return this.#open.close();
   }
 
   async #writer(name: string): Promise<FileWriter> {

@@ -28,8 +28,11 @@ export interface ObjectStore {
   openWriter(name: string): Promise<ObjectWriter>;
   /** Whole object; null when absent. Throws AfterimageError kind `corrupt` when larger than `maxBytes`. */
   get(name: string, maxBytes: number): Promise<Buffer | null>;
-  /** Exactly `lengthBytes` at `offset`. Throws kind `corrupt` (code `object-short`) when the object is shorter, `not-found` when absent. */
-  read(name: string, offset: number, lengthBytes: number): Promise<Buffer>;
+  /**
+   * Exactly `lengthBytes` at `offset`. Throws kind `corrupt` (code `object-short`) when the object is shorter, `not-found` when absent.
+   * `room`: memory of at least that length that the store may read into, instead of taking its own for each read.
+   */
+  read(name: string, offset: number, lengthBytes: number, room?: Buffer): Promise<Buffer>;
   /** Null when absent. */
   head(name: string): Promise<ObjectInfo | null>;
   /** All objects whose name starts with `prefix` (a folder, ending in `/`), ascending by name. */

@@ -1,18 +1,19 @@
 /**
  * Fetches chunks for readers of one disk: a chunk that several want at the same moment is read, decompressed and proven once, and handed to all
  * of them in the same turn. The last few are kept, as chunks don't begin where requests do: without that a client that reads in order would have
- * most of them read twice. Memory: the stored bytes of the ranges being read (READ_BYTES_MAX, and one ahead, per call of fetch()), and
- * DECODED_CHUNKS_KEPT decoded chunks.
+ * most of them read twice. Memory: the stored bytes of the ranges being read (READ_BYTES_MAX, and one ahead, per call of fetch()), DECODES_IN_FLIGHT chunks
+ * per call that other threads decompress, and DECODED_CHUNKS_KEPT decoded chunks.
  * A chunk that is bad fails those who want it, and nobody else.
  */
 import { AfterimageError, corrupt, messageOf } from '../../shared/errors.js';
 import type { LayerIndex } from '../../shared/layer/layer.js';
-import { CHUNK_PLAIN_BYTES_MAX, DECODED_CHUNKS_KEPT } from '../../shared/limits.js';
+import { CHUNK_PLAIN_BYTES_MAX, DECODED_CHUNKS_KEPT, DECODES_IN_FLIGHT } from '../../shared/limits.js';
 import type { LayerRef } from '../catalog/manifest.js';
-import { provePieces } from './chunk-check.js';
+import { checkPieces, decodeBeside } from './chunk-check.js';
 import { winningPieces } from './chunk-map.js';
 import type { LayerReader, ReadChunk } from './layer-reader.js';
 import type { PointMap } from './point-map.js';
+import { SpareBuffers } from './spare-buffers.js';
 import type { Piece } from './unit-work.js';
 
 /**
@@ -46,6 +47,7 @@ export class ChunkFetcher {
   readonly #inFlight = new Map<number, Waiter[]>();
   /** In order of use, oldest first. */
   readonly #kept = new Map<number, Decoded>();
+  readonly #spare = new SpareBuffers(CHUNK_PLAIN_BYTES_MAX, DECODED_CHUNKS_KEPT);
 
   constructor(reader: LayerReader, map: PointMap) {
     this.#reader = reader;
@@ -83,11 +85,14 @@ export class ChunkFetcher {
   async #run(layer: number, index: LayerIndex, chunks: readonly number[]): Promise<void> {
     if (chunks.length === 0) return;
     const left = new Set(chunks);
+    const atWork = new Set<Promise<void>>();
     try {
       const ref = this.#map.layers[layer] as LayerRef;
       for await (const chunk of this.#reader.chunks(ref, index, chunks)) {
         left.delete(chunk.number);
-        this.#hand(layer, index, chunk);
+        const work = this.#hand(layer, index, chunk).finally(() => atWork.delete(work));
+        atWork.add(work);
+        if (atWork.size >= DECODES_IN_FLIGHT) await Promise.race(atWork);
       }
       if (left.size > 0) throw corrupt('layer-index', `layer ${this.#reader.nameOf(ref)} lacks chunks of its index`);
     } catch (error) {
@@ -101,13 +106,17 @@ export class ChunkFetcher {
     }
   }
 
-  #hand(layer: number, index: LayerIndex, chunk: ReadChunk): void {
+  /** Never rejects: who wants the chunk hears of it. */
+  async #hand(layer: number, index: LayerIndex, chunk: ReadChunk): Promise<void> {
     const plain = this.#memory();
     let pieces: Piece[];
     try {
+      const name = this.#reader.nameOf(this.#map.layers[layer] as LayerRef);
+      await decodeBeside(name, chunk, plain);
       pieces = winningPieces(this.#map, layer, index, chunk.number);
-      provePieces(this.#reader.nameOf(this.#map.layers[layer] as LayerRef), index, chunk, pieces, plain);
+      checkPieces(name, index, chunk, pieces, plain);
     } catch (error) {
+      this.#spare.giveBack(plain);
       this.#settle(layer, chunk.number, (w) => w.reject(asError(error)));
       return;
     }
@@ -118,10 +127,12 @@ export class ChunkFetcher {
 
   /** Memory for one more chunk: that of the one that rested longest, once there are enough. */
   #memory(): Buffer {
-    const [oldest] = this.#kept;
-    if (oldest === undefined || this.#kept.size < DECODED_CHUNKS_KEPT) return Buffer.allocUnsafe(CHUNK_PLAIN_BYTES_MAX);
-    this.#kept.delete(oldest[0]);
-    return oldest[1].plain;
+    for (const [key, decoded] of this.#kept) {
+      if (this.#kept.size < DECODED_CHUNKS_KEPT) break;
+      this.#kept.delete(key);
+      this.#spare.giveBack(decoded.plain);
+    }
+    return this.#spare.take();
   }
 
   #settle(layer: number, chunk: number, each: (waiter: Waiter) => void): void {

@@ -10,7 +10,7 @@ export interface ContentRun {
   readonly zero: boolean;
 }
 
-/** Called for whole runs of plain blocks that came along with what was asked for. `plain` is valid during the call only. */
+/** Called for whole runs of plain blocks of which more came along than was asked for; what was asked for of them is among them. `plain` is valid during the call only. */
 export type TakeExtra = (first: number, count: number, plain: Buffer) => void;
 
 export interface PointContent {

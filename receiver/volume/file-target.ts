@@ -1,6 +1,7 @@
 /**
  * A file as the target of a restore: raw (space reserved, so that it can't run out half way) or sparse. It is emptied first, so all that
- * the restore doesn't write reads as zero. Locked while it is written.
+ * the restore doesn't write reads as zero. Locked while it is written. Written around the page cache where the filesystem can do that: it costs
+ * a tenth of the CPU, and the disk works from the first write on instead of at the next sync.
  */
 import { constants } from 'node:fs';
 import { open, realpath, stat, type FileHandle } from 'node:fs/promises';
@@ -12,6 +13,9 @@ import { readFully, writeFully } from './fd-io.js';
 import { dropPageCache, preallocate, tryLock } from './native-io.js';
 import { checkFileUnused } from './target-checks.js';
 import { refused, targetError, type RestoreTarget, type TargetOptions } from './target.js';
+
+/** What the offset, the length and the memory of a write around the page cache are multiples of, on any disk. */
+const DIRECT_BYTES = 4096;
 
 /** The path with links resolved; the file itself need not exist, its folder must. */
 async function resolved(path: string): Promise<string> {
@@ -41,6 +45,9 @@ export class FileTarget implements RestoreTarget {
   readonly knownZero = true;
   readonly #options: TargetOptions;
   #handle: FileHandle | undefined;
+  /** The same file, written around the page cache; undefined where that can't be. */
+  #direct: FileHandle | undefined;
+  #directWorks = true;
   #identity = '';
 
   constructor(path: string, options: TargetOptions) {
@@ -90,10 +97,32 @@ export class FileTarget implements RestoreTarget {
   }
 
   async write(offset: number, bytes: Buffer): Promise<void> {
+    // Only the end of an odd-sized disk isn't made of whole blocks.
+    const direct = offset % DIRECT_BYTES === 0 ? bytes.length - (bytes.length % DIRECT_BYTES) : 0;
+    const done = await this.#writeDirect(offset, bytes.subarray(0, direct));
+    if (done < bytes.length) await this.writeCached(offset + done, bytes.subarray(done));
+  }
+
+  /** For what isn't aligned. */
+  async writeCached(offset: number, bytes: Buffer): Promise<void> {
     try {
       await writeFully(this.#use().fd, bytes, offset);
     } catch (error) {
       throw targetError(`writing to ${this.path} at byte ${offset}`, error);
+    }
+  }
+
+  /** Returns the bytes written: all of them or none. */
+  async #writeDirect(offset: number, bytes: Buffer): Promise<number> {
+    if (this.#direct === undefined || !this.#directWorks || bytes.length === 0) return 0;
+    try {
+      await writeFully(this.#direct.fd, bytes, offset);
+      return bytes.length;
+    } catch (error) {
+      if (errnoOf(error) !== 'EINVAL') throw targetError(`writing to ${this.path} at byte ${offset}`, error);
+      // Some filesystems let a file be opened like this, or want larger blocks, and refuse the write: from now on through the page cache.
+      this.#directWorks = false;
+      return 0;
     }
   }
 
@@ -131,6 +160,7 @@ export class FileTarget implements RestoreTarget {
   }
 
   async close(): Promise<void> {
+    await this.#direct?.close();
     await this.#handle?.close();
   }
 
@@ -150,6 +180,11 @@ export class FileTarget implements RestoreTarget {
       );
     }
     this.#handle = handle;
+    // By the descriptor: the name may stand for another file by now.
+    this.#direct = await open(`/proc/self/fd/${handle.fd}`, constants.O_RDWR | constants.O_DIRECT).catch(
+      // Not every filesystem has it (EINVAL), and without it all goes through the page cache.
+      () => undefined,
+    );
     await this.#identify();
   }
 

@@ -95,21 +95,33 @@ export class LayerReader {
     return this.#cache.get(`${name} ${layer.indexChecksum} ${layer.sizeBytes}`, () => this.#loadIndex(layer, name));
   }
 
-  /** Chunks by number, in the order of their offsets in the layer; the next range is read while one is worked on. */
-  async *chunks(layer: LayerRef, index: LayerIndex, numbers: readonly number[]): AsyncGenerator<ReadChunk> {
+  /**
+   * Chunks by number, in the order of their offsets in the layer; the next range is read while one is worked on. `rooms`: memory of READ_BYTES_MAX
+   * each that is read into in turns, so that a long read takes none per range; a chunk's bytes are then its own until the next is asked for.
+   */
+  async *chunks(
+    layer: LayerRef,
+    index: LayerIndex,
+    numbers: readonly number[],
+    rooms?: readonly [Buffer, Buffer],
+  ): AsyncGenerator<ReadChunk> {
     const name = this.nameOf(layer);
     const spans = spansOf(index.chunks, numbers);
-    let ahead: Promise<Buffer> | undefined;
+    const read = (i: number): Promise<Buffer> | undefined => {
+      const span = spans[i];
+      if (span === undefined) return undefined;
+      return this.#read(name, span.offset, span.end - span.offset, rooms?.[i % 2]);
+    };
+    let ahead = read(0);
     try {
       for (const [i, span] of spans.entries()) {
-        const bytes = await (ahead ?? this.#read(name, span.offset, span.end - span.offset));
-        const next = spans[i + 1];
-        ahead = next === undefined ? undefined : this.#read(name, next.offset, next.end - next.offset);
+        const bytes = (await ahead) as Buffer;
+        ahead = read(i + 1);
         for (const number of span.chunks) yield this.#chunk(name, index, number, bytes, span.offset);
       }
     } finally {
-      // The consumer may have stopped early: its error counts, not the one of a read that nobody waits for.
-      ahead?.catch(() => undefined);
+      // The consumer may have stopped early: its error counts, not the one of a read ahead. But its room is given back only once nobody reads into it.
+      await ahead?.catch(() => undefined);
     }
   }
 
@@ -171,9 +183,9 @@ export class LayerReader {
     }
   }
 
-  async #read(name: string, offset: number, lengthBytes: number): Promise<Buffer> {
+  async #read(name: string, offset: number, lengthBytes: number, room?: Buffer): Promise<Buffer> {
     try {
-      return await this.#store.read(name, offset, lengthBytes);
+      return await this.#store.read(name, offset, lengthBytes, room);
     } catch (error) {
       if (!(error instanceof AfterimageError)) throw error;
       if (error.kind === 'not-found') throw corrupt('layer-missing', `layer ${name} is missing from the store`, HINT);

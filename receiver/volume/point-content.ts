@@ -100,7 +100,9 @@ export class LayerContent implements PointContent {
           const start = (piece.position + from - piece.first) * blockBytes;
           plain.copy(into, (from - first) * blockBytes, start, start + (end - from) * blockBytes);
         }
-        if (rest && extra !== undefined) handRest(piece, first, count, plain, blockBytes, extra);
+        if (!rest || extra === undefined || (from === piece.first && end === piece.first + piece.count)) continue;
+        const start = piece.position * blockBytes;
+        extra(piece.first, piece.count, plain.subarray(start, start + piece.count * blockBytes));
       }
       return extra !== undefined;
     };
@@ -174,25 +176,5 @@ export class LayerContent implements PointContent {
   #check(first: number, count: number): void {
     const inside = first >= 0 && count >= 0 && first + count <= this.geometry.blockCount;
     if (!inside) throw new Error(`blocks ${first}+${count} of a disk of ${this.geometry.blockCount}`);
-  }
-}
-
-/** What a piece has before and after [first, first + count). */
-function handRest(
-  piece: Piece,
-  first: number,
-  count: number,
-  plain: Buffer,
-  blockBytes: number,
-  extra: TakeExtra,
-): void {
-  const end = piece.first + piece.count;
-  for (const [from, to] of [
-    [piece.first, Math.min(end, first)],
-    [Math.max(piece.first, first + count), end],
-  ] as const) {
-    if (from >= to) continue;
-    const start = (piece.position + from - piece.first) * blockBytes;
-    extra(from, to - from, plain.subarray(start, start + (to - from) * blockBytes));
   }
 }

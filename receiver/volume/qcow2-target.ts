@@ -46,8 +46,8 @@ export class Qcow2Target implements RestoreTarget {
     await this.#file.prepare(layout.fileBytes);
     const first = Buffer.alloc(CLUSTER_BYTES);
     first.write(UNFINISHED, 'latin1');
-    await this.#file.write(0, first);
-    for (const { offset, bytes } of layout.tables()) await this.#file.write(offset, bytes);
+    await this.#file.writeCached(0, first);
+    for (const { offset, bytes } of layout.tables()) await this.#file.writeCached(offset, bytes);
     await this.#file.sync();
   }
 
@@ -75,7 +75,7 @@ export class Qcow2Target implements RestoreTarget {
   }
 
   async finish(): Promise<void> {
-    await this.#file.write(0, this.#use().header());
+    await this.#file.writeCached(0, this.#use().header());
     await this.#file.sync();
   }
 

@@ -5,6 +5,7 @@ import { bytesOfBlocks } from '../../shared/blocks/geometry.js';
 import { ZERO_HASH } from '../../shared/blocks/hash.js';
 import { CHUNK_PLAIN_BYTES_MAX } from '../../shared/limits.js';
 import type { LayerIndex } from '../../shared/layer/layer.js';
+import { giveBackAligned, takeAligned } from './aligned-pool.js';
 import { checkPieces, decodeBeside } from './chunk-check.js';
 import type { LayerReader } from './layer-reader.js';
 import { cancelled } from './plan-point.js';
@@ -33,9 +34,10 @@ export async function restoreUnit(context: UnitContext, unit: PlanUnit): Promise
   const plain = Buffer.allocUnsafe(CHUNK_PLAIN_BYTES_MAX);
   const groups = byChunk(work.pieces);
   const writer = new RunWriter(context.target, plan.geometry);
+  const rooms = [takeAligned(), takeAligned()] as const;
   let digest = 0n;
   try {
-    for await (const chunk of reader.chunks(unit.layer, index, [...groups.keys()])) {
+    for await (const chunk of reader.chunks(unit.layer, index, [...groups.keys()], rooms)) {
       if (context.signal.aborted) throw cancelled('restore');
       const pieces = groups.get(chunk.number) ?? [];
       const run = asOneRun(index, chunk.header.dataBlocks, pieces, context.target.knownZero);
@@ -52,6 +54,7 @@ export async function restoreUnit(context: UnitContext, unit: PlanUnit): Promise
     await writer.flush();
   } finally {
     writer.release();
+    rooms.forEach(giveBackAligned);
   }
   return digest;
 }

@@ -10,6 +10,7 @@ import { CHUNK_PLAIN_BYTES_MAX, RESTORE_WORKERS } from '../../shared/limits.js';
 import type { LayerIndex } from '../../shared/layer/layer.js';
 import type { PointDisk } from '../catalog/reader.js';
 import { digestOfUnit } from './block-hashes.js';
+import { giveBackAligned, takeAligned } from './aligned-pool.js';
 import { provePieces } from './chunk-check.js';
 import type { LayerReader } from './layer-reader.js';
 import { cancelled } from './plan-point.js';
@@ -102,13 +103,18 @@ async function proveUnit(
   if (needed.length === 0) return 0;
   const all = allPieces(index);
   const plain = Buffer.allocUnsafe(CHUNK_PLAIN_BYTES_MAX);
+  const rooms = [takeAligned(), takeAligned()] as const;
   let bytes = 0;
-  for await (const chunk of reader.chunks(unit.layer, index, needed)) {
-    if (signal?.aborted) throw cancelled('verification');
-    // All that the index has of the chunk, not only what wins here: so the ledger's word holds for every point.
-    provePieces(name, index, chunk, all.get(chunk.number) ?? [], plain);
-    ledger.add(name, chunk.number, index.chunks.length);
-    bytes += chunk.bytes.length;
+  try {
+    for await (const chunk of reader.chunks(unit.layer, index, needed, rooms)) {
+      if (signal?.aborted) throw cancelled('verification');
+      // All that the index has of the chunk, not only what wins here: so the ledger's word holds for every point.
+      provePieces(name, index, chunk, all.get(chunk.number) ?? [], plain);
+      ledger.add(name, chunk.number, index.chunks.length);
+      bytes += chunk.bytes.length;
+    }
+  } finally {
+    rooms.forEach(giveBackAligned);
   }
   return bytes;
 }

@@ -214,6 +214,7 @@ export class Volume implements BlockDevice, CutSource {
           clock: this.#clock,
           clients,
           makeLocal: (first, count) => this.#reader.makeLocal(first, count, false),
+          keepZeroes: (first, count) => this.#cache.keepZeroes(first, count),
           flush: () => this.#image.flush(),
         },
         { ...options, signal },
@@ -270,6 +271,7 @@ export class Volume implements BlockDevice, CutSource {
   #becomeComplete(): void {
     this.#complete = true;
     this.#cache.content = null;
+    this.#image.becameFull();
   }
 
   async #request<T>(work: () => Promise<T>): Promise<T> {

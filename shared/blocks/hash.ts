@@ -4,19 +4,41 @@
  * Block hash: XXH64 of the plain block (short last block padded with zeroes), seeded with the block's number, so that
  * a block that stands at the wrong place doesn't match. A block of zeroes has hash 0; a hash that comes out as 0 is stored as 1.
  * Digest: XOR of all block hashes of the disk; updated in proportion to the change. (XXH64: github.com/Cyan4973/xxHash, doc/xxhash_spec.md.)
+ *
+ * libxxhash through the FFI that is needed anyway: it hashes where the bytes are (a third less CPU per block, measured). xxhash-wasm, which copies
+ * them first, where the library is missing.
  */
-import xxhash from 'xxhash-wasm';
+import koffi from 'koffi';
 
-const xx = await xxhash();
+export type Xxh64 = (bytes: Uint8Array, seed: bigint) => bigint;
+
+function loadLibrary(): Xxh64 | undefined {
+  try {
+    const lib = koffi.load('libxxhash.so.0');
+    // Small results come back as numbers.
+    const xxh64 = lib.func('uint64_t XXH64(const void *input, size_t length, uint64_t seed)') as unknown as (
+      input: Uint8Array,
+      length: number,
+      seed: bigint,
+    ) => bigint | number;
+    return (bytes, seed) => BigInt(xxh64(bytes, bytes.length, seed));
+  } catch {
+    // Not installed: the bundled one gives the same hashes.
+    return undefined;
+  }
+}
+
+export const loadBundledXxh64 = async (): Promise<Xxh64> => (await (await import('xxhash-wasm')).default()).h64Raw;
+const xxh64 = loadLibrary() ?? (await loadBundledXxh64());
 
 export const ZERO_HASH = 0n;
 
 /** XXH64 of bytes, for checksums of stored bytes. */
-export const checksum64 = (bytes: Uint8Array, seed = 0n): bigint => xx.h64Raw(bytes, seed);
+export const checksum64 = (bytes: Uint8Array, seed = 0n): bigint => xxh64(bytes, seed);
 
 /** Hash of one plain block of full length that is known not to be all zero. */
 export function hashBlock(block: Uint8Array, blockNumber: number): bigint {
-  const hash = xx.h64Raw(block, BigInt(blockNumber));
+  const hash = xxh64(block, BigInt(blockNumber));
   return hash === ZERO_HASH ? 1n : hash;
 }
 

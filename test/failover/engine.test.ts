@@ -24,9 +24,9 @@ describe('operations', () => {
     });
   });
 
-  it('failback: the guest is down and its last cut made before home is restored for good', async () => {
+  it('failback: the guest is down, its disks taken away and its last cut made before home is restored for good', async () => {
     const { end, world } = await run(scenario('failback'));
-    const order = ['restore', 'shutdown', 'point', 'unserve', 'restore final', 'disconnect', 'kill'];
+    const order = ['restore', 'shutdown', 'unserve', 'point', 'restore final', 'disconnect', 'kill'];
     expect(world.effects.slice(-order.length)).toEqual(order);
     expect(end).toMatchObject({ state: 'Protected', location: 'Primary', homeGeneration: true, guests: 0, copies: 0 });
     expect(end['series']).toBe('bbbbbbbb-bbbb-4ccc-8ddd-eeeeeeeeeeee');

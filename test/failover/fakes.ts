@@ -63,6 +63,8 @@ export class World {
   shutdownFails = false;
   /** Opening a point waits for it. */
   gate: Promise<void> = Promise.resolve();
+  /** ... and looking at a guest for this. */
+  stateGate: Promise<void> = Promise.resolve();
 
   async begin(): Promise<void> {
     await this.commitPoints(3, 1);
@@ -448,7 +450,8 @@ export class Process {
             });
         }),
       state: (spec) =>
-        this.step('state', () => {
+        this.step('state', async () => {
+          await world.stateGate;
           const guest = guestOf(spec);
           return {
             running: guest?.running ?? false,

@@ -18,6 +18,7 @@ afterEach(async () => {
 const POINTS = [
   'agent.restore.begun',
   'agent.restore.reread',
+  'agent.restore.segment-learned',
   'agent.restore.chunk-written:2',
   'agent.restore.segment-durable',
   'agent.restore.segment-done',
@@ -62,8 +63,9 @@ describe.skipIf(!canRunLab)(`an agent killed while its disk is restored (${WHY_N
     }
     // Each kill repeats at most what was in flight: a segment, where the store didn't know of it yet.
     expect(pulled).toBeLessThanOrEqual(changed + 4 * 250);
+    const seen = h.verdicts().length;
     await h.comeHome();
-    await h.lab.until('replicating again', (s) => s.receiver.mode === 'replicate' && s.state === 'Protected');
+    await h.lab.until('replicating again', (s) => s.state === 'Protected' && h.verdicts().length > seen);
     expect(h.verdicts().at(-1)).toBe('nothing');
     await h.lab.syncNow();
     await h.lab.restore('latest');

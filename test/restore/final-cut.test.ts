@@ -114,6 +114,57 @@ describe.skipIf(!canRunLab)(`final cut (${WHY_NO_LAB})`, () => {
     },
   );
 
+  it(
+    'an agent killed at any step: its workload is resumed once, as soon as it may replicate',
+    { timeout: 180_000 },
+    async () => {
+      const h = await setUp(true);
+      const KILLS = {
+        'agent.final-cut.noted': 'resume',
+        'agent.final-cut.stopped': 'stop resume',
+        'agent.final-cut.proven': 'stop resume',
+        'agent.final-cut.handed-over': 'stop resume',
+      };
+      for (const [name, expected] of Object.entries(KILLS)) {
+        writeFileSync(hooks, '');
+        await h.lab.agent?.stop();
+        const agent = await h.lab.startAgent({ AFTERIMAGE_FAILPOINT: name });
+        await h.lab.until('replicating', (s) => s.receiver.mode === 'replicate' && s.state === 'Protected');
+        const cutting = cut(h);
+        // Handed over or not: the agent is gone before it can be asked.
+        cutting.catch(() => undefined);
+        expect((await agent.ended).signal, name).toBe('SIGKILL');
+        await cutting.catch(() => undefined);
+        await h.lab.startAgent();
+        await h.lab.until(`${name}: resumed`, (s) => s.receiver.mode === 'replicate' && s.finalCut === null);
+        expect(ran(), name).toBe(expected);
+      }
+      const { point } = await h.lab.syncNow();
+      await h.lab.restore(point);
+      expect(h.lab.differences(0)).toEqual([]);
+    },
+  );
+
+  it(
+    'an agent killed as soon as it has kept its new generation: it goes on under that',
+    { timeout: 120_000 },
+    async () => {
+      const h = await setUp(false);
+      await h.failOver();
+      await h.lab.agent?.kill();
+      const agent = await h.lab.startAgent({ AFTERIMAGE_FAILPOINT: 'agent.generation.kept' });
+      await h.decide({ mode: 'replicate', generation: 2 });
+      await h.reconnect();
+      expect((await agent.ended).signal).toBe('SIGKILL');
+      await h.lab.startAgent();
+      const status = await h.lab.until(
+        'replicating',
+        (s) => s.receiver.mode === 'replicate' && s.state === 'Protected',
+      );
+      expect(status.machine.generation).toBe(2);
+    },
+  );
+
   it('without a hook: the proof decides, and says what is missing', { timeout: 120_000 }, async () => {
     const h = await setUp(false);
     startWriter(h);

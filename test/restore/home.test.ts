@@ -4,6 +4,7 @@
 import { execFileSync } from 'node:child_process';
 import { afterEach, describe, expect, it } from 'vitest';
 import { raiseGeneration } from '../../receiver/catalog/generation.js';
+import { systemClock } from '../../shared/clock.js';
 import { MIB } from '../../shared/units.js';
 import { canRunLab, WHY_NO_LAB } from '../e2e/lab.js';
 import { BLOCK_BYTES } from '../e2e/loop-disk.js';
@@ -72,8 +73,9 @@ describe.skipIf(!canRunLab)(`failback (${WHY_NO_LAB})`, () => {
     // What is written between the restore and the session that replicates is tracked, and nothing else is read.
     writeBlocks(h.disk(0), [4, 5, 6]);
     const before = (await h.lab.status()).disks[0]?.counters.readBytes ?? 0;
+    const seen = h.verdicts().length;
     await h.comeHome();
-    await h.lab.until('replicating again', (s) => s.receiver.mode === 'replicate' && s.state === 'Protected');
+    await h.lab.until('replicating again', (s) => s.state === 'Protected' && h.verdicts().length > seen);
     expect(h.verdicts().at(-1)).toBe('delta');
     const { point } = await h.lab.syncNow();
     expect(point).toBeGreaterThan(last);
@@ -140,6 +142,48 @@ describe.skipIf(!canRunLab)(`failback (${WHY_NO_LAB})`, () => {
     await h.letHomeRestore();
     await expect(h.restore(point, true)).rejects.toThrow('forbids');
     expect(h.disk(0).differences(before)).toEqual([]);
+  });
+
+  it('a goal that is given up amid its pull makes way for the next; the bandwidth limit is that of all its blocks together', async () => {
+    const h = await setUp([DISK_BYTES], { bandwidth: { limit: '8MB/s' } });
+    await h.failOver();
+    await failedOver(h);
+    writeBlocks(h.disk(0), [20_000]);
+    const large = await h.commit(new Map(scattered(0, (40 * MIB) / BLOCK_BYTES, 1).map((b) => [b, randomBlock()])));
+    const next = await h.commit(new Map([[1, randomBlock()]]));
+    await h.letHomeRestore();
+    const controller = new AbortController();
+    const pulling = h.restore(large, false, controller.signal);
+    pulling.catch(() => undefined);
+    await expect.poll(() => h.steps.some((s) => s.step === 'comparing'), { timeout: 20_000 }).toBe(true);
+    // All of it takes five seconds: by now the window is full, and further requests wait for it.
+    await systemClock.sleep(1_500);
+    controller.abort();
+    await expect(pulling).rejects.toThrow('cancelled');
+    const startedMs = performance.now();
+    await h.restore(next, true, AbortSignal.timeout(30_000));
+    expect(h.differences()).toEqual([]);
+    // 40 MiB at most are left: a few seconds; counted for each request anew, they took minutes.
+    expect(performance.now() - startedMs).toBeLessThan(30_000);
+  });
+
+  it('without tracking: what somebody else writes while home is restored is found', async () => {
+    const h = await setUp([80 * MIB], { tracker: { prefer: 'scan' } });
+    await h.failOver();
+    await failedOver(h);
+    const point = await h.commit(change());
+    await h.letHomeRestore();
+    let wrote = false;
+    const onStep = ({ step }: { readonly step: string }): void => {
+      if (step !== 'pulling' || wrote) return;
+      wrote = true;
+      // Read already, no part of the change, and past the kernel's claim on the device.
+      writeBlocks(h.disk(0), [1, 3_000]);
+    };
+    const signal = AbortSignal.timeout(50_000);
+    await h.homeAgents.restore(h.machine, { point, final: true }, { signal, onStep });
+    expect(wrote).toBe(true);
+    expect(h.differences()).toEqual([]);
   });
 
   it('cancelled in the middle: the machine replicates again only after a comparison', async () => {

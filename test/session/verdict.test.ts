@@ -3,7 +3,7 @@
  */
 import { describe, expect, it } from 'vitest';
 import type { DiskEntry, MachineIdentity, Manifest } from '../../receiver/catalog/manifest.js';
-import { initialRecovery, type Recovery } from '../../receiver/catalog/recovery.js';
+import { initialRecovery, type Job, type Recovery } from '../../receiver/catalog/recovery.js';
 import { diskVerdict, type VerdictInput } from '../../receiver/session/verdict.js';
 import { admit } from '../../receiver/session/welcome.js';
 import { MIB, asDiskId, asMachineId, asSeriesId } from '../../shared/units.js';
@@ -364,6 +364,33 @@ describe('refusal of a machine', () => {
     const said = 'refused' in admission ? admission.refused.name : `${admission.mode} ${admission.generation}`;
     expect(said).toBe(expected);
     if ('refused' in admission && home.mode === 'refused') expect(admission.reason).toBe(runsElsewhere);
+  });
+
+  const jobOf = (operation: Job['operation'], data: Job['data']): Job => ({
+    id: MACHINE,
+    operation,
+    state: 'InProgress',
+    receiver: MACHINE,
+    startedAtMs: 1,
+    endedAtMs: null,
+    request: {},
+    data,
+    tasks: [],
+    error: null,
+  });
+  it.each<[string, Job | null, boolean]>([
+    ['no job runs', null, false],
+    ['a planned failover', jobOf('planned-failover', {}), true],
+    ['a planned failover that is being put back', jobOf('planned-failover', { phase: 'undo' }), false],
+    ['a failover that has shut the source down', jobOf('failover', { sourceDown: true }), true],
+    ['a failover that has not', jobOf('failover', { sourceDown: false }), false],
+    ['a failback that has given the right back already', jobOf('failback', { noReturn: true }), false],
+    ['a test', jobOf('test-failover', {}), false],
+  ])('a workload that was shut down is held: %s', (_name, job, holdWorkload) => {
+    // A failback begins in the state of a planned failover.
+    const state = job === null ? 'Protected' : 'PlannedFailoverInitiated';
+    const recovery: Recovery = { ...recoveryWith({ mode: 'replicate', generation: 3 }), state, job };
+    expect(admit(HELLO, IDENTITY, manifestOf(3), recovery)).toMatchObject({ mode: 'replicate', holdWorkload });
   });
 });
 

@@ -217,7 +217,6 @@ describe('damage', () => {
 
   it('notices a layer that is gone or longer than it was', async () => {
     const { path, content } = await damaged();
-    await content.read(0, 1, Buffer.alloc(4096));
     await rm(path);
     await expect(content.read(64, 1, Buffer.alloc(4096))).rejects.toMatchObject({ code: 'layer-missing' });
     const other = await damaged();

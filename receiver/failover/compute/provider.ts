@@ -28,6 +28,9 @@ export interface LaunchSpec {
   readonly folder: string;
 }
 
+/** How a guest is described whose disks failed under it: start() lets it go on. */
+export const PAUSED_BY_ERROR = 'paused (I/O error)';
+
 export interface GuestState {
   readonly running: boolean;
   /** For people: `running`, `paused (I/O error)`, `ended: powered off`, `ended by signal SIGKILL`, `never started`. */

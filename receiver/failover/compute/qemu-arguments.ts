@@ -83,7 +83,9 @@ function netdev(nic: GuestNic, id: string, host: HostFacts): string {
       return `tap,id=${id},ifname=${network.tap},script=no,downscript=no`;
     case 'user':
     case 'isolated': {
-      const forwards = nic.forwards.map((f) => `,hostfwd=tcp:${f.host}:${f.hostPort}-:${f.guestPort}`).join('');
+      const forwards = nic.forwards
+        .map((f) => `,hostfwd=tcp:${escaped(f.host)}:${f.hostPort}-:${f.guestPort}`)
+        .join('');
       return `user,id=${id},restrict=${network.type === 'isolated' ? 'on' : 'off'}${forwards}`;
     }
   }

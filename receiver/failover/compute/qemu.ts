@@ -11,7 +11,13 @@ import { GUEST_KILL_TIMEOUT_MS, POWER_BUTTON_INTERVAL_MS } from '../../../shared
 import { chooseAcceleration, probeAcceleration, type Acceleration } from './acceleration.js';
 import { guestShape } from './guest-shape.js';
 import { isAlive, processesWhere, signalProcess, type ProcessId } from './process-identity.js';
-import type { CheckContext, ComputeProvider, GuestState, LaunchSpec } from './provider.js';
+import {
+  PAUSED_BY_ERROR,
+  type CheckContext,
+  type ComputeProvider,
+  type GuestState,
+  type LaunchSpec,
+} from './provider.js';
 import { guestFiles, qemuArguments } from './qemu-arguments.js';
 import { findBridgeHelper, findOvmf, gatherFacts, launchProblems, QEMU_PROGRAM } from './qemu-problems.js';
 import { withQmp } from './qmp.js';
@@ -275,7 +281,6 @@ export class QemuProvider implements ComputeProvider {
   }
 }
 
-const PAUSED_BY_ERROR = 'paused (I/O error)';
 const STATUS_WORDS: Readonly<Record<string, string>> = {
   running: 'running',
   'io-error': PAUSED_BY_ERROR,

@@ -24,13 +24,12 @@ const endMachine: TaskDefinition = {
     if (typeof previous !== 'string') return { state: 'Skipped', detail: 'none runs' };
     await context.set({ passed: true });
     await copies.kill(previous, context);
-    const last = await copies
-      .get(previous)
-      ?.pointNow('last cut before the change of the recovery point')
-      .then(
-        (point) => `its last point is ${point}`,
-        (error: unknown) => `what it wrote since its last point is lost: ${messageOf(error)}`,
-      );
+    const copy = copies.get(previous);
+    await copy?.stopServing();
+    const last = await copy?.pointNow('last cut before the change of the recovery point').then(
+      (point) => `its last point is ${point}`,
+      (error: unknown) => `what it wrote since its last point is lost: ${messageOf(error)}`,
+    );
     await copies.discard(previous, context);
     return { detail: last ?? 'it was not open' };
   },

@@ -10,6 +10,7 @@ import { asSeriesId, formatDuration } from '../../../shared/units.js';
 import { CLOSE } from '../../../shared/wire/close-codes.js';
 import type { ManifestContent } from '../../catalog/owned-machine.js';
 import type { Job } from '../../catalog/recovery.js';
+import type { RestoreReport } from '../../session/home-agent.js';
 import { takeGeneration } from '../take-generation.js';
 import { recorded, recordedNumber, type OperationDefinition, type TaskContext, type TaskDefinition } from '../task.js';
 import { expectedGeneration } from './ending.js';
@@ -19,17 +20,27 @@ import { openCopy } from './shared-tasks.js';
 
 const SERIES = 'series.';
 
+/** What went home in all rounds of the job, for its record. */
+function withMoved(job: Job, reports: readonly RestoreReport[]): Job['data'] {
+  const sum = (key: string, of: (report: RestoreReport) => number): Job['data'] => ({
+    [key]: reports.reduce((bytes, report) => bytes + of(report), Number(job.data[key] ?? 0)),
+  });
+  return { ...sum('movedDataBytes', (r) => r.dataBytes), ...sum('movedBytes', (r) => r.sentBytes) };
+}
+
 const synchronize: TaskDefinition = {
   name: 'Synchronize data',
   run: async (context) => {
     await callHome(context, 'the machine comes home: its disks are brought up to date first');
     let report = await followOnce(context, 'failback');
-    let rounds = 1;
-    for (; rounds < FAILBACK_ROUNDS_MAX && report.dataBytes > FAILBACK_REST_BYTES; rounds++) {
-      context.say(`round ${rounds}: ${reportText(report)}`);
+    const reports = [report];
+    while (reports.length < FAILBACK_ROUNDS_MAX && report.dataBytes > FAILBACK_REST_BYTES) {
+      context.say(`round ${reports.length}: ${reportText(report)}`);
       report = await followOnce(context, 'failback');
+      reports.push(report);
     }
-    return { detail: `${rounds === 1 ? 'one round' : `${rounds} rounds`}; ${reportText(report)}` };
+    const rounds = reports.length === 1 ? 'one round' : `${reports.length} rounds`;
+    return { detail: `${rounds}; ${reportText(report)}`, data: withMoved(context.job, reports) };
   },
 };
 
@@ -57,13 +68,14 @@ const shutDown: TaskDefinition = {
 const lastCut: TaskDefinition = {
   name: 'Last cut',
   run: async (context) => {
-    const copy = await openCopy(context, 'failover');
     if (context.job.data['replicationStopped'] !== true) {
+      const copy = await openCopy(context, 'failover');
       await copy.startReplication(context.signal);
+      await copy.stopServing();
       const point = await copy.pointNow('last cut of the failback');
       await context.set({ replicationStopped: true, lastPoint: point });
     }
-    await context.copies.release(copy.instance.id);
+    await context.copies.release(recorded(context.job, 'previousInstance'));
     return { detail: `point ${recordedNumber(context.job, 'lastPoint')} holds everything that the copy wrote` };
   },
 };
@@ -75,7 +87,7 @@ const restoreTask: TaskDefinition = {
     const report = await restoreHome(context, recordedNumber(job, 'lastPoint'), true);
     const series: Job['data'] = {};
     for (const [disk, id] of parts.home.seriesAfterRestore(machine)) series[`${SERIES}${disk}`] = id;
-    return { detail: `${reportText(report)}; proven by digest`, data: series };
+    return { detail: `${reportText(report)}; proven by digest`, data: { ...series, ...withMoved(job, [report]) } };
   },
 };
 

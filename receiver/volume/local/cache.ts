@@ -4,14 +4,24 @@
  * Fetching holds no lock: a write to the same blocks goes on and wins. Keeping locks the blocks and keeps only what is still not local, so nothing
  * newer is ever overwritten. When the image has no room, what was fetched is answered all the same and not kept.
  */
-import { CACHE_EVICT_GROUPS, CACHE_GROUP_BYTES, CHUNK_PLAIN_BYTES_MAX } from '../../../shared/limits.js';
+import {
+  CACHE_EVICT_GROUPS,
+  CACHE_GROUP_BYTES,
+  CHUNK_PLAIN_BYTES_MAX,
+  FETCH_BYTES_MAX,
+  SPARE_CHUNKS_MAX,
+} from '../../../shared/limits.js';
 import type { Logger } from '../../../shared/log.js';
 import { bytesOfBlocks } from '../../../shared/blocks/geometry.js';
 import type { ContentRun, PointContent } from '../content.js';
+import { SpareBuffers } from '../spare-buffers.js';
 import type { LocalImage } from './image.js';
 import type { Run } from './maps.js';
 import { contentMissing } from './problems.js';
 import type { RangeHold } from './range-lock.js';
+
+/** For what came along with a fetch, until it is kept. For all volumes of the process. */
+const spareChunks = new SpareBuffers(CHUNK_PLAIN_BYTES_MAX, SPARE_CHUNKS_MAX);
 
 export interface CacheOptions {
   readonly disk: string;
@@ -30,6 +40,7 @@ export class Cache {
   readonly #log: Logger;
   readonly #groupBlocks: number;
   readonly #regionBlocks: number;
+  readonly #fetchBlocks: number;
   /** Regions of which something is being fetched: what others want there is likely to come along. */
   readonly #fetching = new Map<number, Promise<void>>();
   /** Groups used since the hand of the clock last passed. */
@@ -48,6 +59,7 @@ export class Cache {
     this.#log = options.log;
     this.#groupBlocks = CACHE_GROUP_BYTES / blockBytes;
     this.#regionBlocks = CHUNK_PLAIN_BYTES_MAX / blockBytes;
+    this.#fetchBlocks = FETCH_BYTES_MAX / blockBytes;
     this.#blocksMax = options.bytesMax === null ? Infinity : Math.floor(options.bytesMax / blockBytes);
     this.#used = new Uint8Array(Math.ceil(blockCount / this.#groupBlocks));
   }
@@ -73,33 +85,43 @@ export class Cache {
   }
 
   /**
-   * Fetches blocks that aren't local, within one region, into `into` (whole blocks). `retry`: another fetch was under way, look again.
+   * Fetches blocks that aren't local (at most FETCH_BYTES_MAX) into `into` (whole blocks). `retry`: another fetch was under way, look again.
    */
   async fetch(first: number, count: number, into: Buffer): Promise<'fetched' | 'retry'> {
-    const region = Math.floor(first / this.#regionBlocks);
-    const busy = this.#fetching.get(region);
-    if (busy !== undefined) {
+    const firstRegion = Math.floor(first / this.#regionBlocks);
+    const lastRegion = Math.floor((first + count - 1) / this.#regionBlocks);
+    let waited = false;
+    for (let region = firstRegion; region <= lastRegion; region++) {
+      const busy = this.#fetching.get(region);
+      if (busy === undefined) continue;
       await busy;
+      waited = true;
+    }
+    if (waited) {
       // Not kept (no room, or an error that its own caller hears of): then each for itself.
       const { local } = this.#image.maps;
       if (local.has(first) || local.runEnd(first, first + count) !== first + count) return 'retry';
     }
     const work = this.#fetch(first, count, into);
     const settled = work.catch(() => undefined);
-    if (busy === undefined || !this.#fetching.has(region)) this.#fetching.set(region, settled);
+    for (let region = firstRegion; region <= lastRegion; region++) {
+      if (!this.#fetching.has(region)) this.#fetching.set(region, settled);
+    }
     try {
       await work;
     } finally {
-      if (this.#fetching.get(region) === settled) this.#fetching.delete(region);
+      for (let region = firstRegion; region <= lastRegion; region++) {
+        if (this.#fetching.get(region) === settled) this.#fetching.delete(region);
+      }
     }
     return 'fetched';
   }
 
-  /** Runs of blocks, cut at the borders of regions. */
-  *regions(first: number, count: number): Generator<Run> {
+  /** Runs of blocks, cut into what is fetched at once. */
+  *pieces(first: number, count: number): Generator<Run> {
     const end = first + count;
     for (let at = first; at < end;) {
-      const next = Math.min(end, (Math.floor(at / this.#regionBlocks) + 1) * this.#regionBlocks);
+      const next = Math.min(end, (Math.floor(at / this.#fetchBlocks) + 1) * this.#fetchBlocks);
       yield { first: at, count: next - at };
       at = next;
     }
@@ -113,25 +135,53 @@ export class Cache {
   async #fetch(first: number, count: number, into: Buffer): Promise<void> {
     const { blockBytes } = this.#image.geometry;
     const content = this.contentOrThrow();
-    const extras: { run: Run; plain: Buffer }[] = [];
-    const keepExtra = (extraFirst: number, extraCount: number, plain: Buffer): void => {
-      const { local } = this.#image.maps;
-      if (local.hasAll(extraFirst, extraCount)) return;
-      extras.push({ run: { first: extraFirst, count: extraCount }, plain: Buffer.from(plain) });
+    const partOf = (run: Run): Buffer => {
+      const [from, to] = [Math.max(run.first, first), Math.min(run.first + run.count, first + count)];
+      return into.subarray((from - first) * blockBytes, (to - first) * blockBytes);
     };
-    const runs: readonly ContentRun[] = await content.runs(first, count);
-    for (const run of runs) {
-      const part = into.subarray((run.first - first) * blockBytes, (run.first - first + run.count) * blockBytes);
-      if (run.zero) part.fill(0);
-      else await content.read(run.first, run.count, part, keepExtra);
-      this.fetchedBlocks += run.count;
+    const extras: { run: Run; plain: Buffer; spare: Buffer }[] = [];
+    const keepExtra = (extraFirst: number, extraCount: number, plain: Buffer): void => {
+      if (this.#image.maps.local.hasAll(extraFirst, extraCount)) return;
+      const spare = spareChunks.take();
+      plain.copy(spare);
+      extras.push({ run: { first: extraFirst, count: extraCount }, plain: spare.subarray(0, plain.length), spare });
+    };
+    try {
+      const runs = await this.#runsAround(content, first, count);
+      const data = runs.filter((run) => !run.zero);
+      const from = data[0]?.first ?? first;
+      const to = data.at(-1);
+      for (const run of runs) if (run.zero) partOf(run).fill(0);
+      // All data at once: what lies between is zero, which costs nothing to read.
+      const span = { first: from, count: to === undefined ? 0 : to.first + to.count - from };
+      if (span.count > 0) await content.read(span.first, span.count, partOf(span), keepExtra);
+      this.fetchedBlocks += count;
+      for (const { run, plain } of extras) await this.#keep(run, plain);
+      for (const run of runs) await this.#keep(run, run.zero ? undefined : partOf(run));
+    } finally {
+      for (const { spare } of extras) spareChunks.giveBack(spare);
     }
-    for (const run of runs) {
-      const at = (run.first - first) * blockBytes;
-      await this.#keep(run, run.zero ? undefined : into.subarray(at, at + run.count * blockBytes));
-    }
-    for (const { run, plain } of extras) await this.#keep(run, plain);
     this.#evictIfNeeded();
+  }
+
+  /** What a range holds. Zeroes reach as far beyond it as one fetch could: to keep them costs the same for all of them as for one block. */
+  async #runsAround(content: PointContent, first: number, count: number): Promise<readonly ContentRun[]> {
+    const from = Math.floor(first / this.#fetchBlocks) * this.#fetchBlocks;
+    const to = Math.min(this.#image.geometry.blockCount, from + this.#fetchBlocks);
+    const end = first + count;
+    const runs: ContentRun[] = [];
+    for (const run of await content.runs(from, Math.max(to, end) - from)) {
+      const runEnd = run.first + run.count;
+      if (runEnd <= first || run.first >= end) continue;
+      const start = Math.max(run.first, first);
+      runs.push(run.zero ? run : { first: start, count: Math.min(runEnd, end) - start, zero: false });
+    }
+    return runs;
+  }
+
+  /** Keeps what the point knows to be zero of a range; reads nothing. */
+  async keepZeroes(first: number, count: number): Promise<void> {
+    for (const run of await this.contentOrThrow().runs(first, count)) if (run.zero) await this.#keep(run, undefined);
   }
 
   /** Keeps what of a run is not local yet; undefined stands for zeroes. */

@@ -111,11 +111,13 @@ async function openFiles(
     await BlockMaps.restoreLive(liveFd, durableFd, geometry.blockCount);
   }
   const doubted = found !== undefined && !liveKept && !found.clean && found.writes;
-  const maps = new BlockMaps(liveFd, durableFd, geometry.blockCount);
+  const maps = new BlockMaps(liveFd, durableFd, geometry.blockCount, found === undefined);
   try {
-    await maps.findChanges();
-    // A write that was cut off between its two bits: its data is in the file.
-    maps.local.addAll(maps.written);
+    if (found !== undefined) {
+      await maps.findChanges();
+      // A write that was cut off between its two bits: its data is in the file.
+      maps.local.addAll(maps.written);
+    }
     if (doubted) {
       maps.written.addAll(maps.local);
       await maps.flush(() => syncData(imageFd));

@@ -2,6 +2,7 @@
  * Makes everything of a volume local, segment by segment, in the background: after that the recovery point is no longer needed. Gives way to clients,
  * keeps to a rate, and is resumed by calling it again (the maps know what is there). What can't be fetched is tried again later, and shown.
  */
+import { setImmediate as nextTurn } from 'node:timers/promises';
 import { segmentBlocks, type Geometry } from '../../../shared/blocks/geometry.js';
 import type { Clock } from '../../../shared/clock.js';
 import { messageOf } from '../../../shared/errors.js';
@@ -44,6 +45,8 @@ export interface HydrationHost {
   /** Client requests under way. */
   readonly clients: () => number;
   makeLocal(first: number, count: number): Promise<void>;
+  /** Makes local what the point knows to be zero, without reading anything; the rest stays as it is. */
+  keepZeroes(first: number, count: number): Promise<void>;
   flush(): Promise<void>;
 }
 
@@ -88,6 +91,11 @@ class Hydration {
     let problem: string | null = null;
     for (let segment = 0; segment < geometry.segmentCount; segment++) {
       const { first, count } = segmentBlocks(geometry, segment);
+      if (local.hasAll(first, count)) continue;
+      // Most of a large disk may be empty, and costs what its segments cost, not its bytes. Clients have their turn in between.
+      await this.#host.keepZeroes(first, count).catch((error: unknown) => (problem = messageOf(error)));
+      await nextTurn();
+      if (this.#options.signal.aborted) return;
       if (local.hasAll(first, count)) continue;
       await inParallel(this.#pieces(first, count), HYDRATE_PIECES_IN_FLIGHT, async (piece) => {
         try {

@@ -4,6 +4,7 @@
  * Promises: a block counts as local only when its content is in the file, in the live map after the write, in the durable map after a sync.
  * On a crash of the process nothing is lost that had been marked; on a crash of the host, nothing that a completed flush covered.
  */
+import { readSync } from 'node:fs';
 import type { Geometry } from '../../../shared/blocks/geometry.js';
 import type { AfterimageError } from '../../../shared/errors.js';
 import { failpoint } from '../../../shared/failpoints.js';
@@ -11,7 +12,7 @@ import { nextData } from '../../../shared/native/libc.js';
 import { readFully, writeFully } from '../fd-io.js';
 import { openFolder, type LocalFiles, type OpenFolder } from './folder.js';
 import { syncData, type BlockMaps, type Run } from './maps.js';
-import { punch, readCached, zeroRange } from './native.js';
+import { allowKernelReadAhead, isInMemory, punch, readCached, zeroRange } from './native.js';
 import { localError, syncFailed } from './problems.js';
 import { RangeLock } from './range-lock.js';
 import { Zeroes } from './zeroes.js';
@@ -27,6 +28,8 @@ export class LocalImage {
   #mapWork: Promise<unknown> = Promise.resolve();
   #nextFlush: Promise<void> | undefined;
   #readsCached = true;
+  /** On tmpfs, which can't tell what is in memory because all is. */
+  readonly #inMemory: boolean;
   #failure: AfterimageError | undefined;
   #baseKey: string;
 
@@ -36,6 +39,8 @@ export class LocalImage {
     this.doubted = files.doubted;
     this.#files = files;
     this.#fd = files.imageFd;
+    this.#inMemory = isInMemory(this.#fd);
+    if (!this.isFull) allowKernelReadAhead(this.#fd, false);
     this.#baseKey = files.header.baseKey;
   }
 
@@ -52,8 +57,14 @@ export class LocalImage {
     return this.maps.local.count === this.geometry.blockCount;
   }
 
+  /** Everything is local: from now on there are no holes that will be filled. */
+  becameFull(): void {
+    allowKernelReadAhead(this.#fd, true);
+  }
+
   /** Fills `into` at once if the page cache has it all. All its blocks are local. */
   tryRead(offset: number, into: Buffer): boolean {
+    if (this.#inMemory) return readSync(this.#fd, into, 0, into.length, offset) === into.length;
     if (!this.#readsCached) return false;
     const answer = readCached(this.#fd, offset, into);
     if (answer === 'unsupported') this.#readsCached = false;

@@ -34,13 +34,14 @@ export class BlockMaps {
   readonly #mapping: Mapping;
   readonly #durableFd: number;
 
-  constructor(liveFd: number, durableFd: number, blockCount: number) {
+  /** `isNew`: both files were made just now and hold nothing. */
+  constructor(liveFd: number, durableFd: number, blockCount: number, isNew: boolean) {
     this.#pages = mapPages(blockCount);
     this.#durableFd = durableFd;
     const half = this.#pages * MAP_PAGE_BYTES;
     this.#mapping = mmapShared(liveFd, 2 * half);
-    this.local = new BlockBits(new Uint32Array(this.#mapping.bytes, 0, half / 4));
-    this.written = new BlockBits(new Uint32Array(this.#mapping.bytes, half, half / 4));
+    this.local = new BlockBits(new Uint32Array(this.#mapping.bytes, 0, half / 4), isNew);
+    this.written = new BlockBits(new Uint32Array(this.#mapping.bytes, half, half / 4), isNew);
   }
 
   /** Pages in which the live map differs from the durable one count as changed. To be called once, when a live map is taken over. */

@@ -1,8 +1,8 @@
 /**
- * The system calls of a local image that Node lacks: reading only what is in the page cache, deallocating and zeroing on a worker thread.
+ * The system calls of a local image that Node lacks: reading only what is in the page cache, advice about it, deallocating and zeroing on a worker thread.
  * Owns no state but a buffer for such reads.
  */
-import { readFileSync } from 'node:fs';
+import { readFileSync, statfsSync } from 'node:fs';
 import koffi from 'koffi';
 import { VOLUME_TRY_READ_BYTES_MAX } from '../../../shared/limits.js';
 import { addressOf, alignedBuffer, SysError } from '../../../shared/native/libc.js';
@@ -22,10 +22,32 @@ const cPreadv2 = libc.func('int64_t preadv2(int fd, void *iov, int count, int64_
   flags: number,
 ) => number;
 
+const cFadvise = libc.func('int posix_fadvise(int fd, int64_t off, int64_t len, int advice)') as unknown as (
+  fd: number,
+  offset: number,
+  length: number,
+  advice: number,
+) => number;
+
 const { EAGAIN, EOPNOTSUPP, ENOSYS, EINVAL, EINTR } = koffi.os.errno;
 
 /** Changes with every start of the host: what memory held before is gone. */
 export const bootIdOfHost = (): string => readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim();
+
+const FADVICE = { normal: 0, random: 1 } as const;
+
+/**
+ * Whether the kernel reads ahead of sequential reads of a file. In one with holes that are about to be filled it must not: it fills the page cache
+ * with zeroes, page by page, which cost more than all else and are overwritten a moment later. Best effort.
+ */
+export function allowKernelReadAhead(fd: number, isAllowed: boolean): void {
+  cFadvise(fd, 0, 0, isAllowed ? FADVICE.normal : FADVICE.random);
+}
+
+const TMPFS_MAGIC = 0x01021994;
+
+/** Whether a file's data is always in memory, so that no read of it has to wait for a disk. */
+export const isInMemory = (fd: number): boolean => statfsSync(`/proc/self/fd/${fd}`).type === TMPFS_MAGIC;
 
 const RWF_NOWAIT = 8;
 // One place that is always the same spares finding the address of each caller's buffer, which costs more than the copy of a few KiB.

@@ -4,20 +4,26 @@
  */
 import { bytesOfBlocks, type Geometry } from '../../../shared/blocks/geometry.js';
 import {
-  CHUNK_PLAIN_BYTES_MAX,
+  FETCH_BYTES_MAX,
+  FETCHES_PER_READ_AHEAD,
   READ_AHEADS_IN_FLIGHT,
+  SPARE_FETCHES_MAX,
   VOLUME_PIECE_BYTES_MAX,
   VOLUME_PIECES_IN_FLIGHT,
   VOLUME_TRY_READ_BYTES_MAX,
 } from '../../../shared/limits.js';
 import type { Logger } from '../../../shared/log.js';
 import { ReadAhead } from '../read-ahead.js';
+import { SpareBuffers } from '../spare-buffers.js';
 import type { Cache } from './cache.js';
 import type { LocalImage } from './image.js';
 import { InFlight } from './in-flight.js';
 import type { Run } from './maps.js';
 import { inParallel } from './parallel.js';
 import { localError } from './problems.js';
+
+/** For what is fetched without a client that waits for it. For all volumes of the process. */
+const spareFetches = new SpareBuffers(FETCH_BYTES_MAX, SPARE_FETCHES_MAX);
 
 /** Tries to make a block local before a write that needs it gives up; each has made room for it. */
 const MAKE_LOCAL_TRIES = 4;
@@ -76,20 +82,26 @@ export class VolumeReader {
 
   /** Makes blocks local; throws when there is no room for them. `dislodging`: at the cost of other cached blocks, if need be. */
   async makeLocal(first: number, count: number, dislodging: boolean): Promise<void> {
+    const scratch = spareFetches.take();
+    try {
+      for (const piece of this.#cache.pieces(first, count)) await this.#makePieceLocal(piece, dislodging, scratch);
+    } finally {
+      spareFetches.giveBack(scratch);
+    }
+  }
+
+  async #makePieceLocal(piece: Run, dislodging: boolean, scratch: Buffer): Promise<void> {
     const { local } = this.#image.maps;
-    const scratch = Buffer.allocUnsafe(Math.min(count * this.#blockBytes, CHUNK_PLAIN_BYTES_MAX));
-    for (const region of this.#cache.regions(first, count)) {
-      for (let tries = 0; !local.hasAll(region.first, region.count);) {
-        const missing = [...local.runs(region.first, region.count)].find((run) => !run.set);
-        if (missing === undefined) break;
-        const into = scratch.subarray(0, missing.count * this.#blockBytes);
-        const answer = await this.#cache.fetch(missing.first, missing.count, into);
-        const failure = this.#cache.keepFailure;
-        if (answer === 'retry' || failure === undefined) continue;
-        const again = dislodging && ++tries < MAKE_LOCAL_TRIES && (await this.#cache.makeRoom());
-        if (!again && !local.hasAll(missing.first, missing.count)) {
-          throw localError(`keeping block ${missing.first}`, failure);
-        }
+    for (let tries = 0; !local.hasAll(piece.first, piece.count);) {
+      const missing = [...local.runs(piece.first, piece.count)].find((run) => !run.set);
+      if (missing === undefined) break;
+      const into = scratch.subarray(0, missing.count * this.#blockBytes);
+      const answer = await this.#cache.fetch(missing.first, missing.count, into);
+      const failure = this.#cache.keepFailure;
+      if (answer === 'retry' || failure === undefined) continue;
+      const again = dislodging && ++tries < MAKE_LOCAL_TRIES && (await this.#cache.makeRoom());
+      if (!again && !local.hasAll(missing.first, missing.count)) {
+        throw localError(`keeping block ${missing.first}`, failure);
       }
     }
   }
@@ -123,12 +135,12 @@ export class VolumeReader {
     });
   }
 
-  /** Runs that are all local or all not; those that aren't lie within one region of the cache each. */
+  /** Runs that are all local or all not; those that aren't are fetched at once each. */
   #pieces(first: number, count: number): Run[] {
     const pieces: Run[] = [];
     for (const run of this.#image.maps.local.runs(first, count)) {
       if (!run.set) {
-        pieces.push(...this.#cache.regions(run.first, run.count));
+        pieces.push(...this.#cache.pieces(run.first, run.count));
         continue;
       }
       for (let at = 0; at < run.count; at += this.#pieceBlocks) {
@@ -165,10 +177,10 @@ export class VolumeReader {
     const first = Math.floor(offset / this.#blockBytes);
     const end = Math.ceil((offset + lengthBytes) / this.#blockBytes);
     try {
-      for (const { first: at, count } of this.#cache.regions(first, end - first)) {
-        if (this.#stopped) return;
-        if (!this.#image.maps.local.hasAll(at, count)) await this.makeLocal(at, count, false);
-      }
+      await inParallel([...this.#cache.pieces(first, end - first)], FETCHES_PER_READ_AHEAD, async (piece) => {
+        if (this.#stopped || this.#image.maps.local.hasAll(piece.first, piece.count)) return;
+        await this.makeLocal(piece.first, piece.count, false);
+      });
     } catch (error) {
       // Nobody asked for it. Whoever does tries again, and hears of it.
       this.#log.debug({ err: error }, 'reading ahead failed');
