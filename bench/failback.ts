@@ -5,7 +5,6 @@
 import { closeSync, mkdirSync, openSync, readSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { stringify } from 'yaml';
 import { MachineReader } from '../receiver/catalog/reader.js';
 import { listMachines } from '../receiver/catalog/machines.js';
 import type { Job } from '../receiver/catalog/recovery.js';
@@ -95,7 +94,7 @@ async function thereAndBack(site: Site, lab: Lab, source: string, round: number)
     if (Date.now() > end) throw new Error(`no point: ${JSON.stringify(copy)}`);
     await sleep(100);
   }
-  const job = await operate(site, 'failback', '--yes');
+  const job = await operate(site, 'failback', '--yes', '--force');
   const after = recordedNumber(job, 'lastPoint');
   const compressedBytes = await layerBytes(site, before, after);
   await site.untilProtected();

@@ -28,7 +28,11 @@ function loadLibrary(): Xxh64 | undefined {
   }
 }
 
-export const loadBundledXxh64 = async (): Promise<Xxh64> => (await (await import('xxhash-wasm')).default()).h64Raw;
+export async function loadBundledXxh64(): Promise<Xxh64> {
+  const { default: load } = await import('xxhash-wasm');
+  const wasm = await load();
+  return (bytes, seed) => wasm.h64Raw(bytes, seed);
+}
 const xxh64 = loadLibrary() ?? (await loadBundledXxh64());
 
 export const ZERO_HASH = 0n;

@@ -41,6 +41,8 @@ async function throughKills(at: Site, { operation, command, few, then = {} }: Ki
   for (const [i, place] of places.entries()) {
     const daemon = await at.lab.startReceiver({ AFTERIMAGE_FAILPOINT: `failover.${operation}.${place}` });
     if (i === 0) {
+      // A planned failover is refused as long as the agent has not found the new receiver.
+      if (operation === 'planned-failover') await at.lab.until('connected', (s) => s.receiver.connected);
       // The receiver may be gone before it answers; its job is recorded all the same.
       const [verb = '', ...options] = command;
       const { code, stderr } = await at.tryAfterimage([verb, MACHINE_NAME, ...options, '--no-wait']);
@@ -75,7 +77,7 @@ describe.skipIf(!canRunLab)(`killed at a task (${WHY_NO_LAB})`, () => {
       await throughKills(at, {
         operation: 'test-failover',
         command: ['test-failover'],
-        few: ['prepare-disks.begin', 'start-virtual-machine.end'],
+        few: ['prepare-disks.end'],
       });
       const test = await at.startCopyWriter(home.history, 'test');
       await throughKills(at, {
@@ -93,14 +95,7 @@ describe.skipIf(!canRunLab)(`killed at a task (${WHY_NO_LAB})`, () => {
       await throughKills(at, {
         operation: 'failover',
         command: ['failover', '--yes'],
-        few: [
-          'process-latest.end',
-          'take-over-generation.begin',
-          'take-over-generation.end',
-          'prepare-disks.end',
-          'start-replication.end',
-          'start-virtual-machine.end',
-        ],
+        few: ['take-over-generation.begin', 'take-over-generation.end', 'start-replication.end'],
       });
       expect(await at.recovery()).toMatchObject({ state: 'UnplannedFailoverCompleted', activeLocation: 'Recovery' });
       const copy = await at.startCopyWriter(home.history);
@@ -111,12 +106,7 @@ describe.skipIf(!canRunLab)(`killed at a task (${WHY_NO_LAB})`, () => {
       await throughKills(at, {
         operation: 'change-point',
         command: ['change-point', '--point', String(older), '--yes'],
-        few: [
-          'end-virtual-machine.begin',
-          'end-virtual-machine.end',
-          'take-over-generation.end',
-          'start-replication.end',
-        ],
+        few: ['end-virtual-machine.end', 'take-over-generation.end'],
         then: { 'end-virtual-machine.end': () => copy.kill() },
       });
       await copy.kill();
@@ -129,7 +119,7 @@ describe.skipIf(!canRunLab)(`killed at a task (${WHY_NO_LAB})`, () => {
       await throughKills(at, {
         operation: 'cancel',
         command: ['cancel', '--yes'],
-        few: ['end-virtual-machine.end', 'give-home-the-right-back.begin', 'give-home-the-right-back.end'],
+        few: ['give-home-the-right-back.begin', 'give-home-the-right-back.end'],
         then: { 'end-virtual-machine.begin': () => again.kill() },
       });
       await again.kill();
@@ -148,7 +138,7 @@ describe.skipIf(!canRunLab)(`killed at a task (${WHY_NO_LAB})`, () => {
       await throughKills(at, {
         operation: 'planned-failover',
         command: ['failover', '--planned', '--yes'],
-        few: ['shut-down-source.begin', 'shut-down-source.end', 'take-over-generation.end', 'prepare-disks.begin'],
+        few: ['shut-down-source.end', 'take-over-generation.end'],
       });
       expect((await at.recovery()).state).toBe('PlannedFailoverCompleted');
       // Its workload was shut down; every line that had landed is there.
@@ -161,7 +151,7 @@ describe.skipIf(!canRunLab)(`killed at a task (${WHY_NO_LAB})`, () => {
       await throughKills(at, {
         operation: 'reprotect',
         command: ['reprotect'],
-        few: ['prepare-home.end', 'synchronize-data.end'],
+        few: ['prepare-home.end'],
       });
       expect(await at.recovery()).toMatchObject({ state: 'Protected', activeLocation: 'Recovery' });
       await copy.more(50);
@@ -171,14 +161,7 @@ describe.skipIf(!canRunLab)(`killed at a task (${WHY_NO_LAB})`, () => {
       await throughKills(at, {
         operation: 'failback',
         command: ['failback', '--force', '--yes'],
-        few: [
-          'synchronize-data.end',
-          'shut-down-virtual-machine.end',
-          'last-cut.end',
-          'restore-home.end',
-          'give-home-the-right-back.begin',
-          'give-home-the-right-back.end',
-        ],
+        few: ['last-cut.end', 'restore-home.end', 'give-home-the-right-back.end'],
       });
       await copy.kill();
       expect(copiesOn(at)).toEqual([]);

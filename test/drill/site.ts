@@ -39,6 +39,48 @@ export interface Receiver {
   readonly daemon: Daemon | null;
 }
 
+/** Another receiver on the store of a lab. */
+export async function anotherReceiver(lab: Lab, failover: Readonly<Record<string, unknown>>): Promise<Receiver> {
+  const folder = join(lab.folder, 'b');
+  const config = join(lab.folder, 'b.yaml');
+  const log = join(lab.folder, 'b.log');
+  writeFileSync(
+    config,
+    stringify({
+      store: lab.storeUrl,
+      stateDir: folder,
+      controlSocket: join(lab.folder, 'b.sock'),
+      listen: { host: '127.0.0.1', port: await freePort() },
+      status: { host: '127.0.0.1', port: await freePort() },
+      failover: { folder: join(lab.folder, 'w'), ...failover },
+    }),
+  );
+  let daemon: Daemon | null = null;
+  lab.undo(async () => {
+    if (daemon?.end === null) await daemon.stop();
+  });
+  return {
+    config,
+    get daemon() {
+      return daemon;
+    },
+    start: async (env = {}) => {
+      const started = new Daemon('receiver', ['--config', config, 'run'], log, env);
+      daemon = started;
+      const end = performance.now() + START_LIMIT_MS;
+      const isReady = (): boolean =>
+        readFileSync(log, 'utf8')
+          .split('\n')
+          .some((line) => line.includes(`"pid":${started.pid},`) && line.includes('receiver is ready'));
+      while (!isReady() && started.end === null) {
+        if (performance.now() > end) throw new Error(`not ready in time: ${readFileSync(log, 'utf8')}`);
+        await sleep(50);
+      }
+      return started;
+    },
+  };
+}
+
 export class Site {
   readonly lab: Lab;
   readonly home: HomeWriter;
@@ -103,46 +145,8 @@ export class Site {
 
   // ---------------------------------------------------------------- receivers
 
-  /** Another receiver on the same store. */
-  async another(): Promise<Receiver> {
-    const folder = join(this.lab.folder, 'b');
-    const config = join(this.lab.folder, 'b.yaml');
-    const log = join(this.lab.folder, 'b.log');
-    writeFileSync(
-      config,
-      stringify({
-        store: this.lab.storeUrl,
-        stateDir: folder,
-        controlSocket: join(this.lab.folder, 'b.sock'),
-        listen: { host: '127.0.0.1', port: await freePort() },
-        status: { host: '127.0.0.1', port: await freePort() },
-        failover: { folder: join(this.lab.folder, 'w'), interval: '500ms', provider: 'none' },
-      }),
-    );
-    let daemon: Daemon | null = null;
-    this.lab.undo(async () => {
-      if (daemon?.end === null) await daemon.stop();
-    });
-    return {
-      config,
-      get daemon() {
-        return daemon;
-      },
-      start: async (env = {}) => {
-        const started = new Daemon('receiver', ['--config', config, 'run'], log, env);
-        daemon = started;
-        const end = performance.now() + START_LIMIT_MS;
-        const isReady = (): boolean =>
-          readFileSync(log, 'utf8')
-            .split('\n')
-            .some((line) => line.includes(`"pid":${started.pid},`) && line.includes('receiver is ready'));
-        while (!isReady() && started.end === null) {
-          if (performance.now() > end) throw new Error(`not ready in time: ${readFileSync(log, 'utf8')}`);
-          await sleep(50);
-        }
-        return started;
-      },
-    };
+  another(): Promise<Receiver> {
+    return anotherReceiver(this.lab, { interval: '500ms', provider: 'none' });
   }
 
   // ---------------------------------------------------------------- the operator

@@ -8,7 +8,7 @@ import { mkdir, readFile, writeFile } from 'node:fs/promises';
 import { describe, expect, it } from 'vitest';
 import { MANIFEST_VERSION, manifestSchema, type Manifest } from '../../receiver/catalog/manifest.js';
 import { openSealedJson, sealJson } from '../../receiver/catalog/sealed-json.js';
-import { checksum64, digestToText, hashBlock, hashBlockAt } from '../../shared/blocks/hash.js';
+import { checksum64, digestToText, hashBlock, hashBlockAt, loadBundledXxh64 } from '../../shared/blocks/hash.js';
 import {
   chunkBytesMax,
   chunkHash,
@@ -144,6 +144,17 @@ describe('golden files', () => {
     expect(digestToText(checksum64(Buffer.alloc(0)))).toBe('ef46db3751d8e999');
     expect(digestToText(checksum64(Buffer.from('abc')))).toBe('44bc2cf5ad770999');
     expect(digestToText(hashBlock(noise(1, 'hash'), 77))).toBe('b0bb34d03be6ae08');
+  });
+
+  it('hashes: the same by the library and by the bundled one', async () => {
+    const bundled = await loadBundledXxh64();
+    const bytes = Buffer.from(Array.from({ length: 5_000 }, (_, i) => (i * 31) % 251));
+    for (const length of [0, 1, 7, 31, 32, 33, 4096]) {
+      for (const seed of [0n, 1n, 2n ** 32n, 2n ** 53n, 2n ** 63n, 2n ** 64n - 1n]) {
+        const part = bytes.subarray(3, 3 + length);
+        expect(checksum64(part, seed), `${length} bytes, seed ${seed}`).toBe(bundled(part, seed));
+      }
+    }
   });
 
   it('chunk v1, stored as it is', async () => {

@@ -8,6 +8,8 @@ import { join } from 'node:path';
 import { beforeAll, describe, expect, it } from 'vitest';
 import { openStore } from '../../receiver/store/open.js';
 import type { ObjectStore } from '../../receiver/store/store.js';
+import { giveBackAligned, takeAligned } from '../../receiver/volume/aligned-pool.js';
+import { openTarget } from '../../receiver/volume/target.js';
 import { MIB } from '../../shared/units.js';
 import { removeTempFolders, tempFolder } from '../helpers/folders.js';
 import { Chain, type Model } from '../helpers/layers.js';
@@ -55,6 +57,31 @@ const target = async (name: string): Promise<string> => join(await tempFolder('t
 const check = async (path: string): Promise<void> => expect(await differences(path, chain.geometry, model)).toEqual([]);
 
 describe('restore to a file', () => {
+  it('writes through the page cache what the kernel refuses to write around it', async () => {
+    const path = await target('unaligned.raw');
+    const file = await openTarget(path, { sizeBytes: 64 * 1024 + 512, sparse: true });
+    try {
+      await file.prepare();
+      const aligned = takeAligned();
+      aligned.fill(1, 0, 8192);
+      await file.write(0, aligned.subarray(0, 8192));
+      // At an odd address.
+      await file.write(8192, Buffer.alloc(4097, 2).subarray(1));
+      aligned.fill(3, 0, 4096 + 512);
+      await file.write(64 * 1024 - 4096, aligned.subarray(0, 4096 + 512));
+      giveBackAligned(aligned);
+      await file.sync();
+    } finally {
+      await file.close();
+    }
+    const expected = Buffer.alloc(64 * 1024 + 512);
+    expected
+      .fill(1, 0, 8192)
+      .fill(2, 8192, 12_288)
+      .fill(3, 64 * 1024 - 4096);
+    expect((await readFile(path)).equals(expected)).toBe(true);
+  });
+
   it('makes a sparse file', async () => {
     const path = await target('sparse.raw');
     await restoreTo(planned, { path, sparse: true, readBack: true });

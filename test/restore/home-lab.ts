@@ -152,7 +152,8 @@ export class HomeLab {
 
   async decide(home: Recovery['home'], state: Recovery['state'] = 'Protected'): Promise<void> {
     const before = await loadRecovery(this.store, this.machine);
-    await writeRecovery(this.deps, before, { ...initialRecovery(this.machine, 1), state, home });
+    const job = state === 'PlannedFailoverInitiated' ? plannedFailover() : null;
+    await writeRecovery(this.deps, before, { ...initialRecovery(this.machine, 1), state, home, job });
   }
 
   /** The right to write goes to the recovery site; the agent is cut off. */
@@ -271,6 +272,20 @@ export class HomeLab {
     return existsSync(this.lab.agentLog) ? readFileSync(this.lab.agentLog, 'utf8') : '';
   }
 }
+
+/** A job that is under way. */
+const plannedFailover = (): Recovery['job'] => ({
+  id: randomUUID(),
+  operation: 'planned-failover',
+  state: 'InProgress',
+  receiver: randomUUID(),
+  startedAtMs: systemClock.nowMs(),
+  endedAtMs: null,
+  request: {},
+  data: {},
+  tasks: [],
+  error: null,
+});
 
 export function digestOf(image: Buffer): string {
   const geometry = geometryOf(image.length, BLOCK_BYTES);

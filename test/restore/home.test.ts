@@ -4,7 +4,6 @@
 import { execFileSync } from 'node:child_process';
 import { afterEach, describe, expect, it } from 'vitest';
 import { raiseGeneration } from '../../receiver/catalog/generation.js';
-import { systemClock } from '../../shared/clock.js';
 import { MIB } from '../../shared/units.js';
 import { canRunLab, WHY_NO_LAB } from '../e2e/lab.js';
 import { BLOCK_BYTES } from '../e2e/loop-disk.js';
@@ -142,29 +141,6 @@ describe.skipIf(!canRunLab)(`failback (${WHY_NO_LAB})`, () => {
     await h.letHomeRestore();
     await expect(h.restore(point, true)).rejects.toThrow('forbids');
     expect(h.disk(0).differences(before)).toEqual([]);
-  });
-
-  it('a goal that is given up amid its pull makes way for the next; the bandwidth limit is that of all its blocks together', async () => {
-    const h = await setUp([DISK_BYTES], { bandwidth: { limit: '8MB/s' } });
-    await h.failOver();
-    await failedOver(h);
-    writeBlocks(h.disk(0), [20_000]);
-    const large = await h.commit(new Map(scattered(0, (40 * MIB) / BLOCK_BYTES, 1).map((b) => [b, randomBlock()])));
-    const next = await h.commit(new Map([[1, randomBlock()]]));
-    await h.letHomeRestore();
-    const controller = new AbortController();
-    const pulling = h.restore(large, false, controller.signal);
-    pulling.catch(() => undefined);
-    await expect.poll(() => h.steps.some((s) => s.step === 'comparing'), { timeout: 20_000 }).toBe(true);
-    // All of it takes five seconds: by now the window is full, and further requests wait for it.
-    await systemClock.sleep(1_500);
-    controller.abort();
-    await expect(pulling).rejects.toThrow('cancelled');
-    const startedMs = performance.now();
-    await h.restore(next, true, AbortSignal.timeout(30_000));
-    expect(h.differences()).toEqual([]);
-    // 40 MiB at most are left: a few seconds; counted for each request anew, they took minutes.
-    expect(performance.now() - startedMs).toBeLessThan(30_000);
   });
 
   it('without tracking: what somebody else writes while home is restored is found', async () => {

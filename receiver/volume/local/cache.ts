@@ -139,12 +139,20 @@ export class Cache {
       const [from, to] = [Math.max(run.first, first), Math.min(run.first + run.count, first + count)];
       return into.subarray((from - first) * blockBytes, (to - first) * blockBytes);
     };
-    const extras: { run: Run; plain: Buffer; spare: Buffer }[] = [];
+    const extras: { run: Run; plain: Buffer }[] = [];
+    const spares: Buffer[] = [];
+    let used = 0;
     const keepExtra = (extraFirst: number, extraCount: number, plain: Buffer): void => {
       if (this.#image.maps.local.hasAll(extraFirst, extraCount)) return;
-      const spare = spareChunks.take();
-      plain.copy(spare);
-      extras.push({ run: { first: extraFirst, count: extraCount }, plain: spare.subarray(0, plain.length), spare });
+      let spare = spares.at(-1);
+      if (spare === undefined || used + plain.length > spare.length) {
+        spare = spareChunks.take();
+        spares.push(spare);
+        used = 0;
+      }
+      plain.copy(spare, used);
+      extras.push({ run: { first: extraFirst, count: extraCount }, plain: spare.subarray(used, used + plain.length) });
+      used += plain.length;
     };
     try {
       const runs = await this.#runsAround(content, first, count);
@@ -159,24 +167,25 @@ export class Cache {
       for (const { run, plain } of extras) await this.#keep(run, plain);
       for (const run of runs) await this.#keep(run, run.zero ? undefined : partOf(run));
     } finally {
-      for (const { spare } of extras) spareChunks.giveBack(spare);
+      for (const spare of spares) spareChunks.giveBack(spare);
     }
     this.#evictIfNeeded();
   }
 
   /** What a range holds. Zeroes reach as far beyond it as one fetch could: to keep them costs the same for all of them as for one block. */
   async #runsAround(content: PointContent, first: number, count: number): Promise<readonly ContentRun[]> {
+    const runs = await content.runs(first, count);
     const from = Math.floor(first / this.#fetchBlocks) * this.#fetchBlocks;
-    const to = Math.min(this.#image.geometry.blockCount, from + this.#fetchBlocks);
-    const end = first + count;
-    const runs: ContentRun[] = [];
-    for (const run of await content.runs(from, Math.max(to, end) - from)) {
-      const runEnd = run.first + run.count;
-      if (runEnd <= first || run.first >= end) continue;
-      const start = Math.max(run.first, first);
-      runs.push(run.zero ? run : { first: start, count: Math.min(runEnd, end) - start, zero: false });
+    const end = Math.min(this.#image.geometry.blockCount, from + this.#fetchBlocks);
+    if (runs.length !== 1 || runs[0]?.zero !== true || first + count > end) return runs;
+    try {
+      const around = await content.runs(from, end - from);
+      const whole = around.find((run) => run.zero && run.first <= first && run.first + run.count >= first + count);
+      return whole === undefined ? runs : [whole];
+    } catch {
+      // Another layer that nobody asked for can't be read: that is for those to hear who want it.
+      return runs;
     }
-    return runs;
   }
 
   /** Keeps what the point knows to be zero of a range; reads nothing. */
