@@ -162,6 +162,12 @@ export class LocalImage {
       await this.maps.flush(() => syncData(this.#fd));
     } catch (error) {
       this.#failure = syncFailed('flush', error);
+      // The kernel may have dropped what it could not write, whatever the live map says: the next opening goes by the durable one.
+      await this.#files
+        .save({ ...this.#files.header, baseKey: this.#baseKey, bootId: '', clean: false, writes: true })
+        .catch(
+          () => undefined, // the same disk fails: what is thrown below says so
+        );
       throw this.#failure;
     }
   }

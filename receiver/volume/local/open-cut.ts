@@ -80,14 +80,18 @@ export class OpenCut implements VolumeCut {
         await busy;
         continue;
       }
-      const bytes = unsafe.length * this.#host.geometry.blockBytes;
+      // One run at a time, and then look again: while it is copied others may come to be read, and their readers must be waited for.
+      const first = unsafe[0] ?? 0;
+      let count = 1;
+      while (unsafe[count] === first + count) count++;
+      const bytes = count * this.#host.geometry.blockBytes;
       // One that is larger than the bound passes alone.
       if (this.#heldBytes > 0 && this.#heldBytes + bytes > this.#copiesBytesMax) {
         await new Promise<void>((go) => this.#waiting.push(go));
         continue;
       }
       this.#heldBytes += bytes;
-      await this.#copy(unsafe);
+      await this.#copy(first, count);
     }
     this.#noteOverwritten(blocks);
   }
@@ -96,28 +100,22 @@ export class OpenCut implements VolumeCut {
     for (const block of blocks) if (!this.#copies.has(block)) this.#overwritten.add(block);
   }
 
-  /** Copies blocks; a copy that fails spoils the cut, not the client's write. */
-  async #copy(blocks: readonly number[]): Promise<void> {
+  /** Copies a run of blocks that nobody is at; a copy that fails spoils the cut, not the client's write. */
+  async #copy(first: number, count: number): Promise<void> {
     const { blockBytes } = this.#host.geometry;
-    for (let i = 0; i < blocks.length;) {
-      let n = 1;
-      while (i + n < blocks.length && blocks[i + n] === (blocks[i] ?? 0) + n) n++;
-      const first = blocks[i] ?? 0;
-      const bytes = Buffer.alloc(n * blockBytes);
-      await this.#whileBusy(first, n, async () => {
-        try {
-          await this.#readFile(first, n, bytes);
-        } catch (error) {
-          this.#failure ??= unreadable(messageOf(error), error);
-        }
-        // Memory of its own for each block, since each is given back by itself.
-        if (this.#ended) return;
-        for (let k = 0; k < n; k++) {
-          this.#copies.set(first + k, Buffer.from(bytes.subarray(k * blockBytes, (k + 1) * blockBytes)));
-        }
-      });
-      i += n;
-    }
+    const bytes = Buffer.alloc(count * blockBytes);
+    await this.#whileBusy(first, count, async () => {
+      try {
+        await this.#readFile(first, count, bytes);
+      } catch (error) {
+        this.#failure ??= unreadable(messageOf(error), error);
+      }
+      if (this.#ended) return;
+      // Memory of its own for each block, since each is given back by itself.
+      for (let k = 0; k < count; k++) {
+        this.#copies.set(first + k, Buffer.from(bytes.subarray(k * blockBytes, (k + 1) * blockBytes)));
+      }
+    });
   }
 
   async #readBlocks(first: number, count: number, into: Buffer): Promise<void> {

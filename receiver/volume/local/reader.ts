@@ -173,13 +173,26 @@ export class VolumeReader {
     void this.#fetchAhead(range.offset, range.lengthBytes).finally(() => this.#aheadsInFlight.leave());
   }
 
+  /** Fetches what of a piece isn't local. Once: where the cache is smaller than what is read ahead, it may be gone again at once. */
+  async #fetchOnce(piece: Run): Promise<void> {
+    const missing = [...this.#image.maps.local.runs(piece.first, piece.count)].filter((run) => !run.set);
+    if (missing.length === 0) return;
+    const scratch = spareFetches.take();
+    try {
+      for (const { first, count } of missing) {
+        await this.#cache.fetch(first, count, scratch.subarray(0, count * this.#blockBytes));
+      }
+    } finally {
+      spareFetches.giveBack(scratch);
+    }
+  }
+
   async #fetchAhead(offset: number, lengthBytes: number): Promise<void> {
     const first = Math.floor(offset / this.#blockBytes);
     const end = Math.ceil((offset + lengthBytes) / this.#blockBytes);
     try {
       await inParallel([...this.#cache.pieces(first, end - first)], FETCHES_PER_READ_AHEAD, async (piece) => {
-        if (this.#stopped || this.#image.maps.local.hasAll(piece.first, piece.count)) return;
-        await this.makeLocal(piece.first, piece.count, false);
+        if (!this.#stopped) await this.#fetchOnce(piece);
       });
     } catch (error) {
       // Nobody asked for it. Whoever does tries again, and hears of it.
