@@ -198,9 +198,13 @@ export class AgentMachine {
       return await open.ended;
     } catch (error) {
       if (error instanceof DisksChanged) throw error;
-      if (session !== null && !(error instanceof SessionEnded)) {
-        log.error({ err: error }, `session given up: ${messageOf(error)}`);
+      if (session === null || error instanceof SessionEnded) return error;
+      if (error instanceof AfterimageError && error.kind === 'disconnected') {
+        // Whatever was being sent knows only that the connection is gone; the session knows why.
+        session.close('session over');
+        return await session.ended;
       }
+      log.error({ err: error }, `session given up: ${messageOf(error)}`);
       return error;
     } finally {
       this.#replication = null;
