@@ -29,9 +29,11 @@ const stateOf = async (of: Drill): Promise<Recovery> => {
 };
 
 /** Both logs of a running guest: nothing damaged, nothing twice; returns acknowledged lines that are missing. */
-async function missingLines(of: Drill, port: number, upTo?: number): Promise<readonly number[]> {
+async function missingLines(of: Drill, port: number, upTo = Infinity): Promise<readonly number[]> {
+  // The client goes on meanwhile: what it gets acknowledged after the log was read can't be in it.
+  const last = Math.min(upTo, of.client.acknowledged.at(-1) ?? 0);
   readWriterLog(await of.fetchFrom(port, '/writer.log'));
-  return of.client.check(await of.fetchFrom(port, '/data.log'), upTo).missing;
+  return of.client.check(await of.fetchFrom(port, '/data.log'), last).missing;
 }
 
 /** The home disk, byte for byte, is what a point of the chain restores to. */
