@@ -148,7 +148,8 @@ export class FinalCut {
     failpoint('agent.final-cut.noted');
     const result = await runHook(preShutdown, Math.min(timeout, hookTimeoutMs), signal);
     failpoint('agent.final-cut.stopped');
-    if (result.output.length > 0) await step('pre-shutdown hook', result.output.join('\n'));
+    // Told in any case: the receiver takes the time of each step from the message that ends it.
+    await step('pre-shutdown hook', [result.ok ? 'done' : 'failed', ...result.output].join('\n'));
     if (!result.ok) throw notHad(`the pre-shutdown hook: ${result.reason}`);
   }
 

@@ -5,6 +5,7 @@
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Job } from '../receiver/catalog/recovery.js';
+import { STEP_KEY } from '../receiver/failover/step-times.js';
 import { guestFiles } from '../receiver/failover/compute/qemu-arguments.js';
 import { Drill } from '../test/drill/drill.js';
 import { guestUnavailable } from '../test/guest/image.js';
@@ -144,6 +145,10 @@ function report(
     const times = switches.map(({ job: { tasks } }) => (tasks[i]?.endedAtMs ?? 0) - (tasks[i]?.startedAtMs ?? 0));
     const note = BESIDE[direction].includes(task.name) ? ' (the guest runs)' : '';
     context.report(figureOf(`${title}: task ${task.name}${note}`, 's', seconds(times)));
+  }
+  for (const key of Object.keys(switches[0]?.job.data ?? {}).filter((k) => k.startsWith(STEP_KEY))) {
+    const times = switches.map(({ job }) => Number(job.data[key] ?? NaN));
+    context.report(figureOf(`${title}: step ${key.slice(STEP_KEY.length)} at home`, 's', seconds(times)));
   }
   context.report(figureOf(`${title}: boot until the first write`, 's', seconds(switches.map((s) => s.bootMs))));
 }

@@ -3,6 +3,7 @@
  */
 import { AfterimageError, messageOf, usageError } from '../../../shared/errors.js';
 import { isNewest } from '../choose-point.js';
+import { StepTimes } from '../step-times.js';
 import { type OperationDefinition, type TaskContext, type TaskDefinition } from '../task.js';
 import {
   bootCheck,
@@ -37,17 +38,29 @@ export const prerequisites: TaskDefinition = {
   },
 };
 
+interface LastCut {
+  readonly point: number;
+  readonly times: StepTimes;
+}
+
 /** Asks the agent at home for a cut after which nothing is written any more. */
-async function finalCut(context: TaskContext, hookTimeoutMs: number): Promise<number> {
+async function finalCut(context: TaskContext, hookTimeoutMs: number): Promise<LastCut> {
   // Recorded before: whoever goes on with this job knows that the workload may have been shut down.
   await context.set({ sourceDown: true });
+  const times = new StepTimes(context.parts.clock);
   const { point } = await context.parts.home.finalCut(context.machine, {
     hookTimeoutMs,
     signal: context.signal,
-    onStep: ({ step, detail }) => context.progress(`${step}: ${detail}`),
+    onStep: ({ step, detail }) => {
+      times.note(step);
+      context.progress(`${step}: ${detail}`);
+    },
   });
-  return point;
+  return { point, times };
 }
+
+const lastCutText = ({ point, times }: LastCut, what: string): string =>
+  [`last cut: point ${point}${what}`, times.text()].filter((part) => part !== '').join('; ');
 
 const shutDownSource: TaskDefinition = {
   name: 'Shut down source',
@@ -56,8 +69,8 @@ const shutDownSource: TaskDefinition = {
     if (request.operation === 'failover') {
       if (!request.shutdown) return { state: 'Skipped', detail: 'not asked for' };
       try {
-        const point = await finalCut(context, ATTEMPT_TIMEOUT_MS);
-        return { detail: `last cut: point ${point}`, data: { finalPointSeen: point } };
+        const cut = await finalCut(context, ATTEMPT_TIMEOUT_MS);
+        return { detail: lastCutText(cut, ''), data: { finalPointSeen: cut.point, ...cut.times.data() } };
       } catch (error) {
         if (context.signal.aborted || !(error instanceof AfterimageError)) throw error;
         return {
@@ -72,8 +85,8 @@ const shutDownSource: TaskDefinition = {
       return { state: 'Skipped', detail: 'was shut down before', data: { finalPoint: manifest.lastPoint } };
     }
     const timeoutMs = request.operation === 'planned-failover' ? request.hookTimeoutMs : ATTEMPT_TIMEOUT_MS;
-    const point = await finalCut(context, timeoutMs);
-    return { detail: `last cut: point ${point}; nothing is lost`, data: { finalPoint: point } };
+    const cut = await finalCut(context, timeoutMs);
+    return { detail: lastCutText(cut, '; nothing is lost'), data: { finalPoint: cut.point, ...cut.times.data() } };
   },
 };
 
