@@ -9,16 +9,17 @@ import { mkdir, readdir, stat, statfs, unlink } from 'node:fs/promises';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { systemClock, type Clock } from '../../shared/clock.js';
-import { AfterimageError, corrupt, errnoOf } from '../../shared/errors.js';
+import { AfterimageError, corrupt, errnoOf, messageOf } from '../../shared/errors.js';
 import { STORE_FREE_BYTES_MIN, TEMP_MAX_AGE_MS } from '../../shared/limits.js';
 import { formatBytes } from '../../shared/units.js';
 import { syncFolder } from '../../shared/durable-file.js';
+import { DeleteError, type KeptObject } from './delete-error.js';
 import { DurableFolders } from './durable-folders.js';
 import { storeError, storeFull } from './file-errors.js';
 import { FileWriter } from './file-writer.js';
 import { OpenFiles } from './open-files.js';
-import { checkName, checkPrefix, isNamePart } from './object-name.js';
-import type { CreateResult, ObjectInfo, ObjectStore, ObjectWriter } from './store.js';
+import { checkName, checkPrefix, isNamePart, startAfter } from './object-name.js';
+import type { CreateResult, ListOptions, ObjectInfo, ObjectStore, ObjectWriter } from './store.js';
 
 const openFd = promisify(open);
 const closeFd = promisify(close);
@@ -50,6 +51,20 @@ async function readFully(fd: number, target: Buffer, offset: number): Promise<nu
     got += n;
   }
   return got;
+}
+
+/** Folder of an object's name; '' is the root. */
+const folderOf = (name: string): string => name.slice(0, Math.max(0, name.lastIndexOf('/')));
+
+function byFolder(names: readonly string[]): Map<string, string[]> {
+  const folders = new Map<string, string[]>();
+  for (const name of new Set(names)) {
+    const folder = folderOf(name);
+    const members = folders.get(folder);
+    if (members === undefined) folders.set(folder, [name]);
+    else members.push(name);
+  }
+  return folders;
 }
 
 interface Entry {
@@ -139,25 +154,23 @@ export class FileStore implements ObjectStore {
     return this.#info(name);
   }
 
-  async *list(prefix: string): AsyncGenerator<ObjectInfo> {
+  async *list(prefix: string, options: ListOptions = {}): AsyncGenerator<ObjectInfo> {
     checkPrefix(prefix);
-    const entries = await this.#entries(prefix);
-    let files: string[] = [];
-    for (const entry of entries) {
-      if (!entry.folder) files.push(prefix + entry.key);
-      if (files.length >= STATS_IN_FLIGHT || entry.folder) {
-        yield* await this.#infos(files);
-        files = [];
-      }
-      if (entry.folder) yield* this.list(prefix + entry.key);
-    }
-    yield* await this.#infos(files);
+    const after = startAfter(prefix, options.after);
+    if (after !== null) yield* this.#listAfter(prefix, after);
   }
 
   async listFolders(prefix: string): Promise<string[]> {
     checkPrefix(prefix);
     const folders = (await this.#entries(prefix)).filter((e) => e.folder);
     return folders.map((e) => e.key.slice(0, -1)).sort();
+  }
+
+  async deleteMany(names: readonly string[]): Promise<void> {
+    for (const name of names) checkName(name);
+    const kept: KeptObject[] = [];
+    for (const [folder, members] of byFolder(names)) kept.push(...(await this.#deleteIn(folder, members)));
+    if (kept.length > 0) throw new DeleteError(kept);
   }
 
   async freeBytes(): Promise<number> {
@@ -176,6 +189,63 @@ export class FileStore implements ObjectStore {
   async #writer(name: string): Promise<FileWriter> {
     checkName(name);
     return FileWriter.open(this.#root, name, join(this.#root, TEMP_FOLDER, this.#newId()), this.#folders);
+  }
+
+  /** Deletes objects of one folder, then the folder if that was all; returns what is still there. */
+  async #deleteIn(folder: string, names: readonly string[]): Promise<KeptObject[]> {
+    const kept: KeptObject[] = [];
+    const keep = (name: string, error: unknown): void => {
+      kept.push({ name, reason: 'failed', lockedUntilMs: null, message: messageOf(error) });
+    };
+    const unlinked: string[] = [];
+    for (const name of names) {
+      try {
+        await this.#unlink(name);
+        unlinked.push(name);
+      } catch (error) {
+        keep(name, error);
+      }
+    }
+    try {
+      // Also for what was absent: somebody who was killed before the sync may have removed it.
+      await syncFolder(join(this.#root, folder));
+    } catch (error) {
+      // Gone now, but perhaps not after a power cut.
+      if (!isAbsent(error)) for (const name of unlinked) keep(name, error);
+      return kept;
+    }
+    // The objects are gone either way; an empty folder that can't be removed only lies about.
+    await this.#folders.removeEmpty(folder).catch(() => undefined);
+    return kept;
+  }
+
+  async #unlink(name: string): Promise<void> {
+    const path = join(this.#root, name);
+    try {
+      await unlink(path);
+    } catch (error) {
+      if (!isAbsent(error)) throw error;
+    } finally {
+      await this.#open.forget(path);
+    }
+  }
+
+  async *#listAfter(prefix: string, after: string): AsyncGenerator<ObjectInfo> {
+    const entries = await this.#entries(prefix);
+    let files: string[] = [];
+    for (const entry of entries) {
+      const name = prefix + entry.key;
+      // A folder that `after` lies in is gone into; one before it holds nothing greater.
+      const inside = entry.folder && after.startsWith(name);
+      if (name <= after && !inside) continue;
+      if (!entry.folder) files.push(name);
+      if (files.length >= STATS_IN_FLIGHT || entry.folder) {
+        yield* await this.#infos(files);
+        files = [];
+      }
+      if (entry.folder) yield* this.#listAfter(name, inside ? after : '');
+    }
+    yield* await this.#infos(files);
   }
 
   /** Runs `use` on the open file of an object; null when absent. */

@@ -25,6 +25,19 @@ const writeBuffers = promisify<number, readonly NodeJS.ArrayBufferView[], number
 /** Buffers per writev (IOV_MAX). */
 const BUFFERS_MAX = 1024;
 
+/** Times that a folder is made for one object. Each loss of it takes a deletion just then; so many in a row are an error of another kind. */
+const FOLDER_TRIES_MAX = 100;
+
+/** Whether an object has this name, or had it a moment ago; false for a folder. */
+async function standsForObject(path: string): Promise<boolean> {
+  try {
+    return (await lstat(path)).isFile();
+  } catch (error) {
+    if (errnoOf(error) === 'ENOENT') return true;
+    throw error;
+  }
+}
+
 /** What is left of `buffers` after their first `bytes` bytes. */
 function after(buffers: readonly Buffer[], bytes: number): Buffer[] {
   let skip = bytes;
@@ -112,31 +125,35 @@ export class FileWriter implements ObjectWriter {
     const path = join(this.#root, this.#name);
     const parent = dirname(this.#name);
     const folder = parent === '.' ? '' : parent;
-    await this.#folders.ensure(folder);
     try {
-      await this.#linkOnce(path, folder);
+      await this.#linkInto(folder, path);
     } catch (error) {
       if (errnoOf(error) !== 'EEXIST') throw error;
-      if ((await lstat(path)).isFile()) return 'exists';
+      if (await standsForObject(path)) return 'exists';
       throw new AfterimageError(`object ${this.#name} can't be made: a folder has its name`, {
         code: 'object-name',
         kind: 'usage',
         hint: 'Remove what does not belong to the store from its folder.',
       });
     }
+    await this.#folders.ensureSame(folder);
     await syncFolder(dirname(path));
     return 'created';
   }
 
-  async #linkOnce(path: string, folder: string): Promise<void> {
-    try {
-      await link(this.#temp, path);
-    } catch (error) {
-      // The folder was removed behind our back (or the temporary file: then the second try says so).
-      if (errnoOf(error) !== 'ENOENT') throw error;
-      this.#folders.forget(folder);
-      await this.#folders.ensure(folder);
-      await link(this.#temp, path);
+  /** A folder that became empty may be removed by whoever deletes, at any moment before it holds our object: then it is made again. */
+  async #linkInto(folder: string, path: string): Promise<void> {
+    for (let tries = 1; ; tries++) {
+      try {
+        await this.#folders.ensure(folder);
+        await link(this.#temp, path);
+        return;
+      } catch (error) {
+        if (errnoOf(error) !== 'ENOENT' || tries === FOLDER_TRIES_MAX) throw error;
+        // What is missing may be our own file as well: no folder helps then.
+        await lstat(this.#temp);
+        this.#folders.forget(folder);
+      }
     }
   }
 

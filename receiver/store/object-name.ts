@@ -29,3 +29,11 @@ export function checkPrefix(prefix: string): void {
   if (!prefix.endsWith('/')) throw badName(prefix);
   checkName(prefix.slice(0, -1));
 }
+
+/** Where a listing of `prefix` begins: null when no name in it can be greater than `after`; '' for its beginning. */
+export function startAfter(prefix: string, after: string | undefined): string | null {
+  if (after === undefined) return '';
+  checkName(after);
+  if (after.startsWith(prefix)) return after;
+  return after < prefix ? '' : null;
+}

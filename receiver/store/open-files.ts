@@ -37,6 +37,14 @@ export class OpenFiles {
     }
   }
 
+  /** Forgets a file that was removed, so that its space comes back; whoever reads it still can. */
+  async forget(path: string): Promise<void> {
+    const slot = this.#slots.get(path);
+    if (slot === undefined) return;
+    this.#drop(path, slot);
+    await closeUnused(slot);
+  }
+
   /** Closes what nobody uses now; what is in use is closed by its user. */
   async close(): Promise<void> {
     clearInterval(this.#timer);

@@ -10,6 +10,11 @@ export interface ObjectInfo {
   readonly sizeBytes: number;
 }
 
+export interface ListOptions {
+  /** Only names strictly greater than this one, which need not exist. */
+  readonly after?: string;
+}
+
 /** Streams one object. It appears under its name, complete and durable, when finish() resolves; before that it doesn't exist. */
 export interface ObjectWriter {
   /** Appends. Resolves when the bytes have left our memory; buffers may be reused then. Calls must not overlap. */
@@ -36,9 +41,14 @@ export interface ObjectStore {
   /** Null when absent. */
   head(name: string): Promise<ObjectInfo | null>;
   /** All objects whose name starts with `prefix` (a folder, ending in `/`), ascending by name. */
-  list(prefix: string): AsyncIterable<ObjectInfo>;
+  list(prefix: string, options?: ListOptions): AsyncIterable<ObjectInfo>;
   /** Immediate sub-folders of a folder prefix, ascending. */
   listFolders(prefix: string): Promise<string[]>;
+  /**
+   * Resolves when all are gone, durably; names that are absent are fine. Else throws a DeleteError (delete-error.ts) that names what is still
+   * there and why, after the others have been deleted. Not for what somebody may still need: that is upkeep's to decide.
+   */
+  deleteMany(names: readonly string[]): Promise<void>;
   /** Bytes that can still be stored, when the backend knows; null when unbounded or unknown. */
   freeBytes(): Promise<number | null>;
   close(): Promise<void>;

@@ -2,18 +2,30 @@
  * FileStore: the conformance suite, and what is its own: crashes, a full filesystem, clean-up, the format object.
  */
 import { execFileSync, spawn } from 'node:child_process';
-import { mkdir, readdir, utimes, writeFile } from 'node:fs/promises';
+import { mkdir, readdir, readlink, utimes, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { afterEach, describe, expect, it } from 'vitest';
+import { afterEach, describe, expect, it, vi } from 'vitest';
+import { DeleteError } from '../../receiver/store/delete-error.js';
+import { DurableFolders } from '../../receiver/store/durable-folders.js';
 import { FileStore } from '../../receiver/store/file-store.js';
 import { openStore, pathOfFileUrl } from '../../receiver/store/open.js';
 import { MIB } from '../../shared/units.js';
+import { MemoryStore } from '../helpers/memory-store.js';
 import { removeTempFolders, tempFolder } from '../helpers/folders.js';
 import { storeConformance } from './store.js';
 
 removeTempFolders();
 
+storeConformance('memory', {
+  fresh: async () => {
+    const store = new MemoryStore();
+    return { store, reopen: async () => store };
+  },
+});
+
 storeConformance('file', {
+  // No pages here, but a sync for each.
+  many: 300,
   fresh: async () => {
     const folder = await tempFolder('store');
     return { store: await FileStore.open(folder), reopen: () => FileStore.open(folder) };
@@ -67,6 +79,65 @@ describe('file store', () => {
     await store.createIfAbsent('a/b/c', Buffer.from('x'));
     execFileSync('rm', ['-r', join(folder, 'a')]);
     expect(await store.createIfAbsent('a/b/d', Buffer.from('y'))).toBe('created');
+  });
+});
+
+describe('file store, deletion', () => {
+  it('removes folders that became empty, and only those', async () => {
+    const folder = await tempFolder('emptied');
+    const store = await FileStore.open(folder);
+    for (const name of ['a/b/c/1', 'a/b/c/2', 'a/d/1']) await store.createIfAbsent(name, Buffer.from('x'));
+    await store.deleteMany(['a/b/c/1']);
+    expect(await readdir(join(folder, 'a/b'))).toEqual(['c']);
+    await store.deleteMany(['a/b/c/2']);
+    expect(await readdir(join(folder, 'a'))).toEqual(['d']);
+    await store.deleteMany(['a/d/1']);
+    expect((await readdir(folder)).sort()).toEqual(['.tmp']);
+  });
+
+  it('names what it could not delete, and deletes the rest', async () => {
+    const folder = await tempFolder('kept');
+    const store = await FileStore.open(folder);
+    await store.createIfAbsent('a/b', Buffer.from('x'));
+    await store.createIfAbsent('c', Buffer.from('x'));
+    const error = await store.deleteMany(['a', 'c']).then(
+      () => undefined,
+      (thrown: unknown) => thrown,
+    );
+    expect(error).toBeInstanceOf(DeleteError);
+    expect(error).toMatchObject({ code: 'delete-failed', kept: [{ name: 'a', reason: 'failed' }] });
+    expect(await store.head('c')).toBeNull();
+    expect(await store.head('a/b')).not.toBeNull();
+  });
+
+  it('gives the space of a deleted object back at once, though it was read a moment ago', async () => {
+    const folder = await tempFolder('open');
+    const store = await FileStore.open(folder);
+    await store.createIfAbsent('a', Buffer.alloc(100));
+    await store.read('a', 0, 100);
+    const open = async (): Promise<string[]> => {
+      const fds = await readdir('/proc/self/fd');
+      const targets = await Promise.all(fds.map((fd) => readlink(`/proc/self/fd/${fd}`).catch(() => '')));
+      return targets.filter((target) => target.startsWith(folder));
+    };
+    expect(await open()).toEqual([join(folder, 'a')]);
+    await store.deleteMany(['a']);
+    expect(await open()).toEqual([]);
+  });
+
+  it('syncs a folder that came in place of the one that it knew', async () => {
+    const folder = await tempFolder('replaced');
+    const folders = new DurableFolders(folder);
+    await folders.ensure('a/b');
+    const synced: string[] = [];
+    const mocked = vi.spyOn(folders, 'forget').mockImplementation((name) => void synced.push(name));
+    await folders.ensureSame('a/b');
+    expect(synced).toEqual([]);
+    execFileSync('rmdir', [join(folder, 'a/b')]);
+    await mkdir(join(folder, 'a/b'));
+    await folders.ensureSame('a/b');
+    expect(synced).toEqual(['a/b']);
+    mocked.mockRestore();
   });
 });
 

@@ -12,11 +12,22 @@ export interface StoreUnderTest {
     /** Another store object on the same place, as another process would have. */
     readonly reopen: () => Promise<ObjectStore>;
   }>;
+  /** Objects that are deleted at once: more than one page of a listing and one request of deletions hold, where the backend has such. */
+  readonly many?: number;
 }
 
-const names = async (store: ObjectStore, prefix = ''): Promise<string[]> => {
+/** Some at a time. */
+async function inParallel<T>(items: readonly T[], work: (item: T) => Promise<unknown>): Promise<void> {
+  const rest = [...items];
+  const worker = async (): Promise<void> => {
+    for (let item = rest.shift(); item !== undefined; item = rest.shift()) await work(item);
+  };
+  await Promise.all(Array.from({ length: 16 }, worker));
+}
+
+const names = async (store: ObjectStore, prefix = '', after?: string): Promise<string[]> => {
   const found: string[] = [];
-  for await (const object of store.list(prefix)) found.push(object.name);
+  for await (const object of store.list(prefix, after === undefined ? {} : { after })) found.push(object.name);
   return found;
 };
 
@@ -146,6 +157,21 @@ export function storeConformance(name: string, under: StoreUnderTest): void {
       expect(await store.listFolders('none/')).toEqual([]);
     });
 
+    it('goes on after any name, whether it exists or not', async () => {
+      const { store } = await under.fresh();
+      const wanted = ['a', 'b-c/x', 'b.c', 'b/1', 'b/10', 'b/2', 'b/2/3', 'b0', 'c/d/e', 'c/d/f', 'c/e/a'];
+      const can = wanted.filter((n) => n !== 'b/2/3');
+      for (const object of can) await store.createIfAbsent(object, text(object));
+      const probes = [...wanted, 'b', 'b/1/0', 'b/0', 'b/9', 'b-', 'c/d', 'c/d/e/f', 'c/dd', 'A', 'zz', 'c', 'c/d/zz'];
+      for (const prefix of ['', 'b/', 'c/', 'c/d/', 'none/']) {
+        for (const after of probes) {
+          const expected = can.filter((n) => n.startsWith(prefix) && n > after).sort();
+          expect(await names(store, prefix, after), `${prefix} after ${after}`).toEqual(expected);
+        }
+      }
+      expect((await caught(names(store, '', '../x'))).code).toBe('object-name');
+    });
+
     it('tells sizes', async () => {
       const { store } = await under.fresh();
       for (let i = 0; i < 150; i++) await store.createIfAbsent(`n/${String(i).padStart(4, '0')}`, Buffer.alloc(i));
@@ -161,6 +187,71 @@ export function storeConformance(name: string, under: StoreUnderTest): void {
       expect(await names(store)).toEqual([]);
       expect(await store.listFolders('')).toEqual([]);
       await writer.abort();
+    });
+  });
+
+  describe(`object store ${name}: deletion`, () => {
+    it('deletes what it is told and nothing else, and does not mind what is absent', async () => {
+      const { store, reopen } = await under.fresh();
+      const all = ['a', 'd/1', 'd/2', 'd/e/1', 'd-', 'dd/1', 'f/g/h'];
+      for (const object of all) await store.createIfAbsent(object, text(object));
+      await store.deleteMany([]);
+      await store.deleteMany(['d/1', 'f/g/h', 'd/1', 'none', 'd/none', 'a/under/a/file']);
+      for (const one of [store, await reopen()]) {
+        expect(await names(one)).toEqual(['a', 'd-', 'd/2', 'd/e/1', 'dd/1']);
+        expect(await one.listFolders('')).toEqual(['d', 'dd']);
+        expect(await one.head('d/1')).toBeNull();
+        expect(await one.get('d/1', 10)).toBeNull();
+        expect(await caught(one.read('d/1', 0, 1))).toMatchObject({ kind: 'not-found' });
+        expect((await one.get('d/2', 10))?.toString()).toBe('d/2');
+      }
+      await store.deleteMany(['d/1']);
+    });
+
+    it('deletes many at once', { timeout: 60_000 }, async () => {
+      const { store } = await under.fresh();
+      const many = Array.from({ length: under.many ?? 2100 }, (_, i) => `many/${String(i).padStart(5, '0')}`);
+      await inParallel(many, (object) => store.createIfAbsent(object, Buffer.alloc(0)));
+      expect(await names(store, 'many/')).toEqual(many);
+      expect(await names(store, 'many/', many[many.length - 3])).toEqual(many.slice(-2));
+      await store.deleteMany(many.slice(1));
+      expect(await names(store)).toEqual(many.slice(0, 1));
+    });
+
+    it('forgets what it read of a deleted object, and takes its name again', async () => {
+      const { store } = await under.fresh();
+      await store.createIfAbsent('x/again', text('first'));
+      expect((await store.read('x/again', 0, 5)).toString()).toBe('first');
+      await store.deleteMany(['x/again']);
+      expect(await caught(store.read('x/again', 0, 5))).toMatchObject({ kind: 'not-found' });
+      expect(await store.createIfAbsent('x/again', text('later'))).toBe('created');
+      expect((await store.read('x/again', 0, 5)).toString()).toBe('later');
+    });
+
+    it('refuses bad names before anything is deleted', async () => {
+      const { store } = await under.fresh();
+      await store.createIfAbsent('stays', text('x'));
+      expect((await caught(store.deleteMany(['stays', '../stays']))).code).toBe('object-name');
+      expect(await names(store)).toEqual(['stays']);
+    });
+
+    it('loses no object that is made while its neighbours are deleted', { timeout: 60_000 }, async () => {
+      const { store, reopen } = await under.fresh();
+      const other = await reopen();
+      // The folder is empty again and again, just when somebody puts an object into it.
+      for (let round = 0; round < 30; round++) {
+        const folder = `busy/f${round % 3}/deep`;
+        await store.createIfAbsent(`${folder}/old-${round}`, text('old'));
+        const made = [`${folder}/new-${round}`, `${folder}/newer-${round}`, `busy/f${round % 3}/up-${round}`];
+        const results = await Promise.all([
+          other.deleteMany([`${folder}/old-${round}`]),
+          ...made.map((object, i) => (i % 2 === 0 ? store : other).createIfAbsent(object, text(object))),
+        ]);
+        expect(results.slice(1)).toEqual(['created', 'created', 'created']);
+        expect(await names(store, 'busy/')).toEqual([...made].sort());
+        await Promise.all(made.map((object) => store.deleteMany([object])));
+      }
+      expect(await names(other)).toEqual([]);
     });
   });
 
@@ -191,6 +282,7 @@ export function storeConformance(name: string, under: StoreUnderTest): void {
         expect((await caught(store.openWriter(object))).code).toBe('object-name');
         expect((await caught(store.get(object, 1))).code).toBe('object-name');
         expect((await caught(store.head(object))).code).toBe('object-name');
+        expect((await caught(store.deleteMany([object]))).code).toBe('object-name');
       }
       expect((await caught(names(store, 'a'))).code).toBe('object-name');
       expect((await caught(store.listFolders('../'))).code).toBe('object-name');

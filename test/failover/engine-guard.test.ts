@@ -10,7 +10,7 @@ import { taskNamed, withTask } from '../../receiver/failover/jobs.js';
 import { operationRequestSchema } from '../../receiver/failover/operations.js';
 import { RECOVERY_BYTES_MAX, RECOVERY_JOBS_MAX } from '../../shared/limits.js';
 import { copiesFolder, MACHINE, plainClock, Process, removeCopiesFolders, World } from './fakes.js';
-import { MemoryStore } from './memory-store.js';
+import { MemoryStore } from '../helpers/memory-store.js';
 import { perform } from './scenarios.js';
 
 afterEach(removeCopiesFolders);

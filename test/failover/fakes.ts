@@ -20,7 +20,7 @@ import { OwnedMachine } from '../../receiver/catalog/owned-machine.js';
 import { readHighestManifest } from '../../receiver/catalog/manifest-io.js';
 import { loadRecovery } from '../../receiver/catalog/recovery-io.js';
 import type { PointContent } from '../../receiver/volume/content.js';
-import { MemoryStore, storeThrough } from './memory-store.js';
+import { MemoryStore, storeThrough } from '../helpers/memory-store.js';
 
 export const MACHINE = asMachineId('11111111-2222-4333-8444-555555555555');
 const DISK = asDiskId('disk0');

@@ -1,6 +1,6 @@
 /** A store whose n-th request fails, before it did anything or after it has (the answer is lost). Counts requests of everything, writers as well. */
 import { AfterimageError } from '../../shared/errors.js';
-import type { ObjectStore, ObjectWriter } from '../../receiver/store/store.js';
+import type { ListOptions, ObjectStore, ObjectWriter } from '../../receiver/store/store.js';
 
 export class FailingStore {
   readonly store: ObjectStore;
@@ -19,7 +19,7 @@ export class FailingStore {
         if (typeof value !== 'function') return value;
         const call = value.bind(target) as (...args: unknown[]) => unknown;
         if (key === 'close') return call;
-        if (key === 'list') return (prefix: string) => this.#list(target, prefix);
+        if (key === 'list') return (prefix: string, options?: ListOptions) => this.#list(target, prefix, options);
         return (...args: unknown[]) =>
           this.#request(String(key), async () => {
             const result = await call(...args);
@@ -29,9 +29,9 @@ export class FailingStore {
     });
   }
 
-  async *#list(under: ObjectStore, prefix: string): ReturnType<ObjectStore['list']> {
+  async *#list(under: ObjectStore, prefix: string, options?: ListOptions): ReturnType<ObjectStore['list']> {
     await this.#request('list', () => Promise.resolve());
-    yield* under.list(prefix);
+    yield* under.list(prefix, options);
   }
 
   #writer(under: ObjectWriter): ObjectWriter {
