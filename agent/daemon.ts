@@ -12,6 +12,7 @@ import { createNotifier, keepWatchdog } from '../shared/sd-notify.js';
 import { VERSION } from '../shared/version.js';
 import type { AgentConfig } from './config.js';
 import { AgentMachine } from './machine.js';
+import { realParts } from './machine-parts.js';
 import { agentMetrics } from './metrics.js';
 import { requireCredentials } from './session/credentials.js';
 
@@ -22,14 +23,16 @@ export async function runAgent(config: AgentConfig, signal: AbortSignal): Promis
   const clock = systemClock;
   const log = createLogger('afterimage-agent', config.log.level);
   const credentials = await requireCredentials(config.stateDir);
+  const machineLog = log.child({ machine: credentials.machine });
   const machine = new AgentMachine({
     config,
     credentials,
     clock,
-    log: log.child({ machine: credentials.machine }),
+    log: machineLog,
     program: `afterimage-agent ${VERSION}`,
     random: Math.random,
     randomId: randomUUID,
+    parts: realParts(config, clock, machineLog),
   });
   const metrics = agentMetrics(() => machine.status.snapshot());
   const endpoints = {

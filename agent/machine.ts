@@ -5,31 +5,22 @@
 import type { Logger } from 'pino';
 import type { Clock } from '../shared/clock.js';
 import { AfterimageError, messageOf } from '../shared/errors.js';
-import { FAILED_OVER_RETRY_MS, MESSAGE_BUFFERS, REFUSED_RETRY_MS } from '../shared/limits.js';
+import { FAILED_OVER_RETRY_MS, REFUSED_RETRY_MS } from '../shared/limits.js';
 import { failpoint } from '../shared/failpoints.js';
 import { CLOSE } from '../shared/wire/close-codes.js';
 import { PROTOCOL_VERSION, type Hello } from '../shared/wire/messages.js';
 import type { AgentConfig } from './config.js';
-import { MessagePool } from './cycle/chunk-sender.js';
 import type { CycleResult } from './cycle/machine-cycle.js';
-import { ReadPool } from './cycle/read-pool.js';
-import { WindowArena } from './cycle/window-arena.js';
-import { FinalCut } from './final-cut.js';
-import { describeMachine, hardwareId } from './describe.js';
-import { Sysfs } from './disks/sysfs.js';
 import { helloOf } from './hello.js';
-import { closeDisk, openDisk, type OpenContext, type OpenedDisk } from './open-disk.js';
-import { loadProtection } from './protection.js';
+import type { FinalCutting, MachineParts } from './machine-parts.js';
+import { closeDisk, type OpenContext, type OpenedDisk } from './open-disk.js';
 import { DisksChanged, Replication } from './replication.js';
 import { Restoration } from './restore/restoration.js';
 import { backoffMs } from './session/backoff.js';
-import { connectToReceiver } from './session/connect.js';
-import { keepGeneration, type Credentials } from './session/credentials.js';
+import type { Credentials } from './session/credentials.js';
 import { ReceiverSession, SessionEnded } from './session/session.js';
 import { Throttle } from './session/throttle.js';
 import { AgentStatus } from './status.js';
-import { EbpfTracker } from './tracker/ebpf/tracker.js';
-import type { MarkTracker } from './tracker/tracker.js';
 
 /** Wait before disks that could not be opened are tried again. */
 const REOPEN_MS = 5_000;
@@ -42,24 +33,19 @@ export interface MachineDeps {
   readonly program: string;
   readonly random: () => number;
   readonly randomId: () => string;
+  readonly parts: MachineParts;
 }
 
 export class AgentMachine {
   readonly status: AgentStatus;
   readonly #deps: MachineDeps;
-  readonly #sysfs = new Sysfs();
-  readonly #tracker: MarkTracker | null;
-  readonly #trackerReason: string;
-  readonly #readPool = new ReadPool();
-  readonly #messagePool = new MessagePool(MESSAGE_BUFFERS);
-  readonly #arena = new WindowArena();
   readonly #throttle: Throttle;
   readonly #session: string;
   #disks: OpenedDisk[] = [];
   #replication: Replication | null = null;
   #reopen = new AbortController();
   #generation: number;
-  #finalCut: FinalCut | null = null;
+  #finalCut: FinalCutting | null = null;
   /** Why the disks are not open. */
   problem: string | null = null;
 
@@ -67,18 +53,13 @@ export class AgentMachine {
     this.#deps = deps;
     this.#session = deps.randomId();
     this.#throttle = new Throttle(deps.config.bandwidth, deps.clock);
-    const opened = openTracker(deps.config, deps.clock);
-    this.#tracker = opened.tracker;
-    this.#trackerReason = opened.reason;
-    if (opened.tracker === null)
-      deps.log.warn({ reason: opened.reason }, 'change tracking is not possible on this machine');
     const { machine, name, generation, receiver } = deps.credentials;
     this.#generation = generation;
     this.status = new AgentStatus(
       deps.clock,
       { program: deps.program, machine: { id: machine, name, generation }, address: receiver },
       () => this.#disks,
-      () => this.#tracker,
+      () => deps.parts.tracker.tracker,
     );
   }
 
@@ -110,7 +91,7 @@ export class AgentMachine {
         await this.#closeDisks();
       }
     }
-    this.#tracker?.close();
+    this.#deps.parts.tracker.tracker?.close();
   }
 
   /** Opens the disks anew: the list of protected disks was changed. */
@@ -164,13 +145,13 @@ export class AgentMachine {
 
   /** One connection, from dialling to its end; resolves to why it ended. */
   async #connectOnce(stop: AbortSignal, onProgress: () => void): Promise<unknown> {
-    const { clock, log, credentials, config, random, randomId } = this.#deps;
+    const { clock, log, credentials, config, random, randomId, parts } = this.#deps;
     let session: ReceiverSession | null = null;
     const onStop = (): void => session?.close('the agent is stopping');
     try {
-      this.#finalCut ??= await FinalCut.open({ config, clock, log, status: this.status });
-      const transport = await connectToReceiver(credentials, { clock, signal: stop });
-      const open = new ReceiverSession(transport, this.#throttle, log);
+      this.#finalCut ??= await parts.finalCut({ config, clock, log, status: this.status });
+      const transport = await parts.connect(credentials, { clock, signal: stop });
+      const open = new ReceiverSession(transport, this.#throttle, log, clock);
       session = open;
       stop.addEventListener('abort', onStop, { once: true });
       const welcome = await open.hello(this.#hello());
@@ -181,8 +162,8 @@ export class AgentMachine {
         config,
         clock,
         log,
-        sysfs: this.#sysfs,
-        tracker: this.#tracker,
+        sysfs: parts.sysfs,
+        tracker: parts.tracker.tracker,
         random,
         status: this.status,
         disks: this.#disks,
@@ -190,7 +171,7 @@ export class AgentMachine {
       if (welcome.mode === 'restore') {
         await new Restoration(deps, open, stop).run(onProgress);
       } else {
-        const more = { pool: this.#messagePool, arena: this.#arena, randomId, finalCut: this.#finalCut };
+        const more = { pool: parts.memory.messages, arena: parts.memory.arena, randomId, finalCut: this.#finalCut };
         const replication = new Replication({ ...deps, ...more }, open, stop);
         this.#replication = replication;
         await replication.run(welcome, onProgress);
@@ -215,24 +196,24 @@ export class AgentMachine {
   }
 
   #hello(): Hello {
-    const { credentials, program } = this.#deps;
+    const { credentials, program, parts } = this.#deps;
     const self = {
       protocol: PROTOCOL_VERSION,
       program,
       machine: credentials.machine,
       generation: this.#generation,
-      hardwareId: hardwareId(),
+      hardwareId: parts.hardwareId(),
       session: this.#session,
-      description: describeMachine(),
+      description: parts.describe(),
     };
-    return helloOf(self, this.#disks, this.#tracker);
+    return helloOf(self, this.#disks, parts.tracker.tracker);
   }
 
   /** A higher generation is kept before anything is done under it: an agent that forgot it would be refused as one of the past. */
   async #granted(generation: number): Promise<void> {
     if (generation <= this.#generation) return;
-    const { config, log } = this.#deps;
-    await keepGeneration(config.stateDir, generation);
+    const { parts, log } = this.#deps;
+    await parts.keepGeneration(generation);
     failpoint('agent.generation.kept');
     log.info({ from: this.#generation, to: generation }, 'the receiver granted this machine a new generation');
     this.#generation = generation;
@@ -240,43 +221,27 @@ export class AgentMachine {
   }
 
   async #openDisks(): Promise<void> {
-    const { config, clock, log, randomId } = this.#deps;
-    const list = await loadProtection(config.stateDir);
+    const { config, clock, log, randomId, parts } = this.#deps;
+    const list = await parts.protection();
     const context: OpenContext = {
       config,
-      sysfs: this.#sysfs,
+      sysfs: parts.sysfs,
       clock,
       log,
-      pool: this.#readPool,
-      tracker: this.#tracker,
-      trackerReason: this.#trackerReason,
+      pool: parts.memory.reads,
+      tracker: parts.tracker.tracker,
+      trackerReason: parts.tracker.reason,
       newUuid: randomId,
     };
-    for (const entry of list.disks) this.#disks.push(await openDisk(entry, list, this.#disks, context));
+    for (const entry of list.disks) this.#disks.push(await parts.openDisk(entry, list, this.#disks, context));
   }
 
   async #closeDisks(): Promise<void> {
     for (const opened of this.#disks) {
       await closeDisk(opened, this.#deps.log);
-      if (opened.disk.trackable !== null) this.#tracker?.release(opened.disk.id);
+      if (opened.disk.trackable !== null) this.#deps.parts.tracker.tracker?.release(opened.disk.id);
     }
     this.#disks = [];
-  }
-}
-
-function openTracker(config: AgentConfig, clock: Clock): { tracker: MarkTracker | null; reason: string } {
-  if (config.tracker.prefer === 'scan') return { tracker: null, reason: 'the configuration prefers scan' };
-  try {
-    const mode = config.tracker.mode;
-    const tracker = new EbpfTracker({
-      pinDirectory: config.tracker.pinDir,
-      clock,
-      ...(mode === 'auto' ? {} : { mode }),
-    });
-    return { tracker, reason: '' };
-  } catch (error) {
-    if (config.tracker.prefer === 'ebpf' || !(error instanceof AfterimageError)) throw error;
-    return { tracker: null, reason: error.message };
   }
 }
 

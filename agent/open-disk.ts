@@ -8,9 +8,11 @@ import type { Clock } from '../shared/clock.js';
 import { geometryOf, type Geometry } from '../shared/blocks/geometry.js';
 import { AfterimageError, messageOf } from '../shared/errors.js';
 import type { AgentConfig } from './config.js';
+import type { StateFolder } from './cycle/hash-store/files.js';
 import { HashStore } from './cycle/hash-store/store.js';
 import { ProtectedDisk } from './cycle/protected-disk.js';
 import type { ReadPool } from './cycle/read-pool.js';
+import type { ReadSource } from './cycle/read-source.js';
 import { DiskReader } from './cycle/reader.js';
 import { StillDisk } from './cycle/still-disk.js';
 import { inspectDevice, type InspectedDevice } from './disks/inspect.js';
@@ -18,6 +20,7 @@ import { locateDisk } from './disks/locate.js';
 import type { Sysfs } from './disks/sysfs.js';
 import { isPresent } from './disks/watch.js';
 import type { ProtectedEntry, ProtectionList } from './protection.js';
+import type { DiskId } from '../shared/units.js';
 import type { ArmResult, MarkTracker, TrackableDisk } from './tracker/tracker.js';
 
 export interface OpenContext {
@@ -30,6 +33,14 @@ export interface OpenContext {
   readonly tracker: MarkTracker | null;
   readonly trackerReason: string;
   readonly newUuid: () => string;
+  /** What a disk stands on in this process, where it isn't the kernel and `stateDir`: a simulation's. */
+  readonly ground?: DiskGround;
+}
+
+export interface DiskGround {
+  readonly bootId: string;
+  readonly hashFolder: (disk: DiskId) => StateFolder;
+  readonly openSource: (path: string) => ReadSource;
 }
 
 export interface OpenedDisk {
@@ -63,6 +74,16 @@ export async function openDisk(
       hint: 'Connect it again, or `afterimage-agent unprotect` it.',
     });
   }
+  return openInspected(entry, path, inspected, context);
+}
+
+/** The same for a device that was found and is known to be the entry's. */
+export async function openInspected(
+  entry: ProtectedEntry,
+  path: string,
+  inspected: InspectedDevice,
+  context: OpenContext,
+): Promise<OpenedDisk> {
   const geometry = geometryOf(inspected.geometry.sizeBytes, entry.blockBytes);
   const armed = arm(inspected, geometry, context);
   try {
@@ -86,12 +107,12 @@ async function openArmed(
   { entry, path, inspected, geometry, armed }: Found,
   context: OpenContext,
 ): Promise<OpenedDisk> {
-  const { sysfs, config } = context;
+  const { sysfs, config, ground } = context;
   const { store, state, reason } = await HashStore.open({
-    dir: join(config.stateDir, 'hashes', entry.id),
+    dir: ground?.hashFolder(entry.id) ?? join(config.stateDir, 'hashes', entry.id),
     disk: entry.id,
     geometry,
-    bootId: bootId(),
+    bootId: ground?.bootId ?? bootId(),
     clock: context.clock,
     syncJournal: true,
   });
@@ -101,6 +122,7 @@ async function openArmed(
     geometry,
     pool: context.pool,
     isPresent: () => isPresent(sysfs, inspected.state),
+    ...(ground === undefined ? {} : { open: ground.openSource }),
   });
   const disk = new ProtectedDisk({
     id: entry.id,

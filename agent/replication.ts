@@ -15,14 +15,18 @@ import { sweep } from './cycle/sweep.js';
 import type { WindowArena } from './cycle/window-arena.js';
 import { checkDisk } from './disks/watch.js';
 import type { Sysfs } from './disks/sysfs.js';
-import type { CutWork, FinalCut } from './final-cut.js';
+import type { CutWork } from './final-cut.js';
 import { changedBlocks } from './hello.js';
 import { quiesceFor, syncFilesystems } from './machine-quiesce.js';
+import type { FinalCutting } from './machine-parts.js';
 import type { OpenedDisk } from './open-disk.js';
 import type { Order, ReceiverSession, SessionEnded } from './session/session.js';
 import type { AgentStatus } from './status.js';
 import type { MarkTracker } from './tracker/tracker.js';
 import { applyVerdict, beginSweep } from './verdicts.js';
+
+/** The receiver shows what the agent is at; a second is soon enough for people. */
+const PROGRESS_REPORT_MS = 1_000;
 
 export interface ReplicationDeps {
   readonly config: AgentConfig;
@@ -36,7 +40,7 @@ export interface ReplicationDeps {
   readonly randomId: () => string;
   readonly status: AgentStatus;
   readonly disks: readonly OpenedDisk[];
-  readonly finalCut: FinalCut;
+  readonly finalCut: FinalCutting;
 }
 
 export class Replication {
@@ -108,13 +112,14 @@ export class Replication {
       const said = welcome.disks.find((d) => d.disk === disk.id);
       if (said !== undefined) await applyVerdict(disk, said, welcome, this.#session, log);
     }
-    const progress = setInterval(() => void this.#reportProgress(), 1000);
+    const over = new AbortController();
+    void this.#reportRegularly(over.signal);
     const onStop = (): void => this.#wake.abort();
     this.#stop.addEventListener('abort', onStop, { once: true });
     try {
       while (!this.#stop.aborted) await this.#step();
     } finally {
-      clearInterval(progress);
+      over.abort();
       this.#stop.removeEventListener('abort', onStop);
       this.#rejectWaiters('the connection ended before the point was made');
     }
@@ -421,6 +426,14 @@ export class Replication {
       return;
     }
     throw error;
+  }
+
+  async #reportRegularly(over: AbortSignal): Promise<void> {
+    for (;;) {
+      await this.#deps.clock.sleep(PROGRESS_REPORT_MS, over);
+      if (over.aborted) return;
+      await this.#reportProgress();
+    }
   }
 
   async #reportProgress(): Promise<void> {

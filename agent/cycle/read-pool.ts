@@ -10,9 +10,13 @@ export class ReadPool {
   readonly #free: Buffer[] = [];
   readonly #waiting: ((buffer: Buffer) => void)[] = [];
 
-  constructor(buffers = READS_IN_FLIGHT, bufferBytes = READ_BYTES_MAX) {
+  constructor(
+    buffers = READS_IN_FLIGHT,
+    bufferBytes = READ_BYTES_MAX,
+    allocate: (bytes: number) => Buffer = alignedBuffer,
+  ) {
     this.bufferBytes = bufferBytes;
-    for (let i = 0; i < buffers; i++) this.#free.push(alignedBuffer(bufferBytes));
+    for (let i = 0; i < buffers; i++) this.#free.push(allocate(bufferBytes));
   }
 
   /** Buffers that nobody holds. */

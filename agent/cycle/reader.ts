@@ -4,15 +4,14 @@
  * Owns one descriptor; buffers come from the pool and go back to it on every way out. Gives whole blocks: a short last one ends in
  * zeroes. Bytes are what the disk held at some instant during the call; what makes them a point in time is the cycle's task.
  */
-import { closeSync, constants, fstatSync, openSync, read, readSync } from 'node:fs';
 import type { Extent } from '../../shared/blocks/block-set.js';
 import { bytesOfBlocks, type Geometry } from '../../shared/blocks/geometry.js';
 import { AfterimageError, errnoOf, messageOf } from '../../shared/errors.js';
 import { READS_IN_FLIGHT, READS_SYNC_MAX, READ_GAP_BYTES_MAX } from '../../shared/limits.js';
-import { alignedBuffer } from '../../shared/native/libc.js';
 import type { BlockNumber } from '../../shared/units.js';
 import { planReads, type PlannedRead } from './read-plan.js';
 import type { ReadPool } from './read-pool.js';
+import { openDirect, type ReadSource } from './read-source.js';
 
 /** `blocks`: `count` whole blocks from `first` on, valid until the returned promise resolves. Must not wait for another read of the same pool. */
 export type OnBlocks = (blocks: Buffer, first: BlockNumber, count: number) => void | Promise<void>;
@@ -23,6 +22,8 @@ export interface ReaderOptions {
   readonly pool: ReadPool;
   /** Whether the device that was opened is still there (see disks/watch.ts); asked after a read failed. */
   readonly isPresent: () => boolean;
+  /** Opens what is read; a simulation has disks of its own. */
+  readonly open?: (path: string) => ReadSource;
 }
 
 export interface ReadTotals {
@@ -41,7 +42,7 @@ export class DiskReader {
   readonly geometry: Geometry;
   /** Why reads go through the page cache; null when they go past it. Never for a block device. */
   readonly bufferedReason: string | null;
-  readonly #fd: number;
+  readonly #source: ReadSource;
   readonly #pool: ReadPool;
   readonly #isPresent: () => boolean;
   readonly #shape: { readonly blocksMax: number; readonly gapBlocksMax: number };
@@ -56,9 +57,8 @@ export class DiskReader {
       blocksMax: Math.floor(options.pool.bufferBytes / blockBytes),
       gapBlocksMax: Math.floor(READ_GAP_BYTES_MAX / blockBytes),
     };
-    const opened = openDirect(options.path);
-    this.#fd = opened.fd;
-    this.bufferedReason = opened.bufferedReason;
+    this.#source = (options.open ?? openDirect)(options.path);
+    this.bufferedReason = this.#source.bufferedReason;
   }
 
   /**
@@ -135,7 +135,7 @@ export class DiskReader {
 
   /** No read may be in flight. */
   close(): void {
-    closeSync(this.#fd);
+    this.#source.close();
   }
 
   /** Starts a read; resolves to the filled buffer, which the caller gives back. */
@@ -167,12 +167,11 @@ export class DiskReader {
     const wanted = bytesOfBlocks(this.geometry, planned.first, planned.count);
     let done = 0;
     while (done < wanted) {
-      const got = await new Promise<number>((resolve, reject) => {
-        read(this.#fd, buffer, done, this.#wholeBlocks(planned, done), offset + done, (error, bytes) => {
-          if (error === null) resolve(bytes);
-          else reject(this.#failed(error, offset + done));
+      const got = await this.#source
+        .read(buffer, done, this.#wholeBlocks(planned, done), offset + done)
+        .catch((error: unknown) => {
+          throw this.#failed(error, offset + done);
         });
-      });
       done = this.#progress(done, got, wanted, offset);
     }
     this.#padWithZeroes(buffer, planned, wanted);
@@ -185,7 +184,7 @@ export class DiskReader {
     while (done < wanted) {
       let got: number;
       try {
-        got = readSync(this.#fd, buffer, done, this.#wholeBlocks(planned, done), offset + done);
+        got = this.#source.readSync(buffer, done, this.#wholeBlocks(planned, done), offset + done);
       } catch (error) {
         throw this.#failed(error, offset + done);
       }
@@ -234,42 +233,3 @@ export class DiskReader {
         });
   }
 }
-
-/** Made once per process: aligned memory is never freed. */
-const probeBuffer = alignedBuffer(4096);
-
-/** Image files on filesystems without direct I/O are read through the page cache, which is the truth for files. Devices never are. */
-function openDirect(path: string): { fd: number; bufferedReason: string | null } {
-  let refusal: unknown;
-  try {
-    const fd = openSync(path, constants.O_RDONLY | constants.O_DIRECT);
-    refusal = probe(fd);
-    if (refusal === undefined) return { fd, bufferedReason: null };
-    closeSync(fd);
-  } catch (error) {
-    if (errnoOf(error) !== 'EINVAL') throw openError(path, error);
-    refusal = error;
-  }
-  const fd = openSync(path, constants.O_RDONLY);
-  if (fstatSync(fd).isFile())
-    return { fd, bufferedReason: `no direct I/O (${errnoOf(refusal) ?? messageOf(refusal)})` };
-  closeSync(fd);
-  throw openError(path, refusal);
-}
-
-/** Some filesystems accept the flag and refuse the read. Any other error shows at the real read. */
-function probe(fd: number): unknown {
-  try {
-    readSync(fd, probeBuffer, 0, probeBuffer.length, 0);
-    return undefined;
-  } catch (error) {
-    return errnoOf(error) === 'EINVAL' ? error : undefined;
-  }
-}
-
-const openError = (path: string, cause: unknown): AfterimageError =>
-  new AfterimageError(`${path} can't be opened for reading: ${messageOf(cause)}`, {
-    code: 'disk-open',
-    kind: 'io',
-    cause,
-  });

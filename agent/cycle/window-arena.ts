@@ -9,8 +9,12 @@ import { alignedBuffer } from '../../shared/native/libc.js';
 export const ARENA_BYTES = 2 * CUT_WINDOW_BYTES_MAX;
 
 export class WindowArena {
-  readonly buffer = alignedBuffer(ARENA_BYTES);
+  readonly buffer: Buffer;
   #next = 0;
+
+  constructor(allocate: (bytes: number) => Buffer = alignedBuffer) {
+    this.buffer = allocate(ARENA_BYTES);
+  }
 
   /** Whether a read of so many bytes still fits. */
   fits(bytes: number): boolean {

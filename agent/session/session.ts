@@ -5,6 +5,7 @@
  * Holds no durable state: what the receiver has is learnt anew from each welcome.
  */
 import type { Logger } from 'pino';
+import type { Clock } from '../../shared/clock.js';
 import { AfterimageError } from '../../shared/errors.js';
 import { COMMIT_TIMEOUT_MS, CONNECT_TIMEOUT_MS } from '../../shared/limits.js';
 import type { DiskId, PointNumber } from '../../shared/units.js';
@@ -63,6 +64,7 @@ export class ReceiverSession {
   readonly #transport: Transport;
   readonly #pacer: Pacer;
   readonly #log: Logger;
+  readonly #clock: Clock;
   #window: ByteWindow | null = null;
   #sequence = 0;
   #stagedSequence = 0;
@@ -81,10 +83,11 @@ export class ReceiverSession {
   /** Resolves (never rejects) when the session is over. */
   readonly ended: Promise<SessionEnded>;
 
-  constructor(transport: Transport, pacer: Pacer, log: Logger) {
+  constructor(transport: Transport, pacer: Pacer, log: Logger, clock: Clock) {
     this.#transport = transport;
     this.#pacer = pacer;
     this.#log = log;
+    this.#clock = clock;
     transport.onMessage((bytes) => {
       this.#onMessage(bytes);
     });
@@ -223,17 +226,18 @@ export class ReceiverSession {
   }
 
   async #within<T>(answer: Promise<T>, limitMs: number, what: string): Promise<T> {
-    let timer: NodeJS.Timeout | undefined;
-    const late = new Promise<never>((_, reject) => {
-      timer = setTimeout(() => {
-        this.#transport.close(CLOSE.protocol.code, `no ${what} within ${limitMs} ms`);
-        reject(new SessionEnded(`the receiver did not answer with ${what} within ${limitMs / 1000} s`, null));
-      }, limitMs);
+    const settled = new AbortController();
+    const late = this.#clock.sleep(limitMs, settled.signal).then((): T | Promise<T> => {
+      // The race is over already: whatever this resolves to is heard by nobody.
+      if (settled.signal.aborted) return answer;
+      this.#transport.close(CLOSE.protocol.code, `no ${what} within ${limitMs} ms`);
+      throw new SessionEnded(`the receiver did not answer with ${what} within ${limitMs / 1000} s`, null);
     });
+    late.catch(() => undefined);
     try {
       return await Promise.race([answer, late]);
     } finally {
-      clearTimeout(timer);
+      settled.abort();
     }
   }
 

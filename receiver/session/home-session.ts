@@ -2,6 +2,7 @@
  * Orders to the agent at the other end of one session, and its answers: a final cut, a restore. Every order ends: with an answer, with the caller's
  * signal, or with the session (`home-absent`). Holds nothing that matters beyond the session.
  */
+import type { Clock } from '../../shared/clock.js';
 import { AfterimageError } from '../../shared/errors.js';
 import { RESUME_ANSWER_MS } from '../../shared/limits.js';
 import type { CloseReason } from '../../shared/wire/close-codes.js';
@@ -58,12 +59,15 @@ export class HomeSession {
   #goal: Order<GoalEnd> | null = null;
   #resumes: { readonly number: number; readonly done: () => void }[] = [];
   readonly #onMode: () => void;
+  readonly #clock: Clock;
 
   constructor(
+    clock: Clock,
     tell: (message: ReceiverMessage) => Promise<void>,
     end: (reason: CloseReason, text: string) => Promise<void>,
     onMode: () => void,
   ) {
+    this.#clock = clock;
     this.#tell = tell;
     this.#end = end;
     this.#onMode = onMode;
@@ -121,10 +125,9 @@ export class HomeSession {
     const number = ++this.#numbers;
     const answered = new Promise<void>((resolve) => this.#resumes.push({ number, done: resolve }));
     await this.#say({ type: 'final-cut-resume', request: number }, answered);
-    let timer: NodeJS.Timeout | undefined;
-    const late = new Promise<void>((resolve) => (timer = setTimeout(resolve, RESUME_ANSWER_MS)));
-    await Promise.race([answered, late]);
-    clearTimeout(timer);
+    const settled = new AbortController();
+    await Promise.race([answered, this.#clock.sleep(RESUME_ANSWER_MS, settled.signal)]);
+    settled.abort();
   }
 
   async restore(goal: { readonly point: number; readonly final: boolean }, call: HomeCall): Promise<GoalEnd> {

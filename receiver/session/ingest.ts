@@ -93,6 +93,7 @@ export class IngestSession {
     this.#hashes = new SegmentHashes(deps.store, identity.machine);
     this.#log = deps.log.child({ machine: identity.machine, name: identity.name });
     this.home = new HomeSession(
+      deps.clock,
       (message) => this.#tell(message),
       async (reason, text) => {
         if (!this.#ended) await this.#refuse(reason, text);

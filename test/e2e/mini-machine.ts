@@ -104,7 +104,7 @@ export class MiniMachine {
     const tracker = new EbpfTracker({ pinDirectory: this.#pinDirectory, ...options.tracker });
     this.tracker = options.wrap === undefined ? tracker : options.wrap(tracker);
     this.receiver = new MemoryReceiver(this.disks.map((d, i) => d.trackable(`disk${i}`, options.blockBytes)));
-    this.#session = new ReceiverSession(this.receiver, { take: async () => undefined }, silentLogger());
+    this.#session = new ReceiverSession(this.receiver, { take: async () => undefined }, silentLogger(), systemClock);
   }
 
   static async open(options: MiniOptions): Promise<MiniMachine> {

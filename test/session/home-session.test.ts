@@ -5,6 +5,7 @@ import { beforeEach, describe, expect, it } from 'vitest';
 import { SessionHomeAgents } from '../../receiver/session/home-agents.js';
 import { HomeSession } from '../../receiver/session/home-session.js';
 import type { RestoreSession } from '../../receiver/session/restore-session.js';
+import { systemClock } from '../../shared/clock.js';
 import { asDiskId, asMachineId } from '../../shared/units.js';
 import type { ReceiverMessage, Restored, RestoreGoal } from '../../shared/wire/messages.js';
 
@@ -30,6 +31,7 @@ let onGoal: (goal: RestoreGoal) => void;
 beforeEach(() => {
   told = [];
   home = new HomeSession(
+    systemClock,
     (message) => {
       told.push(message);
       if (message.type === 'restore-goal') onGoal(message);

@@ -1,0 +1,78 @@
+/**
+ * What the machine stands on: kernel, devices, files, network. The real ones are made here; a simulation passes its own, so that the same
+ * loop of connecting, replicating and waiting runs in it. Owns nothing.
+ */
+import type { Logger } from 'pino';
+import type { Clock } from '../shared/clock.js';
+import { AfterimageError } from '../shared/errors.js';
+import { MESSAGE_BUFFERS } from '../shared/limits.js';
+import type { Transport } from '../shared/wire/transport.js';
+import type { AgentConfig } from './config.js';
+import { MessagePool } from './cycle/chunk-sender.js';
+import { ReadPool } from './cycle/read-pool.js';
+import { WindowArena } from './cycle/window-arena.js';
+import { describeMachine, hardwareId, type MachineDescription } from './describe.js';
+import { Sysfs } from './disks/sysfs.js';
+import { FinalCut, type FinalCutDeps } from './final-cut.js';
+import { openDisk, type OpenContext, type OpenedDisk } from './open-disk.js';
+import { loadProtection, type ProtectedEntry, type ProtectionList } from './protection.js';
+import { connectToReceiver, type ConnectOptions } from './session/connect.js';
+import { keepGeneration, type Credentials } from './session/credentials.js';
+import { EbpfTracker } from './tracker/ebpf/tracker.js';
+import type { MarkTracker } from './tracker/tracker.js';
+
+/** Of a final cut, what a session uses. */
+export type FinalCutting = Pick<FinalCut, 'isStopped' | 'run' | 'resume'>;
+
+export interface MachineParts {
+  readonly sysfs: Sysfs;
+  /** Null where this kernel can't track, with the reason. */
+  readonly tracker: { readonly tracker: MarkTracker | null; readonly reason: string };
+  readonly memory: { readonly reads: ReadPool; readonly messages: MessagePool; readonly arena: WindowArena };
+  readonly hardwareId: () => string;
+  readonly describe: () => MachineDescription;
+  readonly protection: () => Promise<ProtectionList>;
+  readonly openDisk: (
+    entry: ProtectedEntry,
+    list: ProtectionList,
+    others: readonly OpenedDisk[],
+    context: OpenContext,
+  ) => Promise<OpenedDisk>;
+  readonly finalCut: (deps: FinalCutDeps) => Promise<FinalCutting>;
+  readonly connect: (credentials: Credentials, options: ConnectOptions) => Promise<Transport>;
+  /** Returns when the generation survives a crash. */
+  readonly keepGeneration: (generation: number) => Promise<void>;
+}
+
+export function realParts(config: AgentConfig, clock: Clock, log: Logger): MachineParts {
+  const tracker = openTracker(config, clock);
+  if (tracker.tracker === null) log.warn({ reason: tracker.reason }, 'change tracking is not possible on this machine');
+  return {
+    sysfs: new Sysfs(),
+    tracker,
+    memory: { reads: new ReadPool(), messages: new MessagePool(MESSAGE_BUFFERS), arena: new WindowArena() },
+    hardwareId: () => hardwareId(),
+    describe: () => describeMachine(),
+    protection: () => loadProtection(config.stateDir),
+    openDisk,
+    finalCut: (deps) => FinalCut.open(deps),
+    connect: connectToReceiver,
+    keepGeneration: (generation) => keepGeneration(config.stateDir, generation),
+  };
+}
+
+function openTracker(config: AgentConfig, clock: Clock): MachineParts['tracker'] {
+  if (config.tracker.prefer === 'scan') return { tracker: null, reason: 'the configuration prefers scan' };
+  try {
+    const mode = config.tracker.mode;
+    const tracker = new EbpfTracker({
+      pinDirectory: config.tracker.pinDir,
+      clock,
+      ...(mode === 'auto' ? {} : { mode }),
+    });
+    return { tracker, reason: '' };
+  } catch (error) {
+    if (config.tracker.prefer === 'ebpf' || !(error instanceof AfterimageError)) throw error;
+    return { tracker: null, reason: error.message };
+  }
+}
