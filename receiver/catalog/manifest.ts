@@ -121,6 +121,8 @@ export const manifestSchema = z.strictObject({
   writeId: z.string(),
   writtenAtMs: count,
   epoch: count.min(1),
+  /** Number of the manifest that began this epoch; it is never deleted. 0: not known. */
+  epochStart: count.default(0),
   generation: count.min(1),
   machine: z.strictObject({ id: machineId, name: z.string(), description: descriptionSchema.nullable() }),
   lastPoint: count,

@@ -59,3 +59,9 @@ export function numberOfName(name: string): number {
   if (!/^\d+$/.test(text)) throw corrupt('object-name', `object ${name} has an unknown name`);
   return Number(text);
 }
+
+/** Epoch and sequence at the end of a layer's, page's or list's name; null for other names. */
+export function writtenUnder(name: string): { readonly epoch: number; readonly sequence: number } | null {
+  const match = /(\d+)-(\d+)$/.exec(name);
+  return match === null ? null : { epoch: Number(match[1]), sequence: Number(match[2]) };
+}

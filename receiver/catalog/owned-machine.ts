@@ -1,12 +1,18 @@
 /**
- * A machine whose manifest this receiver owns, for one session of its agent.
+ * A machine whose manifest this receiver owns: from the session of its agent, a running copy or upkeep that took it over, until another does.
+ * All of them share this one object: their commits queue up, each is made from the manifest that the one before left.
  *
  * Promises: a commit succeeds only while no other receiver has taken the machine over; a commit that was fenced has changed nothing, and one whose
  * answer was lost is settled before the next.
  * Each session takes a new epoch (a manifest of its own), so that layers of a fenced or dead owner can be told from ours by name.
+ *
+ * Why an ordinary commit doesn't look at the boundary: an owner whose last manifest is N is beaten by a takeover alone, and that is manifest N+1
+ * exactly, which is never deleted. So the create of N+1 by an owner who slept meets it, however late. A takeover decides on a head that it
+ * has read; the owner may have gone on from there with ordinary manifests that were deleted since: it looks at the boundary after its create.
+ *
  * On a crash nothing is lost: the highest manifest is the truth, layers that it doesn't name are orphans.
  */
-import { AfterimageError, corrupt } from '../../shared/errors.js';
+import { AfterimageError } from '../../shared/errors.js';
 import { MANIFEST_TAIL_POINTS_MAX } from '../../shared/limits.js';
 import type { Clock } from '../../shared/clock.js';
 import { failpoint } from '../../shared/failpoints.js';
@@ -14,7 +20,7 @@ import type { MachineId } from '../../shared/units.js';
 import type { ObjectStore } from '../store/store.js';
 import { MANIFEST_VERSION, type Manifest } from './manifest.js';
 import { readBoundary, readHighestManifest, readManifest, writeHistoryPage } from './manifest-io.js';
-import { historyName, manifestName } from './names.js';
+import { historyName, manifestName, writtenUnder } from './names.js';
 import { sealJson } from './sealed-json.js';
 
 /** Tries of a takeover against others that take over at the same time. */
@@ -27,7 +33,10 @@ export interface CatalogDeps {
 }
 
 /** What a manifest holds beyond the numbers that this class gives. */
-export type ManifestContent = Omit<Manifest, 'version' | 'number' | 'writeId' | 'writtenAtMs' | 'epoch'>;
+export type ManifestContent = Omit<Manifest, 'version' | 'number' | 'writeId' | 'writtenAtMs' | 'epoch' | 'epochStart'>;
+
+/** From the newest manifest to what the next shall hold. Throws when what it was prepared upon is gone; nothing is committed then. */
+export type Change = (current: Manifest) => ManifestContent | Promise<ManifestContent>;
 
 export const fencedError = (machine: MachineId, by: number): AfterimageError =>
   new AfterimageError(`machine ${machine} was taken over by another receiver (epoch ${by})`, {
@@ -41,6 +50,10 @@ export class OwnedMachine {
   #manifest: Manifest;
   #sequence = 0;
   #lost = false;
+  /** The commit under way, and those that wait for it. Never rejects. */
+  #queue: Promise<unknown> = Promise.resolve();
+  /** Sequences that were given out, and are neither in a manifest of ours nor known to be of no use: what they name may be needed yet. */
+  readonly #inFlight = new Set<number>();
   /** A commit that ended in an error which leaves open whether its manifest was made. */
   #inDoubt: Manifest | null = null;
 
@@ -60,16 +73,23 @@ export class OwnedMachine {
   ): Promise<OwnedMachine> {
     for (let attempt = 0; attempt < TAKEOVER_TRIES; attempt++) {
       const previous = await readHighestManifest(deps.store, machine);
-      const epoch = (previous?.epoch ?? 0) + 1;
+      // One higher with each try: who tried before us under an epoch, here or elsewhere, may have left objects of that name.
+      const epoch = (previous?.epoch ?? 0) + 1 + attempt;
       let sequence = 0;
-      const content = await change(previous, epoch, () => ++sequence);
-      const manifest = seal(deps, content, (previous?.number ?? 0) + 1, epoch);
-      if (await create(deps.store, machine, manifest)) {
-        failpoint('receiver.catalog.takeover');
-        const owned = new OwnedMachine(deps, manifest);
-        owned.#sequence = sequence;
-        return owned;
-      }
+      const content = await change(previous, epoch, () => ++sequence).catch((error: unknown) => {
+        if (error instanceof AfterimageError && error.code === 'name-taken') return null;
+        throw error;
+      });
+      if (content === null) continue;
+      const number = (previous?.number ?? 0) + 1;
+      const manifest = seal(deps, content, number, epoch, number);
+      if (!(await create(deps.store, machine, manifest))) continue;
+      // Written below the boundary it counts for nothing: the head that it was decided upon is long gone.
+      if (number <= (await readBoundary(deps.store, machine))) continue;
+      failpoint('receiver.catalog.takeover');
+      const owned = new OwnedMachine(deps, manifest);
+      owned.#sequence = sequence;
+      return owned;
     }
     throw new AfterimageError(
       `machine ${machine}: taking over failed ${TAKEOVER_TRIES} times, other receivers keep doing the same`,
@@ -89,27 +109,57 @@ export class OwnedMachine {
     return this.#manifest.epoch;
   }
 
-  /** Number for the name of a new object: unique within the epoch. */
-  nextSequence = (): number => ++this.#sequence;
+  /** Whether another has the machine for certain: nothing can be committed any more. */
+  get isLost(): boolean {
+    return this.#lost;
+  }
+
+  /** Number for the name of a new object: unique within the epoch, and in flight from now on. */
+  nextSequence = (): number => {
+    this.#inFlight.add(++this.#sequence);
+    return this.#sequence;
+  };
+
+  /** Whether an object of this epoch may still become part of a manifest. When in doubt it may. */
+  isInFlight = (sequence: number): boolean => sequence > this.#sequence || this.#inFlight.has(sequence);
+
+  /** These objects are in a manifest now, or never will be: they are what the manifest says. */
+  landed = (objects: Iterable<{ readonly epoch: number; readonly sequence: number }>): void => {
+    for (const { epoch, sequence } of objects) if (epoch === this.epoch) this.#inFlight.delete(sequence);
+  };
 
   /**
-   * Commits manifest N+1. When the tail is full, its older half is sealed into a history page first.
+   * Commits manifest N+1, after all commits that were asked for before. When the tail is full, its older half is sealed into a history page first.
    * Throws kind `fenced` when another receiver has taken over; from then on every call does.
    */
-  async commit(change: (current: Manifest) => ManifestContent): Promise<Manifest> {
-    this.#mustOwn();
-    if (this.#inDoubt !== null) throw new Error(`manifest ${this.#inDoubt.number} is in doubt: settle() comes first`);
-    const content = await this.#sealTail(change(this.#manifest));
-    await this.#create(seal(this.#deps, content, this.#manifest.number + 1, this.#manifest.epoch));
-    return this.#manifest;
+  commit(change: Change): Promise<Manifest> {
+    return this.#inTurn(async () => {
+      await this.#settleNow();
+      const content = await this.#sealTail(await change(this.#manifest));
+      const { number, epoch, epochStart } = this.#manifest;
+      await this.#create(seal(this.#deps, content, number + 1, epoch, epochStart));
+      return this.#manifest;
+    });
   }
 
   /**
    * After a commit whose answer was lost: asks for the very same once more, so that it stands when this resolves and `manifest` holds it. Nothing to
    * do otherwise. Throws as commit() does, and may then be tried again.
    */
-  async settle(): Promise<void> {
-    this.#mustOwn();
+  settle(): Promise<void> {
+    return this.#inTurn(() => this.#settleNow());
+  }
+
+  #inTurn<T>(work: () => Promise<T>): Promise<T> {
+    const run = this.#queue.then(() => {
+      this.#mustOwn();
+      return work();
+    });
+    this.#queue = run.catch(() => undefined);
+    return run;
+  }
+
+  async #settleNow(): Promise<void> {
     if (this.#inDoubt !== null) await this.#create(this.#inDoubt);
   }
 
@@ -120,11 +170,7 @@ export class OwnedMachine {
   async #create(next: Manifest): Promise<void> {
     const machine = next.machine.id;
     this.#inDoubt = next;
-    const made = await create(this.#deps.store, machine, next).catch((error: unknown) => {
-      // Gone for good, however often it is tried: whoever moved the boundary owns the machine.
-      if (error instanceof AfterimageError && error.code === 'below-boundary') this.#lost = true;
-      throw error;
-    });
+    const made = await create(this.#deps.store, machine, next);
     this.#inDoubt = null;
     if (!made) {
       this.#lost = true;
@@ -132,6 +178,7 @@ export class OwnedMachine {
       throw fencedError(machine, there.epoch);
     }
     this.#manifest = next;
+    this.landed(namedBy(next));
   }
 
   async #sealTail(content: ManifestContent): Promise<ManifestContent> {
@@ -151,7 +198,26 @@ export class OwnedMachine {
   }
 }
 
-function seal(deps: CatalogDeps, content: ManifestContent, number: number, epoch: number): Manifest {
+/** What a manifest names itself; layers in its pages and lists landed with an earlier one, or their writer says so. */
+function* namedBy({ tail, pages, disks }: Manifest): Generator<{ readonly epoch: number; readonly sequence: number }> {
+  for (const { layer } of tail.deltas) yield layer;
+  const names = [
+    ...pages.map((page) => page.name),
+    ...disks.flatMap(({ bases }) => (bases === null ? [] : [bases.name])),
+  ];
+  for (const name of names) {
+    const under = writtenUnder(name);
+    if (under !== null) yield under;
+  }
+}
+
+function seal(
+  deps: CatalogDeps,
+  content: ManifestContent,
+  number: number,
+  epoch: number,
+  epochStart: number,
+): Manifest {
   // One by one: a whole manifest given as content would bring its own number and epoch along.
   const { generation, machine, lastPoint, disks, pages, tail } = content;
   return {
@@ -160,6 +226,7 @@ function seal(deps: CatalogDeps, content: ManifestContent, number: number, epoch
     writeId: deps.randomId(),
     writtenAtMs: deps.clock.nowMs(),
     epoch,
+    epochStart,
     generation,
     machine,
     lastPoint,
@@ -169,19 +236,11 @@ function seal(deps: CatalogDeps, content: ManifestContent, number: number, epoch
   };
 }
 
-/** Creates a manifest. False when its number is taken, or was used and deleted before (boundary). */
+/** Creates a manifest. False when its number is taken. */
 async function create(store: ObjectStore, machine: MachineId, manifest: Manifest): Promise<boolean> {
   const result = await store.createIfAbsent(manifestName(machine, manifest.number), sealJson(manifest));
-  if (result === 'exists') {
-    // A retry, here or inside the store's adapter, may have met its own success.
-    const there = await readManifest(store, machine, manifest.number);
-    if (there.writeId !== manifest.writeId) return false;
-  }
-  if (manifest.number <= (await readBoundary(store, machine))) {
-    throw corrupt(
-      'below-boundary',
-      `manifest ${manifest.number} of machine ${machine} lies below the deletion boundary: this receiver slept through a take-over`,
-    );
-  }
-  return true;
+  if (result === 'created') return true;
+  // A retry, here or inside the store's adapter, may have met its own success.
+  const there = await readManifest(store, machine, manifest.number);
+  return there.writeId === manifest.writeId;
 }

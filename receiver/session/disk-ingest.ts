@@ -84,23 +84,30 @@ export class DiskIngest {
 
   /** After the commit: the next cycle begins with nothing. */
   committed(): void {
+    this.#deps.owned.landed([...this.staged, ...this.#cycleParts]);
     this.#cycleParts = [];
     this.staged = [];
   }
 
-  /** Throws the running cycle away; finished parts become orphans. */
+  /** Throws the running cycle away, which no commit asks for any more; finished parts become orphans. */
   async dropCycle(): Promise<void> {
+    this.#deps.owned.landed(this.#cycleParts);
+    await this.#abortCycle();
+  }
+
+  /** The session ends. A commit of the cycle may be in doubt: its parts stay in flight for this epoch. */
+  async abort(): Promise<void> {
+    await this.#abortCycle();
+    const open = this.#segment;
+    this.#segment = null;
+    await open?.writer.abort();
+  }
+
+  async #abortCycle(): Promise<void> {
     const writer = this.#cycle;
     this.#cycle = null;
     this.#cycleParts = [];
     await writer?.abort();
-  }
-
-  async abort(): Promise<void> {
-    await this.dropCycle();
-    const open = this.#segment;
-    this.#segment = null;
-    await open?.writer.abort();
   }
 
   #check(data: DataHeader, header: ChunkHeader): void {

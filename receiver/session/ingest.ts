@@ -27,7 +27,7 @@ import {
   type ReceiverMessage,
 } from '../../shared/wire/messages.js';
 import type { Transport } from '../../shared/wire/transport.js';
-import type { LayerRef, MachineIdentity } from '../catalog/manifest.js';
+import type { DiskEntry, LayerRef, MachineIdentity, Manifest } from '../catalog/manifest.js';
 import { writeLayerList, readLayerList } from '../catalog/manifest-io.js';
 import { layerListName } from '../catalog/names.js';
 import type { OwnedMachine } from '../catalog/owned-machine.js';
@@ -330,8 +330,13 @@ export class IngestSession {
       sizes.set(disk.id, disk.geometry.sizeBytes);
     }
     failpoint('receiver.commit.layers-durable');
-    const { content, point } = contentAfterCommit(owned.manifest, message, layers, sizes, this.#deps.clock.nowMs());
-    await owned.commit(() => content);
+    // Upkeep may commit before this one: what the point is added to is known when its turn has come.
+    const { tail } = await owned.commit((current) => {
+      for (const { entry, bases } of layers.values()) if (bases !== null) mustStand(current, entry);
+      return contentAfterCommit(current, message, layers, sizes, this.#deps.clock.nowMs()).content;
+    });
+    const point = tail.points.at(-1);
+    if (point === undefined) throw new Error('a commit without a point');
     failpoint('receiver.commit.manifest-written');
     for (const said of message.disks) this.#diskOf(said.disk).committed();
     this.#status.lastPoint = point;
@@ -423,6 +428,12 @@ export class IngestSession {
     this.home.closed();
     this.#transport.close(reason.code, reason.name);
   }
+}
+
+/** A list of bases was made longer: the one that it was made from must still be the disk's. */
+function mustStand(current: Manifest, entry: DiskEntry): void {
+  const now = current.disks.find((d) => d.id === entry.id)?.bases?.name;
+  if (now !== entry.bases?.name) throw new Error(`the base layers of disk ${entry.id} changed during its first copy`);
 }
 
 export function closeReasonFor(error: unknown): CloseReason {

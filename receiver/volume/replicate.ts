@@ -280,29 +280,37 @@ export class VolumeReplicator {
       lastSequence: 0,
       stats: { passes: 1, cutMs: cut.heldMs, freezeMs: 0, changedBytes },
     };
-    const { content, point } = contentAfterCommit(owned.manifest, said, layers, sizes, clock.nowMs());
     const sentBlocks = stored.reduce((sum, s) => sum + s.sentBlocks, 0);
-    const commit = { point, digests, sentBlocks, readBlocks, cycleMs: clock.monotonicMs() - startedMs };
-    this.#inDoubt = commit;
     try {
-      await owned.commit(() => content);
+      await owned.commit((current) => {
+        const { content, point } = contentAfterCommit(current, said, layers, sizes, clock.nowMs());
+        this.#inDoubt = { point, digests, sentBlocks, readBlocks, cycleMs: clock.monotonicMs() - startedMs };
+        return content;
+      });
     } catch (error) {
       if (isFenced(error)) this.#inDoubt = null;
       throw error;
     }
-    this.#inDoubt = null;
-    this.#accept(commit);
+    this.#acceptInDoubt();
   }
 
   /** Learns what became of a commit that ended in an error, before anything else is done. */
   async #settle(): Promise<void> {
     const { owned } = this.#options;
     await owned.settle();
+    const cycle = this.#inDoubt?.point.cycle;
+    if (cycle === undefined) return;
+    if (owned.manifest.tail.points.at(-1)?.cycle === cycle) this.#acceptInDoubt();
+    else {
+      this.#inDoubt = null;
+      for (const volume of this.#volumes) volume.old.dropped();
+    }
+  }
+
+  #acceptInDoubt(): void {
     const commit = this.#inDoubt;
-    if (commit === null) return;
     this.#inDoubt = null;
-    if (owned.manifest.tail.points.at(-1)?.cycle === commit.point.cycle) this.#accept(commit);
-    else for (const volume of this.#volumes) volume.old.dropped();
+    if (commit !== null) this.#accept(commit);
   }
 
   #accept({ point, digests, sentBlocks, readBlocks, cycleMs }: Commit): void {

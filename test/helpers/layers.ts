@@ -212,6 +212,7 @@ export class Chain {
       writeId: `write-${number}`,
       writtenAtMs: 1_700_000_000_000,
       epoch: 1,
+      epochStart: 1,
       generation: 1,
       machine: { id: this.machine, name: this.#name, description: null },
       lastPoint,

@@ -79,6 +79,7 @@ const MANIFEST: Manifest = {
   writeId: 'w',
   writtenAtMs: 1_700_000_000_000,
   epoch: 2,
+  epochStart: 11,
   generation: 1,
   machine: {
     id: asMachineId(IDENTITY.machineId),

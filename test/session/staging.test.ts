@@ -46,6 +46,7 @@ const manifestOf = (epoch: number, lastPoint: number): Manifest => ({
   writeId: 'w',
   writtenAtMs: 1,
   epoch,
+  epochStart: 0,
   generation: 1,
   machine: { id: MACHINE, name: 'web1', description: null },
   lastPoint,

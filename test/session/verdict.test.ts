@@ -297,6 +297,7 @@ const manifestOf = (generation: number): Manifest => ({
   writeId: 'w',
   writtenAtMs: 1,
   epoch: 2,
+  epochStart: 0,
   generation,
   machine: { id: MACHINE, name: 'web1', description: null },
   lastPoint: 0,
