@@ -39,6 +39,15 @@ export const checkName = (machine: MachineId, point: number, instance: string): 
 export const challengePrefix = (machine: MachineId): string => `${machinePrefix(machine)}challenge/`;
 export const challengeName = (machine: MachineId, n: number): string => `${challengePrefix(machine)}${pad(n)}`;
 export const answerName = (machine: MachineId, n: number): string => `${machinePrefix(machine)}answer/${pad(n)}`;
+/** What a machine's points are kept for: its policy, and points that are held by name; of each the highest number counts. */
+export const policyPrefix = (machine: MachineId): string => `${machinePrefix(machine)}policy/`;
+export const policyName = (machine: MachineId, n: number): string => `${policyPrefix(machine)}${pad(n)}`;
+export const holdsPrefix = (machine: MachineId): string => `${machinePrefix(machine)}holds/`;
+export const holdsName = (machine: MachineId, n: number): string => `${holdsPrefix(machine)}${pad(n)}`;
+/** Pins: a new sequence number with each renewal; of one id the highest counts. */
+export const pinsPrefix = (machine: MachineId): string => `${machinePrefix(machine)}pins/`;
+export const pinName = (machine: MachineId, id: string, sequence: number): string =>
+  `${pinsPrefix(machine)}${id}-${pad(sequence)}`;
 export const diskPrefix = (machine: MachineId, disk: DiskId): string => `${machinePrefix(machine)}disks/${disk}/`;
 /** A list of layers too long for a manifest: base layers of a disk, or what is staged. */
 export const layerListName = (machine: MachineId, disk: DiskId, epoch: number, sequence: number): string =>

@@ -48,6 +48,13 @@ export const parseRate = (text: string): number | null =>
 /** "5s", "10min" → milliseconds. */
 export const parseDuration = (text: string): number | null => measure(text, MS_OF);
 
+/** Milliseconds → "2h", as parseDuration reads it: the largest unit that fits whole. */
+export function durationText(ms: number): string {
+  const fitting = Object.entries(MS_OF).filter(([, unitMs]) => ms % unitMs === 0);
+  const [unit = 'ms', unitMs = 1] = fitting.at(-1) ?? [];
+  return `${ms / unitMs}${unit}`;
+}
+
 export const bytesValue = parsedText(parseBytes, 'a size with its unit, such as 64MiB or 2GB');
 export const rateValue = parsedText(parseRate, 'a rate with its unit, such as 20MB/s or 100Mbit/s');
 

@@ -1,0 +1,53 @@
+/**
+ * Which points must stay whatever the policy says, and why: held by name, pinned by readers, begun with by running copies or read by a running job.
+ * Gathering only; what follows from it is decided in retention.ts.
+ */
+import type { MachineId } from '../../shared/units.js';
+import { readHolds, type Hold } from '../catalog/holds.js';
+import { isPinLive, readPins, type Pin } from '../catalog/pins.js';
+import { loadRecovery } from '../catalog/recovery-io.js';
+import type { Recovery } from '../catalog/recovery.js';
+import type { ObjectStore } from '../store/store.js';
+import type { HeldPoints } from './retention.js';
+
+export interface Held {
+  readonly points: HeldPoints;
+  /** Pins that still count: GC looks at them as well. */
+  readonly pins: readonly Pin[];
+  /** Not empty: nobody knows what is needed, so nothing may be dropped or deleted. */
+  readonly blockers: readonly string[];
+}
+
+/** Throws when holds or the recovery object can't be read: then nothing may be dropped. Three listings and as many small reads. */
+export async function loadHeld(store: ObjectStore, machine: MachineId, nowMs: number): Promise<Held> {
+  const [{ pins, unreadable }, holds, recovery] = [
+    await readPins(store, machine),
+    await readHolds(store, machine),
+    await loadRecovery(store, machine),
+  ];
+  const live = pins.filter((pin) => isPinLive(pin, nowMs));
+  return {
+    points: heldPoints(holds, live, recovery),
+    pins: live,
+    blockers: unreadable.map(({ name, why }) => `pin ${name} can't be read: ${why}`),
+  };
+}
+
+/** Pure. */
+export function heldPoints(holds: readonly Hold[], pins: readonly Pin[], recovery: Recovery | null): HeldPoints {
+  const points = new Map<number, string[]>();
+  const add = (point: unknown, reason: string): void => {
+    if (typeof point !== 'number' || point < 1) return;
+    points.set(point, [...(points.get(point) ?? []), reason]);
+  };
+  for (const { name, point } of holds) add(point, `held as ${name}`);
+  for (const { holder, point } of pins) add(point, `pinned: ${holder}`);
+  if (recovery === null) return points;
+  const { failover, testFailover, job } = recovery;
+  if (failover !== null) add(failover.point, 'the failed-over machine began with it');
+  if (testFailover.instance !== null) add(testFailover.instance.point, 'the test failover began with it');
+  if (job?.state === 'InProgress') {
+    for (const key of ['point', 'finalPoint']) add(job.data[key], `job ${job.operation} works with it`);
+  }
+  return points;
+}
