@@ -6,7 +6,7 @@
  * that was written before N+1 is either seen, or N+1 is the last manifest that can drop its point, which is what confirmHold() waits for.
  */
 import { z } from 'zod';
-import { HOLDS_BYTES_MAX, HOLDS_MAX } from '../../shared/limits.js';
+import { HOLDS_BYTES_MAX, HOLDS_MAX } from '../../shared/limits-retention.js';
 import { corrupt } from '../../shared/errors.js';
 import type { MachineId } from '../../shared/units.js';
 import type { ObjectStore } from '../store/store.js';

@@ -11,7 +11,7 @@
  */
 import { z } from 'zod';
 import { AfterimageError, messageOf } from '../../shared/errors.js';
-import { PIN_BYTES_MAX } from '../../shared/limits.js';
+import { PIN_BYTES_MAX } from '../../shared/limits-retention.js';
 import { isUuid, type MachineId } from '../../shared/units.js';
 import type { ObjectStore } from '../store/store.js';
 import { pinsPrefix } from './names.js';

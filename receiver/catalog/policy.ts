@@ -7,7 +7,7 @@
  */
 import { z } from 'zod';
 import { durationText, durationValue } from '../../shared/config/values.js';
-import { RETENTION_DAYS_MAX, RETENTION_TIERS_MAX } from '../../shared/limits.js';
+import { RETENTION_DAYS_MAX, RETENTION_TIERS_MAX } from '../../shared/limits-retention.js';
 
 const SECOND_MS = 1_000;
 const HOUR_MS = 3_600_000;

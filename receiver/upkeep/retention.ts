@@ -17,7 +17,7 @@
  * Age is counted from the newest point, not from now: a machine that stopped replicating keeps what it has.
  */
 import { durationText } from '../../shared/config/values.js';
-import { RETENTION_SKEW_MS } from '../../shared/limits.js';
+import { RETENTION_SKEW_MS } from '../../shared/limits-retention.js';
 import { formatDuration } from '../../shared/units.js';
 import type { Consistency } from '../catalog/manifest.js';
 import { tierText, type RetentionPolicy, type RetentionTier } from '../catalog/policy.js';
