@@ -8,6 +8,12 @@ import type { MarkTracker } from './tracker/tracker.js';
 
 export type Self = Omit<Hello, 'disks' | 'inDoubtCycle' | 'type'>;
 
+/** Blocks whose content no point holds, as far as is known without reading: those that a running cycle has taken as well. */
+export function blocksAtRisk(disk: ProtectedDisk, tracker: MarkTracker | null): number {
+  if (disk.cycling === null) return changedBlocks(disk, tracker);
+  return changedBlocks(disk, tracker) + disk.cycling.size;
+}
+
 /** Blocks that the next point would hold, as far as is known without reading. */
 export const changedBlocks = (disk: ProtectedDisk, tracker: MarkTracker | null): number =>
   disk.carry.size + (disk.trackable === null || tracker === null ? 0 : tracker.markedCount(disk.id));

@@ -140,6 +140,15 @@ export class AgentMachine {
       );
       said = messageOf(ended);
       await clock.sleep(waitMs, stop);
+      this.#mustBeUsable();
+    }
+  }
+
+  /** A hash store that failed, wherever in a session that was, refuses everything until it is opened again. */
+  #mustBeUsable(): void {
+    for (const { disk } of this.#disks) {
+      const { failure } = disk.store;
+      if (failure !== null) throw new DisksChanged(messageOf(failure));
     }
   }
 

@@ -7,6 +7,7 @@ import { CLOSE } from '../shared/wire/close-codes.js';
 import type { Welcome } from '../shared/wire/messages.js';
 import type { CycleResult } from './cycle/machine-cycle.js';
 import type { ProtectedDisk, SweepNeed } from './cycle/protected-disk.js';
+import { blocksAtRisk } from './hello.js';
 import type { OpenedDisk } from './open-disk.js';
 import type { MarkTracker, TrackerCounters } from './tracker/tracker.js';
 
@@ -229,9 +230,8 @@ export class AgentStatus {
     const tracker = this.#tracker();
     const isTracked = disk.trackable !== null && tracker !== null;
     const { blockBytes } = disk.geometry;
-    const marked = isTracked ? tracker.markedCount(disk.id) : 0;
     const hasPoint = disk.lastPoint > 0 && disk.need === null;
-    const changed = isTracked ? (disk.carry.size + marked) * blockBytes : null;
+    const changed = isTracked ? blocksAtRisk(disk, tracker) * blockBytes : null;
     const bytes = hasPoint ? changed : disk.geometry.sizeBytes;
     const sinceCut = this.#last === null ? null : (nowMs - this.#last.cutMonotonicMs) / 1000;
     return {

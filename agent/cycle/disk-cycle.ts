@@ -35,6 +35,7 @@ export class DiskCycle {
     this.#arena = arena;
     this.window = disk.carry;
     disk.carry = new BlockSet();
+    disk.cycling = this.taken;
     this.taken.addAll(this.window);
     this.#sender = new ChunkSender(
       session,
@@ -125,6 +126,12 @@ export class DiskCycle {
   /** Gives everything back to be taken by a later cycle. */
   handBack(): void {
     this.disk.carry.addAll(this.taken);
+    this.disk.cycling = null;
+  }
+
+  /** What it has taken is in a point. */
+  committed(): void {
+    this.disk.cycling = null;
   }
 
   async #trust(blocks: readonly BlockNumber[]): Promise<void> {

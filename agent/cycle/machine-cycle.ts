@@ -95,7 +95,10 @@ export async function runCycle(
       await disk.store.commit(cycle, committed.point, disk.series);
       disk.lastPoint = committed.point;
     }
-    for (const { disk } of runs) context.tracker?.committed(disk.id, disk.carry);
+    for (const run of runs) {
+      context.tracker?.committed(run.disk.id, run.disk.carry);
+      run.committed();
+    }
     failpoint('agent.cycle.applied');
     for (const s of still) s.committed();
     return {

@@ -51,6 +51,8 @@ export class ProtectedDisk {
   index = 0;
   /** Taken from the tracker, not yet sent under a commit: where the next cycle begins. */
   carry = new BlockSet();
+  /** Taken by the cycle that runs, and not committed yet: still at risk. */
+  cycling: BlockSet | null = null;
   need: SweepNeed | null = null;
   state: DiskState = 'EnablingProtection';
   stateReason = '';

@@ -55,6 +55,8 @@ export type Order = Extract<
   { type: 'final-cut' | 'final-cut-resume' | 'restore-goal' | 'restore-stop' }
 >;
 
+const nothing = (): void => undefined;
+
 interface Waiter<T> {
   resolve(value: T): void;
   reject(error: Error): void;
@@ -119,13 +121,27 @@ export class ReceiverSession {
     return this.#pacer.take(bytes, signal);
   }
 
+  /** Says something and waits for what answers it. */
+  async #ask<T>(
+    message: AgentMessage,
+    answered: Promise<T>,
+    limitMs: number,
+    what: string,
+    onSent = nothing,
+  ): Promise<T> {
+    // When sending fails, nobody waits for the answer, and the session's end fails it: that must not count as unhandled.
+    answered.catch(() => undefined);
+    await this.#send(message);
+    onSent();
+    return this.#within(answered, limitMs, what);
+  }
+
   /** Says hello; resolves to the welcome. Rejects with SessionEnded when refused. */
   async hello(hello: Hello): Promise<Welcome> {
     const answered = new Promise<Welcome>((resolve, reject) => {
       this.#welcome = { resolve, reject };
     });
-    await this.#send(hello);
-    const welcome = await this.#within(answered, CONNECT_TIMEOUT_MS * 2, 'welcome');
+    const welcome = await this.#ask(hello, answered, CONNECT_TIMEOUT_MS * 2, 'welcome');
     this.#window = new ByteWindow(welcome.windowBytes);
     return welcome;
   }
@@ -192,9 +208,8 @@ export class ReceiverSession {
     const answered = new Promise<Committed>((resolve, reject) => {
       this.#commit = { cycle: commit.cycle, resolve, reject };
     });
-    await this.#send({ type: 'commit', ...commit, lastSequence: this.#sequence });
-    onSent();
-    return this.#within(answered, COMMIT_TIMEOUT_MS, 'commit');
+    const message = { type: 'commit', ...commit, lastSequence: this.#sequence } as const;
+    return this.#ask(message, answered, COMMIT_TIMEOUT_MS, 'commit', onSent);
   }
 
   /** Block hashes of a segment as the receiver has them. One request at a time. */
@@ -202,8 +217,7 @@ export class ReceiverSession {
     const answered = new Promise<BigUint64Array>((resolve, reject) => {
       this.#hashes = { disk, segment, resolve, reject };
     });
-    await this.#send({ type: 'hashes-request', disk, segment });
-    return this.#within(answered, COMMIT_TIMEOUT_MS, 'hashes');
+    return this.#ask({ type: 'hashes-request', disk, segment }, answered, COMMIT_TIMEOUT_MS, 'hashes');
   }
 
   async progress(disks: Extract<AgentMessage, { type: 'progress' }>['disks']): Promise<void> {

@@ -1,0 +1,207 @@
+/**
+ * The agent of a simulated machine: the real AgentMachine, in a process that can be killed, paused and started again on the same hardware.
+ */
+import type { Logger } from 'pino';
+import { agentConfigSchema, type AgentConfig } from '../../agent/config.js';
+import { MessagePool } from '../../agent/cycle/chunk-sender.js';
+import { ReadPool } from '../../agent/cycle/read-pool.js';
+import { WindowArena } from '../../agent/cycle/window-arena.js';
+import type { InspectedDevice } from '../../agent/disks/inspect.js';
+import { Sysfs, type BlockDevice } from '../../agent/disks/sysfs.js';
+import { readDiskState } from '../../agent/disks/watch.js';
+import { AgentMachine } from '../../agent/machine.js';
+import type { FinalCutting, MachineParts } from '../../agent/machine-parts.js';
+import { openInspected } from '../../agent/open-disk.js';
+import type { ProtectionList } from '../../agent/protection.js';
+import type { AgentSnapshot } from '../../agent/status.js';
+import type { MarkTracker } from '../../agent/tracker/tracker.js';
+import { MESSAGE_BUFFERS, READS_IN_FLIGHT } from '../../shared/limits.js';
+import { KIB, SECTOR_BYTES } from '../../shared/units.js';
+import type { Transport } from '../../shared/wire/transport.js';
+import type { SimDisk } from './disk.js';
+import type { SimMachine } from './machine.js';
+import { SimProcess } from './process.js';
+import type { Rng } from './rng.js';
+import type { Scheduler } from './scheduler.js';
+import { SimTracker } from './tracker.js';
+
+/** Reads of the simulation are small, so that many stand beside each other. */
+const READ_BUFFER_BYTES = 256 * KIB;
+
+const noFinalCut: FinalCutting = {
+  isStopped: false,
+  run: () => Promise.reject(new Error('no planned failover in the simulation')),
+  resume: () => Promise.resolve(),
+};
+
+export interface AgentWorld {
+  readonly scheduler: Scheduler;
+  readonly log: (process: SimProcess) => Logger;
+  readonly connect: (process: SimProcess, machine: SimMachine) => Promise<Transport>;
+  /** The agent's code ended by an error that nothing caught. */
+  readonly onCrash: (what: string) => void;
+  /** Stands between tracker and agent: planted bugs. */
+  readonly wrapTracker: (tracker: MarkTracker) => MarkTracker;
+}
+
+class SimSysfs extends Sysfs {
+  readonly #disks: readonly SimDisk[];
+
+  constructor(disks: readonly SimDisk[]) {
+    super('/nonexistent');
+    this.#disks = disks;
+  }
+
+  override device(name: string): BlockDevice | null {
+    const disk = this.#disks.find((d) => d.id === name);
+    if (disk === undefined) return null;
+    const facts = {
+      name,
+      disk: name,
+      major: 259,
+      minor: disk.number,
+      partition: null,
+      startSector: 0,
+      sectorCount: disk.geometry.sizeBytes / SECTOR_BYTES,
+      diskseq: `${disk.number}`,
+      loop: null,
+    };
+    return facts as unknown as BlockDevice;
+  }
+}
+
+export class AgentNode {
+  readonly #world: AgentWorld;
+  readonly #rng: Rng;
+  readonly #config: AgentConfig;
+  readonly #sysfs: SimSysfs;
+  #agent: AgentMachine | null = null;
+  #starts = 0;
+  process: SimProcess;
+
+  constructor(
+    world: AgentWorld,
+    readonly machine: SimMachine,
+    rng: Rng,
+    interval: string,
+  ) {
+    this.#world = world;
+    this.#rng = rng;
+    this.#config = agentConfigSchema.parse({ interval, freeze: { enabled: false } });
+    this.#sysfs = new SimSysfs(machine.disks);
+    this.process = new SimProcess(world.scheduler, `${machine.name}#0`);
+    this.process.kill();
+  }
+
+  get isUp(): boolean {
+    return this.process.isAlive;
+  }
+
+  /** Null while no agent runs. */
+  status(): AgentSnapshot | null {
+    return this.#agent === null || !this.isUp ? null : this.#agent.status.snapshot();
+  }
+
+  start(wallOffsetMs = 0): void {
+    if (this.isUp) return;
+    const { machine } = this;
+    const process = new SimProcess(this.#world.scheduler, `${machine.name}#${++this.#starts}`);
+    process.wallOffsetMs = wallOffsetMs;
+    this.process = process;
+    const rng = this.#rng.fork(process.name);
+    const agent = new AgentMachine({
+      config: this.#config,
+      credentials: {
+        machine: machine.id,
+        name: machine.name,
+        generation: machine.generation,
+        receiver: 'receiver:7443',
+        keyPem: '',
+        certificatePem: '',
+        caPem: '',
+      },
+      clock: process.clock,
+      log: this.#world.log(process),
+      program: 'simulation',
+      random: rng.unit,
+      randomId: () => rng.uuid(),
+      parts: this.#parts(process),
+    });
+    this.#agent = agent;
+    agent.run(new AbortController().signal).then(
+      () => this.#world.onCrash(`${process.name} ended by itself`),
+      (error: unknown) => {
+        if (process.isAlive)
+          this.#world.onCrash(`${process.name} crashed: ${error instanceof Error ? error.stack : String(error)}`);
+      },
+    );
+  }
+
+  kill(): void {
+    this.process.kill();
+  }
+
+  #parts(process: SimProcess): MachineParts {
+    const { machine } = this;
+    const disks: ProtectionList['disks'] = machine.disks.map((disk) => ({
+      id: disk.id,
+      path: `/dev/${disk.id}`,
+      blockBytes: disk.geometry.blockBytes,
+    }));
+    const allocate = (bytes: number): Buffer => Buffer.allocUnsafeSlow(bytes);
+    return {
+      sysfs: this.#sysfs,
+      tracker: { tracker: this.#world.wrapTracker(new SimTracker(machine.kernel, process)), reason: '' },
+      memory: {
+        reads: new ReadPool(READS_IN_FLIGHT, READ_BUFFER_BYTES, allocate),
+        messages: new MessagePool(MESSAGE_BUFFERS),
+        arena: new WindowArena(allocate),
+      },
+      hardwareId: () => hardwareIdOf(machine),
+      describe: () => ({ hostname: machine.name, os: 'sim', cpus: 1, memoryBytes: 0, firmware: 'unknown', nics: [] }),
+      protection: () => Promise.resolve({ disks, kept: [] }),
+      openDisk: (entry, _list, _others, context) =>
+        openInspected(entry, entry.path, this.#inspected(machine.diskOf(entry.id)), {
+          ...context,
+          ground: {
+            bootId: machine.kernel.bootId,
+            hashFolder: (id) => machine.hashFolder(id, process),
+            openSource: () => machine.source(machine.diskOf(entry.id), process),
+          },
+        }),
+      finalCut: () => Promise.resolve(noFinalCut),
+      connect: () => this.#world.connect(process, machine),
+      keepGeneration: (generation) => {
+        machine.generation = generation;
+        return Promise.resolve();
+      },
+    };
+  }
+
+  #inspected(disk: SimDisk): InspectedDevice {
+    const source = { kind: 'block', name: disk.id, path: `/dev/${disk.id}` } as const;
+    const state = readDiskState(this.#sysfs, source);
+    if (state === null) throw new Error(`no disk ${disk.id}`);
+    return {
+      id: disk.id,
+      identity: { id: disk.id, from: 'device', record: null },
+      source,
+      geometry: disk.geometry,
+      trackable: {
+        id: disk.id,
+        major: 259,
+        minor: disk.number,
+        sysName: disk.id,
+        startSector: 0,
+        sectorCount: disk.geometry.sizeBytes / SECTOR_BYTES,
+        geometry: disk.geometry,
+      },
+      untrackedReason: null,
+      state,
+      mounted: [],
+      warnings: [],
+    };
+  }
+}
+
+export const hardwareIdOf = (machine: SimMachine): string => `hardware-${machine.id}`;

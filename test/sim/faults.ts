@@ -1,0 +1,160 @@
+/**
+ * What goes wrong in a world, and when: one loop per kind of fault that the plan has. `stop` ends them and puts everything right again; what is
+ * broken then must heal by itself.
+ */
+import type { AgentNode } from './agent-node.js';
+import type { Network } from './network.js';
+import type { Fault, Plan } from './plan.js';
+import type { ReceiverNode } from './receiver-node.js';
+import type { Rng } from './rng.js';
+import type { Scheduler } from './scheduler.js';
+import type { SimStore } from './store.js';
+
+export interface Faulty {
+  readonly scheduler: Scheduler;
+  readonly plan: Plan;
+  readonly rng: Rng;
+  readonly store: SimStore;
+  readonly network: Network;
+  readonly agents: readonly AgentNode[];
+  readonly receivers: readonly ReceiverNode[];
+  /** Which receiver agents reach, by the number of the agent. */
+  readonly routes: number[];
+}
+
+/** A stalled process is frozen for so long at most: longer than leases, heartbeats and the patience of others. */
+const STALL_MAX_MS = 90_000;
+const DOWN_MAX_MS = 20_000;
+const WALL_JUMP_MAX_MS = 3 * 60 * 60 * 1000;
+
+export class Faults {
+  readonly #world: Faulty;
+  readonly #counts = new Map<Fault, number>();
+  #isOn = true;
+
+  constructor(world: Faulty) {
+    this.#world = world;
+  }
+
+  get counts(): ReadonlyMap<Fault, number> {
+    return this.#counts;
+  }
+
+  start(): void {
+    const { plan, store, agents } = this.#world;
+    if (plan.faults.has('store-requests')) store.faults = { ...plan.store };
+    if (plan.faults.has('missed-marks'))
+      for (const { machine } of agents) Object.assign(machine.kernel.faults, plan.tracker);
+    for (const fault of plan.faults) this.#again(fault);
+  }
+
+  /** No more faults; everybody runs and hears everybody. */
+  stop(): void {
+    this.#isOn = false;
+    const { store, network, agents, receivers } = this.#world;
+    store.heal();
+    network.mend();
+    for (const receiver of receivers) {
+      receiver.cutStore(false);
+      receiver.process.resume();
+      receiver.start();
+    }
+    for (const agent of agents) {
+      Object.assign(agent.machine.kernel.faults, { missedCompletion: 0, missedSubmission: 0, falseHit: 0 });
+      agent.machine.setStateFull(false);
+      agent.process.resume();
+      this.#revive(agent);
+    }
+  }
+
+  #again(fault: Fault): void {
+    const { scheduler, plan, rng } = this.#world;
+    scheduler.after(rng.wait(plan.faultEveryMs), `fault ${fault}`, () => {
+      if (!this.#isOn) return;
+      this.#counts.set(fault, (this.#counts.get(fault) ?? 0) + 1);
+      this.#do(fault);
+      this.#again(fault);
+    });
+  }
+
+  #do(fault: Fault): void {
+    const { rng, network, store, agents, receivers, routes } = this.#world;
+    const agent = rng.pick(agents);
+    const receiver = rng.pick(receivers);
+    switch (fault) {
+      case 'store-requests':
+      case 'missed-marks':
+        // Chances of each request and mark.
+        return;
+      case 'agent-crash':
+        agent.kill();
+        this.#later(rng.between(0, DOWN_MAX_MS), 'agent starts', () => this.#revive(agent));
+        return;
+      case 'power-cut':
+        agent.kill();
+        agent.machine.powerCut();
+        this.#later(rng.between(1_000, DOWN_MAX_MS), 'machine boots', () => this.#revive(agent));
+        return;
+      case 'receiver-crash':
+        receiver.kill();
+        this.#later(rng.between(0, DOWN_MAX_MS), 'receiver starts', () => receiver.start());
+        return;
+      case 'receiver-stall': {
+        const stalled = receiver.process;
+        stalled.pause();
+        // Mostly somebody notices and the agents go elsewhere.
+        if (rng.chance(0.7)) this.#reroute(receiver);
+        this.#later(rng.between(500, STALL_MAX_MS), 'receiver wakes', () => stalled.resume());
+        return;
+      }
+      case 'agent-stall': {
+        const stalled = agent.process;
+        stalled.pause();
+        this.#later(rng.between(500, STALL_MAX_MS / 2), 'agent wakes', () => stalled.resume());
+        return;
+      }
+      case 'reroute':
+        routes[rng.below(routes.length)] = rng.below(receivers.length);
+        return;
+      case 'partition':
+        if (rng.chance(0.5)) network.cut(agent.machine.name, receiver.name);
+        else receiver.cutStore(true);
+        this.#later(rng.between(1_000, 60_000), 'partition ends', () => {
+          network.mend();
+          receiver.cutStore(false);
+        });
+        return;
+      case 'connection-loss':
+        network.breakOne(rng);
+        return;
+      case 'store-full':
+        store.isFull = true;
+        this.#later(rng.between(1_000, 30_000), 'store has room', () => (store.isFull = false));
+        return;
+      case 'state-full':
+        agent.machine.setStateFull(true);
+        this.#later(rng.between(1_000, 30_000), 'state has room', () => agent.machine.setStateFull(false));
+        return;
+      case 'wall-clock':
+        (rng.chance(0.5) ? agent : receiver).process.wallOffsetMs += rng.between(-WALL_JUMP_MAX_MS, WALL_JUMP_MAX_MS);
+    }
+  }
+
+  #reroute(away: ReceiverNode): void {
+    const { rng, receivers, routes } = this.#world;
+    const others = receivers.flatMap((r, i) => (r === away ? [] : [i]));
+    if (others.length === 0) return;
+    for (let i = 0; i < routes.length; i++) if (receivers[routes[i] ?? 0] === away) routes[i] = rng.pick(others);
+  }
+
+  #revive(agent: AgentNode): void {
+    agent.machine.workload.start();
+    agent.start(agent.process.wallOffsetMs);
+  }
+
+  #later(delayMs: number, what: string, run: () => void): void {
+    this.#world.scheduler.after(delayMs, what, () => {
+      if (this.#isOn) run();
+    });
+  }
+}

@@ -1,0 +1,62 @@
+/**
+ * `npm run sim -- --seconds N [--seed S] [--verbose]`: runs worlds until the time is over, one after the other, and prints for each failure the seed
+ * and the line that reproduces it. Exit code 1 when one failed.
+ */
+import { Command, InvalidArgumentError } from 'commander';
+import { runWorld, type WorldResult } from './world.js';
+
+const number = (text: string): number => {
+  const value = Number(text);
+  if (!Number.isInteger(value) || value < 0) throw new InvalidArgumentError('expected a whole number');
+  return value;
+};
+
+interface Options {
+  readonly seconds: number;
+  readonly seed?: number;
+  readonly count?: number;
+  readonly verbose: boolean;
+}
+
+const SHOWN_MAX = 20;
+
+function told(result: WorldResult, wallMs: number): string {
+  const faults = [...result.faults].map(([fault, count]) => `${fault} ${count}`).join(', ');
+  return [
+    `seed ${result.seed}: ${result.violations.length === 0 ? 'ok' : 'FAILED'}`,
+    `${(result.virtualMs / 1000).toFixed(0)} virtual s in ${wallMs.toFixed(0)} ms`,
+    `${result.events} events, ${result.writes} writes, ${result.points} points, ${result.requests} requests`,
+    `healed in ${result.healedMs === null ? '-' : (result.healedMs / 1000).toFixed(0)} s`,
+    `faults: ${faults === '' ? 'none' : faults}`,
+    result.traceHash.slice(0, 12),
+  ].join('; ');
+}
+
+async function runOne(seed: number, verbose: boolean): Promise<boolean> {
+  const startMs = performance.now();
+  const result = await runWorld({ seed, ...(verbose ? { onLine: (line: string) => console.log(line) } : {}) });
+  console.log(told(result, performance.now() - startMs));
+  if (result.violations.length === 0) return true;
+  for (const violation of result.violations.slice(0, SHOWN_MAX)) console.log(`  ${violation}`);
+  console.log(`  reproduce: npm run sim -- --seed ${seed} --count 1 --verbose`);
+  return false;
+}
+
+async function main({ seconds, seed, count = Infinity, verbose }: Options): Promise<void> {
+  const endMs = performance.now() + seconds * 1000;
+  const first = seed ?? Math.floor(Math.random() * 2 ** 31);
+  let failed = 0;
+  let run = 0;
+  for (; run < count && performance.now() < endMs; run++) if (!(await runOne(first + run, verbose))) failed++;
+  console.log(`${run} worlds from seed ${first}, ${failed} failed`);
+  process.exitCode = failed === 0 ? 0 : 1;
+}
+
+await new Command('sim')
+  .description('Looks for failures in simulated worlds.')
+  .option('--seconds <n>', 'how long to look', number, 60)
+  .option('--seed <s>', 'first seed; by default any', number)
+  .option('--count <n>', 'worlds at most', number)
+  .option('--verbose', 'print every event and log line', false)
+  .action(main)
+  .parseAsync();

@@ -1,0 +1,299 @@
+/**
+ * What is right. Watches the store and the messages, remembers which instant each cycle's cut was, and compares every listed point, block by block,
+ * with what the disks held at that instant: read by the real catalog and read plan, from the objects as they lie in the store.
+ */
+import { digestToText } from '../../shared/blocks/hash.js';
+import { messageOf } from '../../shared/errors.js';
+import { CHUNK_PLAIN_BYTES_MAX } from '../../shared/limits.js';
+import type { LayerIndex } from '../../shared/layer/layer.js';
+import type { DiskId } from '../../shared/units.js';
+import { decodeAgentMessage, decodeReceiverMessage, TAG_CONTROL } from '../../shared/wire/messages.js';
+import {
+  manifestSchema,
+  MANIFEST_VERSION,
+  type LayerRef,
+  type RecoveryPoint,
+} from '../../receiver/catalog/manifest.js';
+import { loadHead, MachineReader, type PointDisk } from '../../receiver/catalog/reader.js';
+import { openSealedJson } from '../../receiver/catalog/sealed-json.js';
+import { digestOfUnit } from '../../receiver/volume/block-hashes.js';
+import { provePieces } from '../../receiver/volume/chunk-check.js';
+import { IndexCache } from '../../receiver/volume/index-cache.js';
+import { LayerReader } from '../../receiver/volume/layer-reader.js';
+import { planPoint } from '../../receiver/volume/plan-point.js';
+import { byChunk, workOf, type Piece } from '../../receiver/volume/unit-work.js';
+import { parseBlock } from './blocks.js';
+import type { SimDisk } from './disk.js';
+import type { SimMachine } from './machine.js';
+import type { SimStore, StoreWatcher } from './store.js';
+
+/** Contents of a chunk's blocks by their position: two numbers each. */
+type Contents = ReadonlyMap<number, Int32Array>;
+
+interface Image {
+  readonly low: Int32Array;
+  readonly high: Int32Array;
+}
+
+/** What is known of one machine. */
+class Known {
+  /** Order of the flip that each cycle's commit names as its cut. */
+  readonly cuts = new Map<string, number>();
+  /** Points that an agent was told of, with their cycle. */
+  readonly acknowledged = new Map<number, string>();
+  /** The cycle that each number stands for, once a manifest has listed it. */
+  readonly listed = new Map<number, string>();
+  /** The process that wrote each epoch. */
+  readonly writers = new Map<number, string>();
+  readonly numbers = new Map<number, string>();
+}
+
+const MANIFEST_NAME = /^machines\/([0-9a-f-]{36})\/manifest\/(\d+)$/;
+/** Differences of one image that are told. */
+const SHOWN = 5;
+
+export class Model implements StoreWatcher {
+  readonly violations: string[] = [];
+  readonly #store: SimStore;
+  readonly #machines: readonly SimMachine[];
+  readonly #known = new Map<string, Known>();
+  readonly #indexes = new IndexCache();
+  readonly #contents = new Map<string, Contents>();
+  checkedPoints = 0;
+
+  constructor(store: SimStore, machines: readonly SimMachine[]) {
+    this.#store = store;
+    this.#machines = machines;
+    for (const machine of machines) this.#known.set(machine.id, new Known());
+    store.watchers.push(this);
+  }
+
+  violated(what: string): void {
+    this.violations.push(what);
+  }
+
+  /** Points that an agent has been told of. */
+  acknowledgedOf(machine: SimMachine): ReadonlyMap<number, string> {
+    return this.#of(machine.id).acknowledged;
+  }
+
+  /** A message arrives at a receiver. */
+  heardByReceiver(machine: SimMachine, bytes: Buffer): void {
+    if (bytes[0] !== TAG_CONTROL) return;
+    const message = decodeAgentMessage(Buffer.from(bytes));
+    if (message.type !== 'commit') return;
+    const order = machine.kernel.flips.get(message.cutAtMs);
+    if (order === undefined) this.violated(`${machine.name}: cycle ${message.cycle} names a cut that no flip was`);
+    else this.#of(machine.id).cuts.set(message.cycle, order);
+  }
+
+  /** A message arrives at an agent. */
+  heardByAgent(machine: SimMachine, bytes: Buffer): void {
+    if (bytes[0] !== TAG_CONTROL) return;
+    const message = decodeReceiverMessage(Buffer.from(bytes));
+    if (message.type === 'committed') this.#of(machine.id).acknowledged.set(message.point, message.cycle);
+  }
+
+  created(name: string, bytes: Buffer, by: string): void {
+    const match = MANIFEST_NAME.exec(name);
+    const known = this.#known.get(match?.[1] ?? '');
+    if (match === null || known === undefined) return;
+    const manifest = openSealedJson(bytes, manifestSchema, MANIFEST_VERSION, name);
+    const writer = known.writers.get(manifest.epoch) ?? by;
+    known.writers.set(manifest.epoch, writer);
+    if (writer !== by) this.violated(`${name}: epoch ${manifest.epoch} is written by ${by} and by ${writer}`);
+    if (known.numbers.has(manifest.number)) {
+      this.violated(`${name} was made by ${known.numbers.get(manifest.number) ?? ''} and again by ${by}`);
+    }
+    known.numbers.set(manifest.number, by);
+    for (const point of manifest.tail.points) this.#list(known, point, name);
+  }
+
+  deleting(name: string, by: string): void {
+    this.violated(`${name} was deleted by ${by}: nothing deletes yet`);
+  }
+
+  /** Compares all that is listed with what was. */
+  async check(): Promise<void> {
+    for (const machine of this.#machines) {
+      try {
+        await this.#checkMachine(machine);
+      } catch (error) {
+        this.violated(`${machine.name}: ${error instanceof Error ? (error.stack ?? error.message) : messageOf(error)}`);
+      }
+    }
+  }
+
+  /** After the healing: the newest point is what the disks hold. */
+  async checkNewest(machine: SimMachine): Promise<void> {
+    const head = await loadHead(this.#store, machine.id);
+    const point = head?.tail.points.at(-1);
+    if (head === null || point === undefined) {
+      this.violated(`${machine.name} has no point`);
+      return;
+    }
+    const reader = new MachineReader(this.#store, head);
+    for (const disk of machine.disks) {
+      const at = point.disks.find((d) => d.disk === disk.id);
+      if (at === undefined) {
+        this.violated(`${machine.name}: the newest point ${point.number} lacks ${disk.id}`);
+        continue;
+      }
+      const image = await this.#imageOf(reader, machine, disk, point, at);
+      const wrong: string[] = [];
+      for (let block = 0; block < disk.geometry.blockCount; block++) {
+        const now = disk.halvesOf(block);
+        if (image.low[block] === now.low && image.high[block] === now.high) continue;
+        wrong.push(`block ${block} is ${image.low[block]}/${image.high[block]}, not ${now.low}/${now.high}`);
+      }
+      this.#tell(`${machine.name} newest point ${point.number} ${disk.id}, against the disk`, wrong);
+    }
+  }
+
+  async #checkMachine(machine: SimMachine): Promise<void> {
+    const known = this.#of(machine.id);
+    const head = await loadHead(this.#store, machine.id);
+    if (head === null) {
+      if (known.acknowledged.size > 0) this.violated(`${machine.name}: points were acknowledged, there is no manifest`);
+      return;
+    }
+    const reader = new MachineReader(this.#store, head);
+    const found = new Map<number, string>();
+    for await (const point of reader.points()) {
+      found.set(point.number, point.cycle);
+      this.#list(known, point, `manifest ${head.number}`);
+      await this.#checkPoint(reader, machine, point, known);
+    }
+    for (const [number, cycle] of known.acknowledged) {
+      if (found.get(number) === cycle) continue;
+      this.violated(
+        `${machine.name}: point ${number} was acknowledged as cycle ${cycle}, listed is ${found.get(number)}`,
+      );
+    }
+  }
+
+  async #checkPoint(reader: MachineReader, machine: SimMachine, point: RecoveryPoint, known: Known): Promise<void> {
+    const order = known.cuts.get(point.cycle);
+    if (order === undefined) {
+      this.violated(`${machine.name}: point ${point.number} is of cycle ${point.cycle}, which nobody committed`);
+      return;
+    }
+    for (const at of point.disks) {
+      const disk = machine.diskOf(at.disk);
+      const image = await this.#imageOf(reader, machine, disk, point, at);
+      const wrong: string[] = [];
+      for (let block = 0; block < disk.geometry.blockCount; block++) {
+        const { settled, inFlight } = disk.allowedAt(block, order);
+        const low = image.low[block];
+        const high = image.high[block];
+        if ((low === settled.low || low === inFlight) && (high === settled.high || high === inFlight)) continue;
+        const flight = inFlight === null ? '' : `, ${inFlight} in flight`;
+        wrong.push(`block ${block} is ${low}/${high}, was ${settled.low}/${settled.high}${flight}`);
+      }
+      this.#tell(`${machine.name} point ${point.number} ${at.disk}`, wrong);
+    }
+    this.checkedPoints++;
+  }
+
+  #tell(where: string, wrong: readonly string[]): void {
+    if (wrong.length > 0)
+      this.violated(`${where}: ${wrong.length} blocks are wrong: ${wrong.slice(0, SHOWN).join('; ')}`);
+  }
+
+  /** A disk at a point, as a restore would read it. */
+  async #imageOf(
+    reader: MachineReader,
+    machine: SimMachine,
+    disk: SimDisk,
+    point: RecoveryPoint,
+    at: PointDisk,
+  ): Promise<Image> {
+    const layerReader = this.#layerReader(machine, at.disk, at.blockBytes);
+    const plan = await planPoint(layerReader, at, await reader.layersFor(at.disk, point.number));
+    const image = { low: new Int32Array(disk.geometry.blockCount), high: new Int32Array(disk.geometry.blockCount) };
+    let digest = 0n;
+    for (const unit of plan.units) {
+      digest ^= await digestOfUnit(layerReader, plan, unit);
+      if (unit.kind === 'zero') continue;
+      const index = await layerReader.index(unit.layer);
+      const contents = await this.#contentsOf(layerReader, unit.layer, index, disk);
+      for (const piece of workOf(plan, unit, index).pieces) {
+        const chunk = contents.get(piece.chunk);
+        for (let i = 0; i < piece.count; i++) {
+          image.low[piece.first + i] = chunk?.[(piece.position + i) * 2] ?? -1;
+          image.high[piece.first + i] = chunk?.[(piece.position + i) * 2 + 1] ?? -1;
+        }
+      }
+    }
+    if (digestToText(digest) !== at.digest) {
+      this.violated(
+        `${machine.name} point ${point.number} ${at.disk}: digest ${digestToText(digest)}, listed ${at.digest}`,
+      );
+    }
+    return image;
+  }
+
+  #layerReader(machine: SimMachine, disk: DiskId, blockBytes: number): LayerReader {
+    return new LayerReader(this.#store, { machine: machine.id, disk, blockBytes }, this.#indexes);
+  }
+
+  /** Decodes and proves a layer once. */
+  async #contentsOf(reader: LayerReader, layer: LayerRef, index: LayerIndex, disk: SimDisk): Promise<Contents> {
+    const name = `${reader.nameOf(layer)} ${layer.indexChecksum}`;
+    const known = this.#contents.get(name);
+    if (known !== undefined) return known;
+    const contents = new Map<number, Int32Array>();
+    const pieces = byChunk(dataPieces(index));
+    const { blockBytes } = disk.geometry;
+    const plain = Buffer.alloc(CHUNK_PLAIN_BYTES_MAX);
+    const scratch = Buffer.alloc(blockBytes);
+    for await (const chunk of reader.chunks(layer, index, [...index.chunks.keys()])) {
+      const mine = pieces.get(chunk.number) ?? [];
+      provePieces(reader.nameOf(layer), index, chunk, mine, plain);
+      const halves = new Int32Array(chunk.header.dataBlocks * 2).fill(-1);
+      for (const piece of mine) {
+        for (let i = 0; i < piece.count; i++) {
+          const position = piece.position + i;
+          const block = plain.subarray(position * blockBytes, (position + 1) * blockBytes);
+          const parsed = parseBlock(block, disk.number, piece.first + i, scratch);
+          if (parsed === null) {
+            this.violated(`${reader.nameOf(layer)}: block ${piece.first + i} holds what was never written to it`);
+            continue;
+          }
+          halves[position * 2] = parsed.low;
+          halves[position * 2 + 1] = parsed.high;
+        }
+      }
+      contents.set(chunk.number, halves);
+    }
+    this.#contents.set(name, contents);
+    return contents;
+  }
+
+  #list(known: Known, point: RecoveryPoint, where: string): void {
+    const before = known.listed.get(point.number) ?? point.cycle;
+    known.listed.set(point.number, point.cycle);
+    if (before !== point.cycle) this.violated(`${where}: point ${point.number} was cycle ${before}, is ${point.cycle}`);
+  }
+
+  #of(machine: string): Known {
+    const known = this.#known.get(machine);
+    if (known === undefined) throw new Error(`no machine ${machine}`);
+    return known;
+  }
+}
+
+function dataPieces(index: LayerIndex): Piece[] {
+  const pieces: Piece[] = [];
+  for (let i = 0; i < index.first.length; i++) {
+    if (index.zero[i] === 1) continue;
+    pieces.push({
+      chunk: index.chunk[i] ?? 0,
+      first: index.first[i] ?? 0,
+      count: index.count[i] ?? 0,
+      position: index.position[i] ?? 0,
+      hashAt: index.hashAt[i] ?? 0,
+    });
+  }
+  return pieces;
+}

@@ -1,0 +1,97 @@
+/**
+ * What a seed's world is made of: machines, receivers, latencies, and which faults happen how often. Each run has a subset of the faults, so that one
+ * doesn't hide behind another. Pure.
+ */
+import { KIB, MIB } from '../../shared/units.js';
+import type { DiskShape } from './disk.js';
+import type { MachineShape } from './machine.js';
+import type { Rng } from './rng.js';
+import type { StoreFaults } from './store.js';
+import type { TrackerFaults } from './tracker.js';
+
+export const FAULTS = [
+  'store-requests',
+  'agent-crash',
+  'power-cut',
+  'receiver-crash',
+  'receiver-stall',
+  'agent-stall',
+  'reroute',
+  'partition',
+  'connection-loss',
+  'store-full',
+  'state-full',
+  'wall-clock',
+  'missed-marks',
+] as const;
+export type Fault = (typeof FAULTS)[number];
+
+export interface Plan {
+  readonly machines: readonly MachineShape[];
+  readonly receivers: number;
+  readonly interval: string;
+  readonly netLatencyMs: number;
+  readonly storeLatencyMs: number;
+  readonly storePageNames: number;
+  /** Virtual time in which faults happen, and then that in which all must be well again. */
+  readonly faultyMs: number;
+  readonly healingMs: number;
+  readonly faults: ReadonlySet<Fault>;
+  /** Between two faults of one kind, on average. */
+  readonly faultEveryMs: number;
+  readonly store: StoreFaults;
+  readonly tracker: TrackerFaults;
+}
+
+const CHANCE_OF_A_FAULT = 0.45;
+
+export function planOf(rng: Rng): Plan {
+  const isCalm = rng.chance(0.1);
+  const faults = new Set(FAULTS.filter(() => !isCalm && rng.chance(CHANCE_OF_A_FAULT)));
+  const harm = rng.pick([0.003, 0.01, 0.03]);
+  return {
+    machines: Array.from({ length: rng.chance(0.3) ? 2 : 1 }, () => machineOf(rng)),
+    receivers: rng.pick([1, 2, 2, 3]),
+    interval: rng.pick(['1s', '2s', '5s']),
+    netLatencyMs: rng.pick([0.2, 2, 20]),
+    storeLatencyMs: rng.pick([1, 5, 40]),
+    storePageNames: rng.pick([3, 20, 1000]),
+    faultyMs: rng.pick([60_000, 120_000, 200_000]),
+    healingMs: 600_000,
+    faults,
+    faultEveryMs: rng.pick([10_000, 30_000, 80_000]),
+    store: {
+      error: harm * rng.unit(),
+      lostRequest: harm * rng.unit(),
+      lostReply: harm * rng.unit(),
+      late: harm * rng.unit(),
+      repeated: harm * rng.unit(),
+    },
+    tracker: {
+      missedCompletion: rng.pick([0, 0.003]),
+      missedSubmission: rng.pick([0, 0.0005]),
+      falseHit: rng.pick([0, 0.02]),
+    },
+  };
+}
+
+function machineOf(rng: Rng): MachineShape {
+  return {
+    disks: Array.from({ length: rng.whole(1, 2) }, () => diskOf(rng)),
+    workload: {
+      writers: rng.whole(1, 3),
+      thinkMs: rng.pick([50, 200, 1_000]),
+      deviceMs: rng.pick([0.5, 5, 50]),
+      hotShare: rng.pick([0.02, 0.1, 0.5]),
+      burstBlocks: rng.pick([4, 30]),
+      burstChance: rng.pick([0, 0.1]),
+      raceChance: rng.pick([0, 0.05, 0.5]),
+    },
+  };
+}
+
+function diskOf(rng: Rng): DiskShape {
+  // More than one segment now and then; an end that fills no block.
+  if (rng.chance(0.2)) return { sizeBytes: 66 * MIB + 512, blockBytes: 64 * KIB };
+  return { sizeBytes: rng.pick([1 * MIB, 2 * MIB + 512, 3 * MIB]), blockBytes: rng.pick([4, 4, 16]) * KIB };
+}

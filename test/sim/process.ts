@@ -1,0 +1,122 @@
+/**
+ * A process of the simulation. Everything that it waits for comes through `deliver`: killed, it hears nothing any more and so never continues;
+ * paused, it hears all of it when it goes on, while the world has moved on without it.
+ */
+import type { Clock } from '../../shared/clock.js';
+import type { Scheduler } from './scheduler.js';
+
+export class ProcessGone extends Error {
+  constructor(name: string) {
+    super(`process ${name} is gone`);
+  }
+}
+
+/** Wall time at the beginning of each world. */
+export const EPOCH_MS = Date.UTC(2026, 0, 1);
+
+export class SimProcess {
+  readonly #scheduler: Scheduler;
+  readonly #dying: (() => void)[] = [];
+  #backlog: (() => void)[] = [];
+  #alive = true;
+  #paused = false;
+  /** How far this host's wall clock is off. */
+  wallOffsetMs = 0;
+
+  constructor(
+    scheduler: Scheduler,
+    readonly name: string,
+  ) {
+    this.#scheduler = scheduler;
+  }
+
+  get isAlive(): boolean {
+    return this.#alive;
+  }
+
+  get isPaused(): boolean {
+    return this.#paused;
+  }
+
+  /** Takes part in the world: others can hear from it. */
+  get isRunning(): boolean {
+    return this.#alive && !this.#paused;
+  }
+
+  readonly clock: Clock = {
+    nowMs: () => Math.floor(EPOCH_MS + this.#scheduler.nowMs + this.wallOffsetMs),
+    monotonicMs: () => this.#scheduler.nowMs,
+    sleep: (ms, signal) => this.#sleep(ms, signal),
+  };
+
+  /** For what happens without waiting: a process that is gone does nothing. */
+  mustLive(): void {
+    if (!this.#alive) throw new ProcessGone(this.name);
+  }
+
+  /** Hands something in: now, when the process goes on, or never. */
+  deliver(run: () => void): void {
+    if (!this.#alive) return;
+    if (this.#paused || this.#backlog.length > 0) this.#backlog.push(run);
+    else run();
+  }
+
+  /** Resolves after a delay, if the process lives to see it. */
+  after(delayMs: number, what: string): Promise<void> {
+    return new Promise((resolve) => {
+      if (this.#alive) this.#scheduler.after(delayMs, `${this.name} ${what}`, () => this.deliver(resolve));
+    });
+  }
+
+  onDeath(run: () => void): void {
+    this.#dying.push(run);
+  }
+
+  kill(): void {
+    if (!this.#alive) return;
+    this.#alive = false;
+    this.#backlog = [];
+    for (const run of this.#dying) run();
+  }
+
+  pause(): void {
+    this.#paused = true;
+  }
+
+  resume(): void {
+    if (!this.#paused) return;
+    this.#paused = false;
+    this.#catchUp();
+  }
+
+  /** What waited comes in its order, each in its own turn, as in an event loop. */
+  #catchUp(): void {
+    if (this.#paused || this.#backlog.length === 0) return;
+    this.#scheduler.after(0, `${this.name} wakes`, () => {
+      if (this.#paused) return;
+      this.#backlog.shift()?.();
+      this.#catchUp();
+    });
+  }
+
+  #sleep(ms: number, signal?: AbortSignal): Promise<void> {
+    return new Promise((resolve) => {
+      if (!this.#alive) return;
+      if (signal?.aborted) {
+        resolve();
+        return;
+      }
+      const onAbort = (): void => {
+        timer.cancel();
+        resolve();
+      };
+      const timer = this.#scheduler.after(ms, `${this.name} timer`, () =>
+        this.deliver(() => {
+          signal?.removeEventListener('abort', onAbort);
+          resolve();
+        }),
+      );
+      signal?.addEventListener('abort', onAbort, { once: true });
+    });
+  }
+}

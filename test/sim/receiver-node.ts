@@ -1,0 +1,111 @@
+/**
+ * A receiver of a simulated world: the real SessionRegistry with its sessions, in a process that can be killed, paused and started again. It keeps
+ * nothing: all that a new process knows comes from the store.
+ */
+import type { Logger } from 'pino';
+import { messageOf } from '../../shared/errors.js';
+import type { MachineId } from '../../shared/units.js';
+import { encodeControl } from '../../shared/wire/messages.js';
+import { authenticator } from '../../receiver/session/identity.js';
+import { SessionRegistry } from '../../receiver/session/registry.js';
+import type { ObjectStore } from '../../receiver/store/store.js';
+import type { SimTransport } from './network.js';
+import { SimProcess } from './process.js';
+import type { Rng } from './rng.js';
+import type { Scheduler } from './scheduler.js';
+import { StoreClient, type SimStore } from './store.js';
+
+export interface ReceiverWorld {
+  readonly scheduler: Scheduler;
+  readonly store: SimStore;
+  readonly storeLatencyMs: number;
+  readonly log: (process: SimProcess) => Logger;
+  /** Stands between receiver and store: planted bugs. */
+  readonly wrapStore: (store: ObjectStore) => ObjectStore;
+}
+
+/** Fingerprint of the certificate that a simulated machine was enrolled with. */
+export const certificateOf = (machine: MachineId): string => machine.replaceAll('-', '').padEnd(64, '0');
+
+export class ReceiverNode {
+  readonly #world: ReceiverWorld;
+  readonly #rng: Rng;
+  #registry: SessionRegistry | null = null;
+  #client: StoreClient | null = null;
+  #store: ObjectStore | null = null;
+  #starts = 0;
+  #isStoreCut = false;
+  process: SimProcess;
+
+  constructor(
+    world: ReceiverWorld,
+    readonly name: string,
+    rng: Rng,
+  ) {
+    this.#world = world;
+    this.#rng = rng;
+    this.process = new SimProcess(world.scheduler, `${name}#0`);
+    this.process.kill();
+  }
+
+  get isUp(): boolean {
+    return this.process.isAlive;
+  }
+
+  start(): void {
+    if (this.isUp) return;
+    const { scheduler, store, storeLatencyMs, wrapStore } = this.#world;
+    const process = new SimProcess(scheduler, `${this.name}#${++this.#starts}`);
+    this.process = process;
+    const rng = this.#rng.fork(process.name);
+    this.#client = new StoreClient(scheduler, store, process, rng.fork('store'), storeLatencyMs);
+    this.#client.isCut = this.#isStoreCut;
+    this.#store = wrapStore(this.#client);
+    this.#registry = new SessionRegistry({
+      store: this.#store,
+      clock: process.clock,
+      randomId: () => rng.uuid(),
+      log: this.#world.log(process),
+      program: 'simulation',
+    });
+  }
+
+  kill(): void {
+    this.process.kill();
+  }
+
+  /** Nothing passes between this host and the store. */
+  cutStore(isCut: boolean): void {
+    this.#isStoreCut = isCut;
+    if (this.#client !== null) this.#client.isCut = isCut;
+  }
+
+  /** As the session server does it: who a peer is, is decided before a byte of the session is read. */
+  accept(machine: MachineId, transport: SimTransport): void {
+    const registry = this.#registry;
+    const store = this.#store;
+    if (registry === null || store === null) return;
+    void this.#admit(registry, store, machine, transport);
+  }
+
+  async #admit(
+    registry: SessionRegistry,
+    store: ObjectStore,
+    machine: MachineId,
+    transport: SimTransport,
+  ): Promise<void> {
+    try {
+      const decision = await authenticator(store)(machine, certificateOf(machine));
+      if ('identity' in decision) {
+        await registry.admit({ identity: decision.identity, remote: 'agent' }, transport);
+        return;
+      }
+      const { refusal, reason } = decision;
+      const said = encodeControl({ type: 'refused', code: refusal.code, reason, hint: refusal.hint });
+      await transport.send(said).catch(() => undefined);
+      transport.close(refusal.code, reason);
+    } catch (error) {
+      transport.close(4500, messageOf(error));
+    }
+  }
+}

@@ -1,0 +1,249 @@
+/**
+ * One simulated world from one seed: made, run with faults, healed, checked. The result says what was wrong, and has the hash of the trace, which is
+ * the same whenever the seed is.
+ */
+import { pino, type Logger } from 'pino';
+import { silentLogger } from '../../shared/log.js';
+import type { MarkTracker } from '../../agent/tracker/tracker.js';
+import { MANIFEST_VERSION } from '../../receiver/catalog/manifest.js';
+import { createIdentity } from '../../receiver/session/identity.js';
+import type { ObjectStore } from '../../receiver/store/store.js';
+import { AgentNode, hardwareIdOf } from './agent-node.js';
+import { useSynchronousCodec } from './codec.js';
+import { Faults } from './faults.js';
+import { SimMachine } from './machine.js';
+import { Model } from './model.js';
+import { Network } from './network.js';
+import { planOf, type Plan } from './plan.js';
+import { EPOCH_MS, type SimProcess } from './process.js';
+import { certificateOf, ReceiverNode } from './receiver-node.js';
+import { Rng } from './rng.js';
+import { Scheduler } from './scheduler.js';
+import { SimStore } from './store.js';
+
+/** Bugs that are planted by standing between the real parts; each must be caught. */
+export interface Bugs {
+  readonly wrapTracker?: (tracker: MarkTracker) => MarkTracker;
+  readonly wrapStore?: (store: ObjectStore) => ObjectStore;
+}
+
+export interface WorldOptions {
+  readonly seed: number;
+  /** Overrides what the seed has drawn. */
+  readonly plan?: Partial<Plan>;
+  readonly bugs?: Bugs;
+  /** Each line of the trace and of the logs. */
+  readonly onLine?: (line: string) => void;
+}
+
+export interface WorldResult {
+  readonly seed: number;
+  readonly violations: readonly string[];
+  readonly traceHash: string;
+  readonly trace: readonly string[];
+  readonly plan: Plan;
+  readonly events: number;
+  readonly virtualMs: number;
+  readonly points: number;
+  readonly checkedPoints: number;
+  readonly writes: number;
+  readonly requests: number;
+  /** Virtual time from the end of the faults until all was well. */
+  readonly healedMs: number | null;
+  readonly faults: ReadonlyMap<string, number>;
+}
+
+/** How often the healing world is looked at. */
+const LOOK_MS = 1_000;
+/** Points are checked against the disks this often on the way. */
+const CHECKS_ON_THE_WAY = 2;
+
+export async function runWorld(options: WorldOptions): Promise<WorldResult> {
+  useSynchronousCodec();
+  const world = new World(options);
+  // In a real process this is its end: nobody waits for a promise that failed.
+  const onUnhandled = (error: unknown): void => world.unhandled(error);
+  process.on('unhandledRejection', onUnhandled);
+  try {
+    return await world.run();
+  } finally {
+    process.off('unhandledRejection', onUnhandled);
+  }
+}
+
+class World {
+  readonly #options: WorldOptions;
+  readonly #plan: Plan;
+  readonly #scheduler: Scheduler;
+  readonly #store = new SimStore();
+  readonly #network: Network;
+  readonly #machines: readonly SimMachine[];
+  readonly #agents: readonly AgentNode[];
+  readonly #receivers: readonly ReceiverNode[];
+  readonly #model: Model;
+  readonly #faults: Faults;
+  readonly #routes: number[];
+  #contents = 0;
+
+  constructor(options: WorldOptions) {
+    this.#options = options;
+    const rng = new Rng(options.seed);
+    this.#plan = { ...planOf(rng.fork('plan')), ...options.plan };
+    const plan = this.#plan;
+    this.#scheduler = new Scheduler(rng.fork('scheduler'));
+    const { onLine } = options;
+    if (onLine !== undefined) this.#scheduler.onTrace = onLine;
+    this.#store.pageNames = plan.storePageNames;
+    this.#network = new Network(this.#scheduler, rng.fork('network'), plan.netLatencyMs);
+    this.#machines = plan.machines.map(
+      (shape, i) =>
+        new SimMachine(this.#scheduler, `machine${i}`, i, shape, rng.fork(`machine${i}`), () => ++this.#contents),
+    );
+    this.#model = new Model(this.#store, this.#machines);
+    const { bugs = {} } = options;
+    this.#receivers = Array.from({ length: plan.receivers }, (_, i) => {
+      const world = {
+        scheduler: this.#scheduler,
+        store: this.#store,
+        storeLatencyMs: plan.storeLatencyMs,
+        log: (process: SimProcess) => this.#log(process),
+        wrapStore: bugs.wrapStore ?? ((store: ObjectStore) => store),
+      };
+      return new ReceiverNode(world, `receiver${i}`, rng.fork(`receiver${i}`));
+    });
+    this.#agents = this.#machines.map((machine, i) => {
+      const world = {
+        scheduler: this.#scheduler,
+        log: (process: SimProcess) => this.#log(process),
+        connect: (process: SimProcess) => this.#connect(process, machine, i),
+        onCrash: (what: string) => this.#model.violated(what),
+        wrapTracker: bugs.wrapTracker ?? ((tracker: MarkTracker) => tracker),
+      };
+      return new AgentNode(world, machine, rng.fork(`agent${i}`), plan.interval);
+    });
+    this.#routes = this.#agents.map(() => 0);
+    this.#faults = new Faults({
+      scheduler: this.#scheduler,
+      plan,
+      rng: rng.fork('faults'),
+      store: this.#store,
+      network: this.#network,
+      agents: this.#agents,
+      receivers: this.#receivers,
+      routes: this.#routes,
+    });
+  }
+
+  async run(): Promise<WorldResult> {
+    const { faultyMs, healingMs } = this.#plan;
+    for (const machine of this.#machines) await this.#enrol(machine);
+    for (const receiver of this.#receivers) receiver.start();
+    for (const agent of this.#agents) {
+      agent.machine.workload.start();
+      agent.start();
+    }
+    this.#faults.start();
+    for (let i = 1; i <= CHECKS_ON_THE_WAY && !this.#isBroken; i++) {
+      await this.#scheduler.run((faultyMs * i) / CHECKS_ON_THE_WAY);
+      await this.#model.check();
+    }
+    this.#faults.stop();
+    for (const machine of this.#machines) machine.workload.stop();
+    const healedMs = this.#isBroken ? null : await this.#heal(healingMs);
+    if (!this.#isBroken) await this.#model.check();
+    if (!this.#isBroken) for (const machine of this.#machines) await this.#model.checkNewest(machine);
+    return this.#result(healedMs);
+  }
+
+  unhandled(error: unknown): void {
+    this.#model.violated(
+      `unhandled rejection: ${error instanceof Error ? (error.stack ?? error.message) : String(error)}`,
+    );
+  }
+
+  get #isBroken(): boolean {
+    return this.#model.violations.length > 0;
+  }
+
+  /** Runs until every agent is protected and nothing waits to be sent; null (and a violation) when that takes too long. */
+  async #heal(limitMs: number): Promise<number | null> {
+    const startMs = this.#scheduler.nowMs;
+    while (this.#scheduler.nowMs < startMs + limitMs) {
+      await this.#scheduler.run(this.#scheduler.nowMs + LOOK_MS);
+      if (this.#agents.every(isWell)) return this.#scheduler.nowMs - startMs;
+    }
+    for (const agent of this.#agents) {
+      if (isWell(agent)) continue;
+      const status = agent.status();
+      const disks = status?.disks.map((d) => `${d.id} ${d.state} (${d.reason}) ${d.dataAtRisk.bytes} bytes at risk`);
+      const why = JSON.stringify({ receiver: status?.receiver, fallback: status?.lastFallback });
+      this.#model.violated(`${agent.machine.name} is not well after ${limitMs / 1000} s: ${disks?.join(', ')} ${why}`);
+    }
+    return null;
+  }
+
+  async #enrol(machine: SimMachine): Promise<void> {
+    await createIdentity(this.#store, {
+      version: MANIFEST_VERSION,
+      number: 1,
+      machine: machine.id,
+      name: machine.name,
+      certificate: certificateOf(machine.id),
+      hardwareId: hardwareIdOf(machine),
+      generation: 1,
+      enrolledAtMs: EPOCH_MS,
+    });
+  }
+
+  #connect(process: SimProcess, machine: SimMachine, agent: number): ReturnType<Network['dial']> {
+    return this.#network.dial(
+      process,
+      () => {
+        const receiver = this.#receivers[this.#routes[agent] ?? 0];
+        if (receiver === undefined) return null;
+        return { process: receiver.process, accept: (transport) => receiver.accept(machine.id, transport) };
+      },
+      (agentEnd, receiverEnd) => {
+        agentEnd.onArrival = (bytes) => this.#model.heardByAgent(machine, bytes);
+        receiverEnd.onArrival = (bytes) => this.#model.heardByReceiver(machine, bytes);
+      },
+    );
+  }
+
+  #log(process: SimProcess): Logger {
+    const { onLine } = this.#options;
+    if (onLine === undefined) return silentLogger();
+    const write = (line: string): void =>
+      onLine(`${this.#scheduler.nowMs.toFixed(3)} LOG ${process.name} ${line.trimEnd()}`);
+    return pino(
+      { level: 'debug', base: null, timestamp: false, serializers: { err: pino.stdSerializers.err } },
+      { write },
+    );
+  }
+
+  #result(healedMs: number | null): WorldResult {
+    const points = this.#machines.reduce((sum, machine) => sum + this.#model.acknowledgedOf(machine).size, 0);
+    return {
+      seed: this.#options.seed,
+      violations: this.#model.violations,
+      traceHash: this.#scheduler.traceHash,
+      trace: this.#scheduler.trace,
+      plan: this.#plan,
+      events: this.#scheduler.events,
+      virtualMs: this.#scheduler.nowMs,
+      points,
+      checkedPoints: this.#model.checkedPoints,
+      writes: this.#machines.reduce((sum, m) => sum + m.disks.reduce((n, d) => n + d.writes, 0), 0),
+      requests: this.#store.requests,
+      healedMs,
+      faults: this.#faults.counts,
+    };
+  }
+}
+
+/** Protected, connected, and nothing that a point doesn't hold. */
+function isWell(agent: AgentNode): boolean {
+  const status = agent.status();
+  if (status === null || !status.receiver.connected || status.state !== 'Protected') return false;
+  return status.disks.every((disk) => disk.lastPoint > 0 && disk.dataAtRisk.bytes === 0 && disk.progress === null);
+}
