@@ -5,9 +5,10 @@ import { AfterimageError, messageOf, usageError } from '../../shared/errors.js';
 import { MANIFEST_BYTES_MAX } from '../../shared/limits.js';
 import { asMachineId, isUuid, type MachineId } from '../../shared/units.js';
 import type { ObjectStore } from '../store/store.js';
+import { loadScrubNote } from './damage-io.js';
 import { identitySchema, MANIFEST_VERSION, type Manifest } from './manifest.js';
 import { identityPrefix, MACHINES_PREFIX } from './names.js';
-import { loadHead } from './reader.js';
+import { allLost, loadHead } from './reader.js';
 import { openSealedJson } from './sealed-json.js';
 
 export interface MachineSummary {
@@ -23,11 +24,15 @@ async function summaryOf(store: ObjectStore, id: MachineId): Promise<MachineSumm
   try {
     const manifest = await loadHead(store, id);
     if (manifest !== null) return { id, name: manifest.machine.name, manifest, problem: null };
+    const note = await loadScrubNote(store, id);
+    if (note !== null) throw allLost(id, note);
     return { id, name: await enrolledName(store, id), manifest: null, problem: null };
   } catch (error) {
     // One broken machine must not hide the others.
     if (!(error instanceof AfterimageError)) throw error;
-    return { id, name: id, manifest: null, problem: messageOf(error) };
+    // A machine whose manifest is broken is still found by its name.
+    const name = await enrolledName(store, id).catch(() => id);
+    return { id, name, manifest: null, problem: messageOf(error) };
   }
 }
 

@@ -48,6 +48,11 @@ export const holdsName = (machine: MachineId, n: number): string => `${holdsPref
 export const pinsPrefix = (machine: MachineId): string => `${machinePrefix(machine)}pins/`;
 export const pinName = (machine: MachineId, id: string, sequence: number): string =>
   `${pinsPrefix(machine)}${id}-${pad(sequence)}`;
+/** What is damaged, and how far the scrub is; see damage.ts. */
+export const damagePrefix = (machine: MachineId): string => `${machinePrefix(machine)}damage/`;
+export const damageName = (machine: MachineId, n: number): string => `${damagePrefix(machine)}${pad(n)}`;
+export const scrubPrefix = (machine: MachineId): string => `${machinePrefix(machine)}scrub/`;
+export const scrubName = (machine: MachineId, n: number): string => `${scrubPrefix(machine)}${pad(n)}`;
 export const diskPrefix = (machine: MachineId, disk: DiskId): string => `${machinePrefix(machine)}disks/${disk}/`;
 /** A list of layers too long for a manifest: base layers of a disk, or what is staged. */
 export const layerListName = (machine: MachineId, disk: DiskId, epoch: number, sequence: number): string =>

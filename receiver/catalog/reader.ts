@@ -7,8 +7,12 @@ import type { z } from 'zod';
 import { AfterimageError, corrupt } from '../../shared/errors.js';
 import type { DiskId, MachineId } from '../../shared/units.js';
 import type { ObjectStore } from '../store/store.js';
+import type { ScrubNote } from './scrub-note.js';
+import { damageOf, type DamageItem } from './damage.js';
+import { loadDamage, loadScrubNote } from './damage-io.js';
 import type { DiskEntry, History, LayerRef, Manifest, pointDiskSchema, RecoveryPoint } from './manifest.js';
-import { readBoundary, readHighestManifest, readHistoryPage, readLayerList } from './manifest-io.js';
+import { readBoundary, readHighestManifest, readHistoryPage, readLayerList, readManifest } from './manifest-io.js';
+import { manifestPrefix, numberOfName } from './names.js';
 import { describeSelector, type PointSelector } from './point-selector.js';
 
 export type PointDisk = z.infer<typeof pointDiskSchema>;
@@ -69,24 +73,54 @@ function checkManifest(manifest: Manifest): void {
   if (before > manifest.lastPoint) bad(`point ${before} is after its last point ${manifest.lastPoint}`);
 }
 
+/** Older manifests that are looked at when the highest can't be read. */
+const OLDER_TRIES = 100;
+
 export class MachineReader {
   readonly manifest: Manifest;
   readonly #store: ObjectStore;
+  /** Why this view is not that of the newest manifest; null when it is. */
+  readonly #behind: AfterimageError | null;
+  /** What whoever takes a point by this view has to be told: points that were passed over, what could not be looked up. */
+  readonly concerns: string[] = [];
 
-  constructor(store: ObjectStore, manifest: Manifest) {
+  constructor(store: ObjectStore, manifest: Manifest, behind: AfterimageError | null = null) {
     this.#store = store;
     this.manifest = manifest;
+    this.#behind = behind;
+    if (behind !== null) {
+      this.concerns.push(
+        `${behind.message}; this is what manifest ${manifest.number} of ${new Date(manifest.writtenAtMs).toISOString()} lists`,
+      );
+    }
   }
 
   /** Throws kind `not-found` for a machine without a manifest. */
   static async open(store: ObjectStore, machine: MachineId): Promise<MachineReader> {
     const manifest = await loadHead(store, machine);
     if (manifest !== null) return new MachineReader(store, manifest);
+    const note = await loadScrubNote(store, machine);
+    if (note !== null) throw allLost(machine, note);
     throw new AfterimageError(`machine ${machine} has no recovery point yet`, {
       code: 'machine-empty',
       kind: 'not-found',
       hint: 'Its first copy is not complete; see the state of its agent.',
     });
+  }
+
+  /**
+   * For restores: where the newest manifest is damaged, the newest that can be read is taken, and the view says so. Such a view gives points by
+   * number alone, since it can't know which is the latest.
+   */
+  static async openReadable(store: ObjectStore, machine: MachineId): Promise<MachineReader> {
+    try {
+      return await MachineReader.open(store, machine);
+    } catch (error) {
+      if (!(error instanceof AfterimageError) || error.kind !== 'corrupt') throw error;
+      const older = await newestReadable(store, machine);
+      if (older === null) throw error;
+      return new MachineReader(store, older, error);
+    }
   }
 
   /** All points, oldest first. */
@@ -102,6 +136,10 @@ export class MachineReader {
       yield* [...(await readHistoryPage(this.#store, page)).points].reverse();
   }
 
+  /**
+   * A point that is known to be damaged is found by its number alone: the newest of a kind, or of a time, is the newest that is whole. Points that were
+   * passed over are named in `concerns`.
+   */
   async findPoint(selector: PointSelector): Promise<RecoveryPoint> {
     const found = selector.by === 'number' ? await this.#pointNumbered(selector.number) : await this.#newest(selector);
     if (found !== undefined) return found;
@@ -161,10 +199,92 @@ export class MachineReader {
   }
 
   async #newest(selector: Exclude<PointSelector, { by: 'number' }>): Promise<RecoveryPoint | undefined> {
+    if (this.#behind !== null) throw notTheNewest(this.#behind);
+    await this.#mustBeNewest();
+    const damage = await this.#damage();
+    let passedOver: { readonly newest: number; readonly item: DamageItem; oldest: number } | undefined;
     for await (const point of this.pointsNewestFirst()) {
-      if (selector.by === 'time' ? point.cutAtMs <= selector.atMs : selector.levels.includes(point.consistency))
-        return point;
+      const fits =
+        selector.by === 'time' ? point.cutAtMs <= selector.atMs : selector.levels.includes(point.consistency);
+      if (!fits) continue;
+      const item = damageOf(damage, point.number);
+      if (item !== undefined) {
+        passedOver ??= { newest: point.number, item, oldest: point.number };
+        passedOver.oldest = point.number;
+        continue;
+      }
+      if (passedOver !== undefined) {
+        const { newest, oldest } = passedOver;
+        const which = newest === oldest ? `point ${newest} is` : `points ${oldest} to ${newest} are`;
+        this.concerns.push(`${which} passed over, since something is damaged that is needed: ${passedOver.item.what}`);
+      }
+      return point;
     }
-    return undefined;
+    if (passedOver === undefined) return undefined;
+    throw corrupt(
+      'points-damaged',
+      `every point ${describeSelector(selector)} of machine ${this.manifest.machine.name} is damaged: ${passedOver.item.what}`,
+      'See `afterimage damage`; a damaged point is taken when it is asked for by number, as far as it can be read.',
+    );
   }
+
+  /** A scrub that saw a newer manifest is the witness that this one is not the truth. */
+  async #mustBeNewest(): Promise<void> {
+    const note = await this.#lookUp('notes of the scrub', () => loadScrubNote(this.#store, this.manifest.machine.id));
+    const { number, lastPoint } = this.manifest;
+    if (note === null || (note.head.manifest <= number && note.head.lastPoint <= lastPoint)) return;
+    throw notTheNewest(
+      corrupt(
+        'manifest-lost',
+        `manifest ${note.head.manifest} of machine ${this.manifest.machine.name} was seen on ${new Date(note.writtenAtMs).toISOString()}, the highest now is ${number}: newer ones are missing`,
+      ),
+    );
+  }
+
+  async #damage(): Promise<readonly DamageItem[]> {
+    const load = (): ReturnType<typeof loadDamage> => loadDamage(this.#store, this.manifest.machine.id);
+    return (await this.#lookUp('list of what is damaged', load))?.items ?? [];
+  }
+
+  /** What helps to choose must not stand in the way of a recovery when it is broken itself: whatever is read is proven anyway. */
+  async #lookUp<T>(what: string, load: () => Promise<T | null>): Promise<T | null> {
+    try {
+      return await load();
+    } catch (error) {
+      if (!(error instanceof AfterimageError) || error.kind !== 'corrupt') throw error;
+      this.concerns.push(`the ${what} can not be read, so what it says is not known: ${error.message}`);
+      return null;
+    }
+  }
+}
+
+/** A machine without a manifest, of which a scrub has seen one. */
+export const allLost = (machine: MachineId, note: ScrubNote): AfterimageError =>
+  corrupt(
+    'manifest-lost',
+    `machine ${machine} has no manifest, and had manifest ${note.head.manifest} with points up to ${note.head.lastPoint} on ${new Date(note.writtenAtMs).toISOString()}`,
+    'Bring its manifests back from a copy of the store.',
+  );
+
+const notTheNewest = (why: AfterimageError): AfterimageError =>
+  new AfterimageError(`the latest point can not be told: ${why.message}`, {
+    code: why.code,
+    kind: 'corrupt',
+    hint: 'Bring the manifest back from a copy of the store, or give an older point by its number: see `afterimage points`.',
+  });
+
+/** The newest manifest that can be read below a broken one; null when there is none. */
+async function newestReadable(store: ObjectStore, machine: MachineId): Promise<Manifest | null> {
+  const numbers: number[] = [];
+  for await (const { name } of store.list(manifestPrefix(machine))) numbers.push(numberOfName(name));
+  for (const number of numbers.reverse().slice(0, OLDER_TRIES)) {
+    try {
+      const manifest = await readManifest(store, machine, number);
+      checkManifest(manifest);
+      return manifest;
+    } catch (error) {
+      if (!(error instanceof AfterimageError) || error.kind !== 'corrupt') throw error;
+    }
+  }
+  return null;
 }

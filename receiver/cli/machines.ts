@@ -1,7 +1,12 @@
 /**
  * `afterimage machines`: what the store protects and how old its newest point is.
  */
+import { AfterimageError } from '../../shared/errors.js';
+import type { MachineId } from '../../shared/units.js';
+import { describePoints, isOpen } from '../catalog/damage.js';
+import { loadDamage } from '../catalog/damage-io.js';
 import { listMachines, type MachineSummary } from '../catalog/machines.js';
+import type { ObjectStore } from '../store/store.js';
 import { openConfiguredStore, type CliIo, type GlobalOptions } from './context.js';
 import { age, bytes, localIso, printJson, table } from './output.js';
 
@@ -11,9 +16,24 @@ const newestPoint = (machine: MachineSummary): { number: number; cutAtMs: number
 const sizeOf = (machine: MachineSummary): number =>
   (machine.manifest?.disks ?? []).reduce((sum, disk) => sum + disk.sizeBytes, 0);
 
+/** What is open of a machine's damage, in a few words; empty when nothing is known. */
+async function damageText(store: ObjectStore, machine: MachineId): Promise<string> {
+  try {
+    const open = ((await loadDamage(store, machine))?.items ?? []).filter(isOpen);
+    return open.length === 0
+      ? ''
+      : `${open.length} damaged objects, points ${describePoints(open.flatMap((i) => i.points))}`;
+  } catch (error) {
+    if (!(error instanceof AfterimageError)) throw error;
+    return `what is damaged can not be read: ${error.message}`;
+  }
+}
+
 export async function machinesCommand(options: GlobalOptions, io: CliIo): Promise<void> {
   const store = await openConfiguredStore(options, io);
   const machines = await listMachines(store);
+  const damaged = new Map<string, string>();
+  for (const { id } of machines) damaged.set(id, await damageText(store, id));
   if (options.json === true) {
     printJson(io, {
       machines: machines.map((m) => ({
@@ -28,6 +48,7 @@ export async function machinesCommand(options: GlobalOptions, io: CliIo): Promis
         lastPoint: m.manifest?.lastPoint ?? 0,
         newestPoint: newestPoint(m),
         problem: m.problem,
+        damage: damaged.get(m.id) === '' ? null : damaged.get(m.id),
       })),
     });
     return;
@@ -47,7 +68,9 @@ export async function machinesCommand(options: GlobalOptions, io: CliIo): Promis
       newest === null ? '-' : String(newest.number),
       newest === null ? '-' : localIso(newest.cutAtMs),
       newest === null ? '-' : age(now, newest.cutAtMs),
-      m.problem ?? (newest === null ? 'no recovery point yet' : newest.consistency),
+      [m.problem ?? (newest === null ? 'no recovery point yet' : newest.consistency), damaged.get(m.id) ?? '']
+        .filter((text) => text !== '')
+        .join('; '),
     ];
   });
   io.out.write(

@@ -62,3 +62,8 @@ export function printError(io: CliIo, error: unknown, json: boolean): void {
 }
 
 export const exitCodeOf = (error: unknown): number => (error instanceof AfterimageError ? error.exitCode : 1);
+
+/** What whoever takes a point has to be told. */
+export function tellConcerns(io: CliIo, concerns: readonly string[]): void {
+  for (const concern of concerns) io.err.write(`afterimage: ${concern}\n`);
+}

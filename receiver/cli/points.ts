@@ -1,12 +1,15 @@
 /**
  * `afterimage points MACHINE`: the recovery points that can be restored, newest first.
  */
+import { AfterimageError } from '../../shared/errors.js';
+import { damageOf, type DamageItem } from '../catalog/damage.js';
+import { loadDamage } from '../catalog/damage-io.js';
 import { resolveMachine } from '../catalog/machines.js';
 import type { RecoveryPoint } from '../catalog/manifest.js';
 import { listChecks, type BootRecord } from '../catalog/recovery-records.js';
 import { MachineReader } from '../catalog/reader.js';
 import { openConfiguredStore, type CliIo, type GlobalOptions } from './context.js';
-import { age, bytes, localIso, printJson, table } from './output.js';
+import { age, bytes, localIso, printJson, table, tellConcerns } from './output.js';
 
 export interface PointsOptions extends GlobalOptions {
   readonly limit?: number;
@@ -14,20 +17,33 @@ export interface PointsOptions extends GlobalOptions {
 
 export async function pointsCommand(machineWord: string, options: PointsOptions, io: CliIo): Promise<void> {
   const store = await openConfiguredStore(options, io);
-  const machine = await MachineReader.open(store, await resolveMachine(store, machineWord));
-  const points: RecoveryPoint[] = [];
-  for await (const point of machine.pointsNewestFirst()) {
-    if (options.limit !== undefined && points.length >= options.limit) break;
-    points.push(point);
-  }
+  const machine = await MachineReader.openReadable(store, await resolveMachine(store, machineWord));
+  const { points, problem } = await readable(machine, options.limit);
+  const damage = await loadDamage(store, machine.manifest.machine.id).catch((error: unknown) => {
+    if (!(error instanceof AfterimageError) || error.kind !== 'corrupt') throw error;
+    machine.concerns.push(`what is known to be damaged can not be read: ${error.message}`);
+    return null;
+  });
+  const damageAt = (point: number): DamageItem | undefined => damageOf(damage?.items ?? [], point);
   const checks = await listChecks(store, machine.manifest.machine.id);
   const checksOf = (point: number): BootRecord[] => checks.filter((c) => c.point === point);
   if (options.json === true) {
     const { id, name } = machine.manifest.machine;
-    printJson(io, { machine: { id, name }, points: points.map((p) => ({ ...p, bootChecks: checksOf(p.number) })) });
+    printJson(io, {
+      machine: { id, name },
+      points: points.map((p) => ({
+        ...p,
+        bootChecks: checksOf(p.number),
+        damage: damageAt(p.number)?.what ?? null,
+      })),
+      concerns: machine.concerns,
+    });
+    if (problem !== null) throw problem;
     return;
   }
-  if (points.length === 0) {
+  tellConcerns(io, machine.concerns);
+  const isDamaged = points.some((p) => damageAt(p.number) !== undefined);
+  if (points.length === 0 && problem === null) {
     io.err.write(`Machine ${machine.manifest.machine.name} has no recovery point yet.\n`);
     return;
   }
@@ -42,6 +58,7 @@ export async function pointsCommand(machineWord: string, options: PointsOptions,
         { title: 'CONSISTENCY' },
         { title: 'CHANGED', right: true },
         ...(checks.length === 0 ? [] : [{ title: 'BOOT CHECK' }]),
+        ...(isDamaged ? [{ title: 'DAMAGE' }] : []),
         { title: 'REASON' },
       ],
       points.map((p) => [
@@ -52,10 +69,31 @@ export async function pointsCommand(machineWord: string, options: PointsOptions,
         p.consistency,
         bytes(p.stats.changedBytes),
         ...(checks.length === 0 ? [] : [checkText(checksOf(p.number), now)]),
+        ...(isDamaged ? [damageAt(p.number)?.code ?? '-'] : []),
         p.reason,
       ]),
     ),
   );
+  // What could be read is shown; that there is more is an error, so that no program takes this for the whole list.
+  if (problem !== null) throw problem;
+}
+
+/** Points as far as they can be read, newest first, and why no further. */
+async function readable(
+  machine: MachineReader,
+  limit: number | undefined,
+): Promise<{ readonly points: RecoveryPoint[]; readonly problem: AfterimageError | null }> {
+  const points: RecoveryPoint[] = [];
+  try {
+    for await (const point of machine.pointsNewestFirst()) {
+      if (limit !== undefined && points.length >= limit) break;
+      points.push(point);
+    }
+    return { points, problem: null };
+  } catch (error) {
+    if (!(error instanceof AfterimageError) || error.kind !== 'corrupt') throw error;
+    return { points, problem: error };
+  }
 }
 
 /** The newest check counts; that others were made is said. */

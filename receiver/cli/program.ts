@@ -10,11 +10,12 @@ import type { LaunchSettingsOptions } from './launch-settings.js';
 import { addOperationVerbs } from './operation-verbs.js';
 import { exitCodeOf, printError } from './output.js';
 import type { PointsOptions } from './points.js';
+import type { ScrubOptions } from './scrub.js';
 import type { RestoreOptions } from './restore.js';
 import { TARGET_FORMATS } from '../volume/target.js';
 import type { ServeOptions } from './serve.js';
 import type { StatusOptions } from './status.js';
-import { JSON_OPTION, MACHINE_HELP, POINT_HELP, positive, SOCKET_OPTION } from './verb-options.js';
+import { JSON_OPTION, MACHINE_HELP, POINT_HELP, positive, rate, SOCKET_OPTION } from './verb-options.js';
 import type { VerifyOptions } from './verify.js';
 
 const DEFAULT_STATE = '/var/lib/afterimage/restore';
@@ -136,10 +137,35 @@ export function buildProgram(io: CliIo, quiet: boolean): Command {
       (await import('./verify.js')).verifyCommand(machine, command.optsWithGlobals<VerifyOptions>(), io),
     );
 
+  addScrub(program, io);
   addServe(program, io);
   addRecoveryVerbs(program, io);
   addOperationVerbs(program, io);
   return program;
+}
+
+function addScrub(program: Command, io: CliIo): void {
+  program
+    .command('scrub')
+    .description('read every object that the points of a machine need, and mark what is damaged; goes on where it was')
+    .argument('<machine>', MACHINE_HELP)
+    .option('--now', 'begin anew, instead of going on where the last scrub was')
+    .option('--rate <rate>', 'read no faster than this, such as 20MB/s (default: as fast as the store is)', rate)
+    .option(...JSON_OPTION)
+    .addHelpText('after', '\nExamples:\n  afterimage scrub web1\n  afterimage scrub web1 --now --rate 50MB/s\n')
+    .action(async (machine: string, _: unknown, command: Command) =>
+      (await import('./scrub.js')).scrubCommand(machine, command.optsWithGlobals<ScrubOptions>(), io),
+    );
+
+  program
+    .command('damage')
+    .description('what is known to be damaged of a machine, the points concerned, and what became of it')
+    .argument('<machine>', MACHINE_HELP)
+    .option(...JSON_OPTION)
+    .addHelpText('after', '\nExamples:\n  afterimage damage web1\n  afterimage damage web1 --json\n')
+    .action(async (machine: string, _: unknown, command: Command) =>
+      (await import('./scrub.js')).damageCommand(machine, command.optsWithGlobals<GlobalOptions>(), io),
+    );
 }
 
 function addServe(program: Command, io: CliIo): void {

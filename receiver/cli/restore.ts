@@ -15,7 +15,7 @@ import { checkRestore, runRestore, type CheckedRestore, type RestoreResult } fro
 import { openTarget, type RestoreTarget, type TargetFormat } from '../volume/target.js';
 import { openConfiguredStore, type CliIo, type GlobalOptions } from './context.js';
 import { planDisk } from './disk-at-point.js';
-import { localIso, printJson } from './output.js';
+import { localIso, printJson, tellConcerns } from './output.js';
 import { progressView } from './progress-view.js';
 
 export interface RestoreOptions extends GlobalOptions {
@@ -104,8 +104,9 @@ function say(io: CliIo, checked: CheckedRestore, result: RestoreResult): void {
 export async function restoreCommand(machineWord: string, options: RestoreOptions, io: CliIo): Promise<void> {
   const selector = parsePointSelector(options.point);
   const store = await openConfiguredStore(options, io);
-  const machine = await MachineReader.open(store, await resolveMachine(store, machineWord));
+  const machine = await MachineReader.openReadable(store, await resolveMachine(store, machineWord));
   const point = await machine.findPoint(selector);
+  if (options.json !== true) tellConcerns(io, machine.concerns);
   const assigned = assignTargets(point.disks, options);
   const cache = new IndexCache();
   const targets: RestoreTarget[] = [];
@@ -128,7 +129,14 @@ export async function restoreCommand(machineWord: string, options: RestoreOption
     }
     if (options.json === true) {
       const { id, name } = machine.manifest.machine;
-      printJson(io, { machine: { id, name }, point: point.number, cutAt: localIso(point.cutAtMs), disks: done });
+      const { concerns } = machine;
+      printJson(io, {
+        machine: { id, name },
+        point: point.number,
+        cutAt: localIso(point.cutAtMs),
+        disks: done,
+        concerns,
+      });
     }
   } finally {
     for (const target of targets) await target.close();

@@ -19,7 +19,7 @@ import { nbdUri } from '../volume/nbd/uri.js';
 import { openPointContent } from '../volume/point-content.js';
 import { Volume } from '../volume/volume.js';
 import { openConfiguredStore, type CliIo, type GlobalOptions } from './context.js';
-import { localIso, printJson } from './output.js';
+import { localIso, printJson, tellConcerns } from './output.js';
 import { addressOf, listenOf, parseListen } from './serve-listen.js';
 import { openServeState, type ServeState } from './serve-state.js';
 import { keptText, servedText, type Served } from './serve-text.js';
@@ -50,8 +50,9 @@ export async function serveCommand(word: string, options: ServeOptions, io: CliI
   const log = createLogger('afterimage', 'warn', io.err);
   const store = await openConfiguredStore(options, io);
   try {
-    const machine = await MachineReader.open(store, await resolveMachine(store, word));
+    const machine = await MachineReader.openReadable(store, await resolveMachine(store, word));
     const point = await machine.findPoint(selector);
+    if (options.json !== true) tellConcerns(io, machine.concerns);
     const disks = options.disk === undefined ? point.disks : [machine.diskOf(point, asDiskId(options.disk))];
     if (disks.length === 0) throw usageError(`point ${point.number} has no disk`);
     const tls = wish === null ? null : await listenOf(wish, options, io);

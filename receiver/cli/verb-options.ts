@@ -2,6 +2,7 @@
  * Options and help that many verbs share.
  */
 import { InvalidArgumentError } from 'commander';
+import { parseRate } from '../../shared/config/values.js';
 
 export const JSON_OPTION = ['--json', 'print data as JSON on stdout, errors as JSON on stderr'] as const;
 export const SOCKET_OPTION = [
@@ -15,5 +16,11 @@ export const POINT_HELP =
 export function positive(text: string): number {
   const value = Number(text);
   if (!Number.isInteger(value) || value < 1) throw new InvalidArgumentError('Give a whole number from 1.');
+  return value;
+}
+
+export function rate(text: string): number {
+  const value = parseRate(text);
+  if (value === null) throw new InvalidArgumentError('Give a rate with its unit, such as 20MB/s.');
   return value;
 }

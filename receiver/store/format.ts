@@ -4,12 +4,11 @@
  */
 import { z } from 'zod';
 import { AfterimageError, corrupt } from '../../shared/errors.js';
-import { CHUNK_PLAIN_BYTES_MAX, SEGMENT_BYTES } from '../../shared/limits.js';
+import { CHUNK_PLAIN_BYTES_MAX, FORMAT_BYTES_MAX, SEGMENT_BYTES } from '../../shared/limits.js';
 import type { ObjectStore } from './store.js';
 
 export const FORMAT_NAME = 'format';
 export const FORMAT_VERSION = 1;
-const FORMAT_BYTES_MAX = 64 * 1024;
 
 const formatSchema = z.strictObject({
   program: z.literal('afterimage'),
@@ -55,10 +54,22 @@ function check(bytes: Buffer, url: string): void {
   });
 }
 
+/** A place with machines and without a format lost it, or is only partly there: to say anew what its bytes mean would be a guess. */
+async function mustBeEmpty(store: ObjectStore): Promise<void> {
+  const machines = await store.listFolders('machines/');
+  if (machines.length === 0) return;
+  throw corrupt(
+    'store-format-lost',
+    `store ${store.url} holds ${machines.length} machines, but its object "${FORMAT_NAME}" is missing`,
+    'Bring the object back from a copy of the store; nothing was changed.',
+  );
+}
+
 /** Checks the store's format; an empty place becomes a store when `create` is given, else it is refused. */
 export async function ensureFormat(store: ObjectStore, create: boolean): Promise<void> {
   let bytes = await store.get(FORMAT_NAME, FORMAT_BYTES_MAX);
   if (bytes === null && create) {
+    await mustBeEmpty(store);
     await store.createIfAbsent(FORMAT_NAME, Buffer.from(`${JSON.stringify(CURRENT, null, 2)}\n`, 'utf8'));
     bytes = await store.get(FORMAT_NAME, FORMAT_BYTES_MAX);
   }

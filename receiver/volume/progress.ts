@@ -4,7 +4,7 @@
 import type { Clock } from '../../shared/clock.js';
 import { PROGRESS_INTERVAL_MS } from '../../shared/limits.js';
 
-export type Phase = 'plan' | 'restore' | 'read back' | 'verify';
+export type Phase = 'plan' | 'restore' | 'read back' | 'verify' | 'scrub';
 
 export interface ProgressReport {
   readonly phase: Phase;

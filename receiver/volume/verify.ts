@@ -119,7 +119,8 @@ async function proveUnit(
   return bytes;
 }
 
-function allPieces(index: LayerIndex): Map<number, Piece[]> {
+/** All that an index has of its chunks' data. */
+export function allPieces(index: LayerIndex): Map<number, Piece[]> {
   const pieces: Piece[] = [];
   for (let i = 0; i < index.first.length; i++) {
     if (index.zero[i] === 1) continue;

@@ -1,0 +1,84 @@
+/**
+ * Reads and writes the list of what is damaged, and the notes of the scrub. No decisions here.
+ * On a crash: an object exists whole or not at all; of two writers at once one finds the other's list and adds to it.
+ */
+import type { z } from 'zod';
+import type { Clock } from '../../shared/clock.js';
+import { AfterimageError, corrupt } from '../../shared/errors.js';
+import { DAMAGE_BYTES_MAX, SCRUB_NOTE_BYTES_MAX } from '../../shared/limits.js';
+import type { MachineId } from '../../shared/units.js';
+import type { ObjectStore } from '../store/store.js';
+import { bounded, DAMAGE_VERSION, damageSchema, type Damage, type DamageItem } from './damage.js';
+import { damageName, damagePrefix, numberOfName, scrubName, scrubPrefix } from './names.js';
+import { SCRUB_NOTE_VERSION, scrubNoteSchema, type ScrubNote } from './scrub-note.js';
+import { openSealedJson, sealJson } from './sealed-json.js';
+
+/** Tries against others who write at the same time. */
+const WRITE_TRIES = 16;
+
+interface Numbered {
+  readonly number: number;
+  readonly machine: MachineId;
+}
+
+async function newest<T extends Numbered>(
+  store: ObjectStore,
+  machine: MachineId,
+  prefix: string,
+  bytesMax: number,
+  schema: z.ZodType<T>,
+  version: number,
+): Promise<T | null> {
+  let name: string | null = null;
+  for await (const object of store.list(prefix)) name = object.name;
+  if (name === null) return null;
+  const bytes = await store.get(name, bytesMax);
+  if (bytes === null) throw corrupt('record-missing', `object ${name} is not in the store`);
+  const value = openSealedJson(bytes, schema, version, name);
+  if (value.number === numberOfName(name) && value.machine === machine) return value;
+  throw corrupt('record-misplaced', `object ${name} holds number ${value.number} of machine ${value.machine}`);
+}
+
+/** Null: nothing was ever found. */
+export const loadDamage = (store: ObjectStore, machine: MachineId): Promise<Damage | null> =>
+  newest(store, machine, damagePrefix(machine), DAMAGE_BYTES_MAX, damageSchema, DAMAGE_VERSION);
+
+/** Null: no scrub was ever noted. */
+export const loadScrubNote = (store: ObjectStore, machine: MachineId): Promise<ScrubNote | null> =>
+  newest(store, machine, scrubPrefix(machine), SCRUB_NOTE_BYTES_MAX, scrubNoteSchema, SCRUB_NOTE_VERSION);
+
+export interface DamageDeps {
+  readonly store: ObjectStore;
+  readonly clock: Clock;
+}
+
+/** Writes the list that `change` makes of the newest one, unless that changes nothing; it may run several times. Returns what counts then. */
+export async function updateDamage(
+  deps: DamageDeps,
+  machine: MachineId,
+  change: (items: readonly DamageItem[], nowMs: number) => readonly DamageItem[],
+): Promise<readonly DamageItem[]> {
+  for (let i = 0; i < WRITE_TRIES; i++) {
+    const before = await loadDamage(deps.store, machine);
+    const nowMs = deps.clock.nowMs();
+    const changed = change(before?.items ?? [], nowMs);
+    const { items, more } = bounded(changed);
+    if (JSON.stringify(items) === JSON.stringify(before?.items ?? [])) return items;
+    const number = (before?.number ?? 0) + 1;
+    const next: Damage = { version: DAMAGE_VERSION, number, machine, writtenAtMs: nowMs, items, more };
+    if ((await deps.store.createIfAbsent(damageName(machine, number), sealJson(next))) === 'created') return items;
+  }
+  throw contended('damage list', machine);
+}
+
+/** Writes the next note. False: somebody else wrote one meanwhile, whose place in the store counts as well as ours. */
+export async function writeScrubNote(store: ObjectStore, note: ScrubNote): Promise<boolean> {
+  return (await store.createIfAbsent(scrubName(note.machine, note.number), sealJson(note))) === 'created';
+}
+
+const contended = (what: string, machine: MachineId): AfterimageError =>
+  new AfterimageError(`the ${what} of machine ${machine} is being changed by somebody else all the time`, {
+    code: 'damage-contended',
+    kind: 'io',
+    hint: 'Try again; let one scrub of a machine run at a time.',
+  });

@@ -1,0 +1,318 @@
+/**
+ * One pass of the scrub over a machine: every object that counts is read once, what is bad is marked. Reads, and writes only its own notes and the list of
+ * what is damaged: it needs no ownership, and two at once do no harm.
+ *
+ * A finding counts when it was made twice, the second time from the manifest as it is then: an object that was merged away meanwhile is none.
+ * On a crash: the next pass goes on from the last note, and reads at most SCRUB_NOTE_INTERVAL_MS worth of objects again.
+ */
+import type { Clock } from '../../shared/clock.js';
+import { checksum64, digestToText } from '../../shared/blocks/hash.js';
+import { messageOf, type AfterimageError } from '../../shared/errors.js';
+import { FORMAT_BYTES_MAX, SCRUB_HEAD_MS, SCRUB_NOTE_INTERVAL_MS } from '../../shared/limits.js';
+import type { MachineId } from '../../shared/units.js';
+import { isOpen, withFinding, withState, type DamageItem, type Finding } from '../catalog/damage.js';
+import { loadDamage, loadScrubNote, updateDamage, writeScrubNote } from '../catalog/damage-io.js';
+import type { Manifest } from '../catalog/manifest.js';
+import { readBoundary } from '../catalog/manifest-io.js';
+import { manifestName, manifestPrefix } from '../catalog/names.js';
+import { allLost, loadHead } from '../catalog/reader.js';
+import { SCRUB_NOTE_VERSION, type ScrubNote } from '../catalog/scrub-note.js';
+import { FORMAT_NAME } from '../store/format.js';
+import type { ObjectStore } from '../store/store.js';
+import { concernOfLayer, isCorrupt } from './scrub-concern.js';
+import { badExtents, checkLayer } from './scrub-layer.js';
+import type { Pace } from './scrub-pace.js';
+import {
+  badManifests,
+  checkManifests,
+  checkRecords,
+  manifestNumbers,
+  plainFinding,
+  type Records,
+} from './scrub-records.js';
+import { walkObjects, type ScrubTarget } from './scrub-walk.js';
+
+export interface ScrubDeps {
+  readonly store: ObjectStore;
+  readonly clock: Clock;
+  readonly pace: Pace;
+  readonly signal: AbortSignal;
+  /** After each object. */
+  readonly onProgress?: ((progress: ScrubProgress) => void) | undefined;
+  /** Once for each thing that is found to be bad, new or not. */
+  readonly onFinding?: (finding: Finding) => void;
+}
+
+export interface ScrubProgress {
+  readonly readBytes: number;
+  readonly objects: number;
+}
+
+export interface PassOptions {
+  /** Begin anew instead of going on where the last note says. */
+  readonly fromStart?: boolean;
+}
+
+export interface PassResult extends ScrubProgress {
+  readonly findings: readonly Finding[];
+  /** The list as it is afterwards. */
+  readonly items: readonly DamageItem[];
+}
+
+export async function scrubPass(deps: ScrubDeps, machine: MachineId, options: PassOptions = {}): Promise<PassResult> {
+  return new Pass(deps, machine, await openNote(deps.store, machine)).run(options);
+}
+
+type Opened = { readonly note: ScrubNote | null; readonly problem: Finding | null };
+
+async function openNote(store: ObjectStore, machine: MachineId): Promise<Opened> {
+  try {
+    return { note: await loadScrubNote(store, machine), problem: null };
+  } catch (error) {
+    if (!isCorrupt(error)) throw error;
+    const { code } = error as AfterimageError;
+    const name = /machines\/[^ ]+/.exec(messageOf(error))?.[0] ?? 'notes of the scrub';
+    return { note: null, problem: plainFinding('record', name, code, messageOf(error)) };
+  }
+}
+
+class Pass {
+  readonly #deps: ScrubDeps;
+  readonly #machine: MachineId;
+  #note: ScrubNote | null;
+  readonly #noteProblem: Finding | null;
+  #notedAtMs: number;
+  #cursor: string | null = null;
+  #startedAtMs: number;
+  #readBytes = 0;
+  #objects = 0;
+  #records: Records;
+  readonly #findings: Finding[] = [];
+  /** Objects that the list names as bad. */
+  #open = new Map<string, Finding['kind']>();
+
+  constructor(deps: ScrubDeps, machine: MachineId, { note, problem }: Opened) {
+    this.#deps = deps;
+    this.#machine = machine;
+    this.#note = note;
+    this.#noteProblem = problem;
+    this.#notedAtMs = deps.clock.monotonicMs();
+    this.#startedAtMs = deps.clock.nowMs();
+    this.#records = note?.records ?? [];
+  }
+
+  async run(options: PassOptions): Promise<PassResult> {
+    const { store } = this.#deps;
+    // A list that can't be read is found as a record below; it is then begun anew with the next number.
+    const known = await loadDamage(store, this.#machine).catch((error: unknown) => {
+      if (isCorrupt(error)) return null;
+      throw error;
+    });
+    this.#open = new Map((known?.items ?? []).filter(isOpen).map((item) => [item.object, item.kind]));
+    const head = await this.#head();
+    if (head === null) return this.#withoutHead();
+    const before = this.#note?.pass;
+    if (options.fromStart !== true && before?.cursor != null) {
+      this.#cursor = before.cursor;
+      this.#startedAtMs = before.startedAtMs;
+      this.#readBytes = before.readBytes;
+      this.#objects = before.objects;
+    } else await this.#smallObjects(head);
+    try {
+      while (!(await this.#some())) continue;
+    } catch (error) {
+      // Cancelled, or the store failed: what was read need not be read again.
+      await this.#writeNote(false).catch(() => undefined);
+      throw error;
+    }
+    await this.#closeGone();
+    await this.#writeNote(true);
+    return this.#result();
+  }
+
+  /** Nothing says what else counts; but which manifest is the newest that can be read is worth knowing. */
+  async #withoutHead(): Promise<PassResult> {
+    const { store, pace } = this.#deps;
+    const older = (await manifestNumbers(store, this.#machine)).slice(0, -1);
+    if (this.#findings.length > 0) {
+      for (const finding of await badManifests(store, this.#machine, older, pace)) await this.#found(finding);
+    }
+    return this.#result();
+  }
+
+  async #result(): Promise<PassResult> {
+    const items = (await loadDamage(this.#deps.store, this.#machine).catch(() => null))?.items ?? [];
+    return { findings: this.#findings, items, readBytes: this.#readBytes, objects: this.#objects };
+  }
+
+  /** The manifest that counts. One that can't be read is the worst finding of all: nothing else can be looked at. */
+  async #head(): Promise<Manifest | null> {
+    try {
+      const head = await loadHead(this.#deps.store, this.#machine);
+      if (head === null && this.#note !== null) throw allLost(this.#machine, this.#note);
+      return head;
+    } catch (error) {
+      if (!isCorrupt(error)) throw error;
+      const { code } = error as AfterimageError;
+      const seen = this.#note?.head.manifest;
+      let name = seen === undefined ? manifestPrefix(this.#machine) : manifestName(this.#machine, seen);
+      for await (const object of this.#deps.store.list(manifestPrefix(this.#machine))) name = object.name;
+      const all = [{ first: 1, last: null, firstCutAtMs: null, lastCutAtMs: null }];
+      await this.#found(plainFinding('manifest', name, code, messageOf(error), all));
+      return null;
+    }
+  }
+
+  async #smallObjects(head: Manifest): Promise<void> {
+    const { store, pace } = this.#deps;
+    if (this.#noteProblem !== null) await this.#found(this.#noteProblem);
+    for (const finding of await checkManifests(store, head, this.#note, pace)) await this.#found(finding);
+    const { findings, records, readBytes } = await checkRecords(
+      store,
+      this.#machine,
+      withoutFormat(this.#records),
+      pace,
+    );
+    this.#readBytes += readBytes;
+    this.#objects += records.length;
+    for (const finding of findings) await this.#found(finding);
+    this.#records = [...(await this.#format()), ...records];
+    const bad = new Set(this.#findings.map((finding) => finding.object));
+    for (const [name, kind] of this.#open) {
+      if ((kind === 'record' || kind === 'manifest') && !bad.has(name)) await this.#whole(kind, name);
+    }
+  }
+
+  /** What the store's bytes mean must never change. */
+  async #format(): Promise<Records> {
+    const bytes = await this.#deps.store.get(FORMAT_NAME, FORMAT_BYTES_MAX);
+    const checksum = bytes === null ? '' : digestToText(checksum64(bytes));
+    const was = this.#records.find(([name]) => name === FORMAT_NAME)?.[1];
+    if (was === undefined || was === checksum) return bytes === null ? [] : [[FORMAT_NAME, checksum]];
+    const what = bytes === null ? 'is missing from the store' : 'is not what it was';
+    await this.#found(plainFinding('record', FORMAT_NAME, 'record-damaged', `object ${FORMAT_NAME} ${what}`));
+    return [[FORMAT_NAME, was]];
+  }
+
+  /** Objects from the cursor on, until the manifest is so old that a newer one should be asked. True at the end of the pass. */
+  async #some(): Promise<boolean> {
+    const { store, clock, pace } = this.#deps;
+    const head = await this.#head();
+    if (head === null) return true;
+    const readAtMs = clock.monotonicMs();
+    for await (const target of walkObjects(store, head, this.#cursor)) {
+      // Also where nothing is read: a pass over a thousand empty pages is heard, too.
+      await pace(0);
+      const finding = await this.#check(head, target);
+      if (finding !== null && (await this.#confirm(target))) await this.#found(finding);
+      if (finding === null && this.#open.has(target.name)) await this.#whole(target.kind, target.name);
+      this.#cursor = target.key;
+      this.#objects++;
+      this.#deps.onProgress?.({ readBytes: this.#readBytes, objects: this.#objects });
+      const nowMs = clock.monotonicMs();
+      if (nowMs - this.#notedAtMs >= SCRUB_NOTE_INTERVAL_MS) await this.#writeNote(false);
+      if (nowMs - readAtMs >= SCRUB_HEAD_MS) return false;
+    }
+    return true;
+  }
+
+  async #check(head: Manifest, target: ScrubTarget): Promise<Finding | null> {
+    if (target.kind !== 'layer') {
+      if (target.problem === null) return null;
+      const { code, what } = target.problem;
+      const from = target.page?.firstPoint ?? 1;
+      // Staged layers belong to no point yet.
+      const isStaged = target.key.endsWith('/staged');
+      const points = isStaged ? [] : [{ first: from, last: null, firstCutAtMs: null, lastCutAtMs: null }];
+      return { ...plainFinding(target.kind, target.name, code, what, points), disk: target.disk };
+    }
+    const entry = head.disks.find((d) => d.id === target.disk);
+    if (entry === undefined) return null;
+    const { store, pace } = this.#deps;
+    const owner = { machine: this.#machine, disk: target.disk, blockBytes: entry.blockBytes };
+    const report = await checkLayer({ store, owner, layer: target.layer, pace });
+    this.#readBytes += report.readBytes;
+    const [first, ...more] = report.problems;
+    if (first === undefined) return null;
+    const extents = badExtents(report);
+    const { points } = await concernOfLayer(store, head, { disk: target.disk, layer: target.layer, extents });
+    const what = more.length === 0 ? first.what : `${first.what} (and ${more.length} more)`;
+    const { disk, layer, name: object } = target;
+    return { kind: 'layer', object, code: first.code, what, disk, layer, extents, points };
+  }
+
+  /** Whether the object still counts, and still is bad. */
+  async #confirm(target: ScrubTarget): Promise<boolean> {
+    const head = await this.#head();
+    if (head === null) return false;
+    for await (const again of walkObjects(this.#deps.store, head, this.#cursor)) {
+      if (again.name === target.name) return (await this.#check(head, again)) !== null;
+      if (again.key > target.key) return false;
+    }
+    return false;
+  }
+
+  async #found(finding: Finding): Promise<void> {
+    this.#findings.push(finding);
+    this.#open.set(finding.object, finding.kind);
+    await updateDamage(this.#deps, this.#machine, (items, nowMs) => withFinding(items, finding, nowMs));
+    this.#deps.onFinding?.(finding);
+  }
+
+  async #whole(kind: Finding['kind'], object: string): Promise<void> {
+    this.#open.delete(object);
+    const state = { state: 'repaired', reason: 'it was read again, and is whole' } as const;
+    await updateDamage(this.#deps, this.#machine, (items, nowMs) => withState(items, { object, kind }, state, nowMs));
+  }
+
+  /** Bad objects that nothing refers to any more need nobody's attention. */
+  async #closeGone(): Promise<void> {
+    if (this.#open.size === 0) return;
+    const head = await this.#head();
+    if (head === null) return;
+    const referred = new Set<string>();
+    for await (const target of walkObjects(this.#deps.store, head, null)) referred.add(target.name);
+    const state = { state: 'gone', reason: 'nothing refers to it any more' } as const;
+    await updateDamage(this.#deps, this.#machine, (items, nowMs) =>
+      items
+        .filter((i) => isOpen(i) && ['layer', 'page', 'list'].includes(i.kind) && !referred.has(i.object))
+        .reduce<readonly DamageItem[]>((changed, item) => withState(changed, item, state, nowMs), items),
+    );
+  }
+
+  async #writeNote(isComplete: boolean): Promise<void> {
+    const { store, clock } = this.#deps;
+    const head = await loadHead(store, this.#machine);
+    if (head === null) return;
+    this.#notedAtMs = clock.monotonicMs();
+    const before = this.#note;
+    // The witness never forgets what it saw: a lost manifest is a finding of every pass until somebody puts things right.
+    const seen = {
+      manifest: head.number,
+      epoch: head.epoch,
+      lastPoint: head.lastPoint,
+      boundary: await readBoundary(store, this.#machine),
+    };
+    const isBack = before !== null && (before.head.manifest > seen.manifest || before.head.lastPoint > seen.lastPoint);
+    const note: ScrubNote = {
+      version: SCRUB_NOTE_VERSION,
+      number: (before?.number ?? 0) + 1,
+      machine: this.#machine,
+      writtenAtMs: clock.nowMs(),
+      pass: {
+        startedAtMs: this.#startedAtMs,
+        cursor: isComplete ? null : this.#cursor,
+        readBytes: this.#readBytes,
+        objects: this.#objects,
+      },
+      completedAtMs: isComplete ? clock.nowMs() : (before?.completedAtMs ?? null),
+      provenAtMs: before?.provenAtMs ?? null,
+      head: isBack ? before.head : seen,
+      records: this.#records,
+    };
+    if (await writeScrubNote(store, note)) this.#note = note;
+    else this.#note = (await openNote(store, this.#machine)).note;
+  }
+}
+
+const withoutFormat = (records: Records): Records => records.filter(([name]) => name !== FORMAT_NAME);
