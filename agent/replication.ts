@@ -64,6 +64,9 @@ export class Replication {
   #finalCutEnd = new AbortController();
   /** The workload is to run again; answered when it does. */
   #resumes: number[] = [];
+  /** Blocks that the receiver asked for once more: not begun yet, and with the next point. */
+  #resends: Extract<Order, { type: 'resend' }>[] = [];
+  #resending: Extract<Order, { type: 'resend' }>[] = [];
   /** A last point was handed over: no more of them until an order, or another session, says otherwise. */
   #paused = false;
   #pausedAtMs = 0;
@@ -132,6 +135,7 @@ export class Replication {
 
   #onOrder(order: Order): void {
     if (order.type === 'final-cut') this.#finalCut = order;
+    if (order.type === 'resend') this.#resends.push(order);
     if (order.type === 'final-cut-resume') {
       this.#resumes.push(order.request);
       this.#finalCut = null;
@@ -214,6 +218,7 @@ export class Replication {
         if (this.#deps.clock.monotonicMs() - this.#pausedAtMs >= HOLD_RECHECK_MS) this.#askAgain();
         return await this.#wait(true);
       }
+      this.#beginResends();
       await this.#beginComparison();
       const blocked = disks.some(({ disk }) => !disk.isReady && disk.inPoints);
       const ready = disks.filter(({ disk }) => disk.isReady);
@@ -225,6 +230,35 @@ export class Replication {
     } catch (error) {
       await this.#handle(error);
     }
+  }
+
+  /** Between cycles: what a running one has taken is its own. */
+  #beginResends(): void {
+    for (const order of this.#resends.splice(0)) {
+      const disk = this.#deps.disks.find((d) => d.disk.id === order.disk)?.disk;
+      const isOutside = order.extents.some(([first, count]) => first + count > (disk?.geometry.blockCount ?? 0));
+      // Its state changed since: the receiver asks again if it still needs them.
+      if (disk === undefined || isOutside) {
+        this.#deps.log.warn({ disk: order.disk }, 'the receiver asks for blocks that this machine does not have');
+        continue;
+      }
+      for (const [first, count] of order.extents) {
+        disk.resend.addRange(first, count);
+        if (disk.isReady) disk.carry.addRange(first, count);
+      }
+      this.#resending.push(order);
+      this.#nextPointAtMs = 0;
+      this.#deps.log.info({ disk: disk.id, blocks: disk.resend.size }, 'the receiver asks for blocks once more');
+    }
+  }
+
+  /** What was asked for is in a point. */
+  async #resent(ready: readonly OpenedDisk[], point: number): Promise<void> {
+    const ids = new Set<string>(ready.map(({ disk }) => disk.id));
+    for (const { disk } of ready) disk.resend.clear();
+    const done = this.#resending.filter((order) => ids.has(order.disk));
+    this.#resending = this.#resending.filter((order) => !ids.has(order.disk));
+    for (const { request } of done) await this.#session.say({ type: 'resent', request, point });
   }
 
   async #beginComparison(): Promise<void> {
@@ -312,6 +346,7 @@ export class Replication {
     this.#reason = null;
     this.#lastPointAtMs = clock.monotonicMs();
     this.#onProgress();
+    await this.#resent(ready, result.point);
     for (const { disk } of ready) disk.setState('Protected', '');
     status.committed(
       result,
@@ -358,7 +393,7 @@ export class Replication {
 
   async #isIdle(ready: readonly OpenedDisk[]): Promise<boolean> {
     for (const { disk, still } of ready) {
-      if (disk.store.sweep !== null || disk.lastPoint === 0) return false;
+      if (disk.store.sweep !== null || disk.lastPoint === 0 || !disk.resend.isEmpty) return false;
       if (still !== null && !(await still.isUnchanged())) return false;
       if (still === null && changedBlocks(disk, this.#deps.tracker) > 0) return false;
     }

@@ -412,3 +412,7 @@ export const SCRUB_BURST_MS = 1_000;
 export const SCRUB_HEAD_MS = 60_000;
 /** How far a scrub is, is noted this often (one small object): what is read again after a crash. */
 export const SCRUB_NOTE_INTERVAL_MS = 60 * 60 * 1000;
+/** Blocks that a receiver asks an agent for once more in one order: an eighth of a cycle that would be sent segment by segment. */
+export const RESEND_BLOCKS_MAX = BULK_BLOCKS_MIN / 8;
+/** Runs in such an order: 10 bytes each, well within a control message. */
+export const RESEND_EXTENTS_MAX = DAMAGE_EXTENTS_MAX;

@@ -152,7 +152,9 @@ export class DiskCycle {
       const hash = isZero(buffer, start, start + blockBytes)
         ? ZERO_HASH
         : hashBlock(buffer.subarray(start, start + blockBytes), block);
-      if (hash === (this.sent.get(block) ?? known[i])) continue;
+      const sent = this.sent.get(block);
+      const isAsked = sent === undefined && this.disk.resend.has(block);
+      if (hash === (sent ?? known[i]) && !isAsked) continue;
       this.sent.set(block, hash);
       const wait =
         hash === ZERO_HASH ? this.#sender.addZero(block, 1) : this.#sender.addBlock(block, buffer, start, hash);

@@ -53,6 +53,8 @@ export class ProtectedDisk {
   carry = new BlockSet();
   /** Taken by the cycle that runs, and not committed yet: still at risk. */
   cycling: BlockSet | null = null;
+  /** Asked for by the receiver, which can't read its own copy: sent with the next point although their hashes have not changed. */
+  readonly resend = new BlockSet();
   need: SweepNeed | null = null;
   state: DiskState = 'EnablingProtection';
   stateReason = '';

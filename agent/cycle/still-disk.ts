@@ -30,10 +30,11 @@ export class StillDisk {
     return this.#committed !== null && isStill(this.#committed, await this.#look()).still;
   }
 
-  /** Reads and sends what differs, unless the source is as it was at the last point. */
+  /** Reads and sends what differs, unless the source is as it was at the last point and nothing was asked for. */
   async sweepIfChanged(context: SweepContext): Promise<void> {
     this.#before = await this.#look();
-    if (this.#committed !== null && isStill(this.#committed, this.#before).still) return;
+    const isAsked = !this.disk.resend.isEmpty;
+    if (!isAsked && this.#committed !== null && isStill(this.#committed, this.#before).still) return;
     await this.disk.store.beginSweep('comparison', null);
     await sweep(this.disk, { kind: 'comparison', only: null, firstSegment: 0 }, context);
   }

@@ -110,7 +110,7 @@ async function sendSegment(
       const hash = isZero(buffer, start, start + blockBytes)
         ? ZERO_HASH
         : hashBlock(buffer.subarray(start, start + blockBytes), block);
-      if (hash === (known === null ? ZERO_HASH : hashes[at])) continue;
+      if (hash === (known === null ? ZERO_HASH : hashes[at]) && !(known !== null && disk.resend.has(block))) continue;
       hashes[at] = hash;
       const wait = hash === ZERO_HASH ? sender.addZero(block, 1) : sender.addBlock(block, buffer, start, hash);
       if (wait !== undefined) await wait;

@@ -52,7 +52,7 @@ export interface Pacer {
 /** What a receiver asks of an agent out of turn. */
 export type Order = Extract<
   ReceiverMessage,
-  { type: 'final-cut' | 'final-cut-resume' | 'restore-goal' | 'restore-stop' }
+  { type: 'final-cut' | 'final-cut-resume' | 'restore-goal' | 'restore-stop' | 'resend' }
 >;
 
 const nothing = (): void => undefined;
@@ -304,6 +304,7 @@ export class ReceiverSession {
       case 'final-cut-resume':
       case 'restore-goal':
       case 'restore-stop':
+      case 'resend':
         if (this.#onOrder === null) this.#orders.push(message);
         else this.#onOrder(message);
         return;

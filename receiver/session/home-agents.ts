@@ -3,7 +3,7 @@
  * each machine reported. After a restart of the receiver that is gone, and the restore is asked for again: it finds nothing to move.
  */
 import { AfterimageError } from '../../shared/errors.js';
-import type { MachineId } from '../../shared/units.js';
+import type { DiskId, MachineId } from '../../shared/units.js';
 import type { CloseReason } from '../../shared/wire/close-codes.js';
 import type { HomeAgents, HomeCall, RestoreReport } from './home-agent.js';
 import { homeAbsent, type HomeSession } from './home-session.js';
@@ -45,6 +45,18 @@ export class SessionHomeAgents implements HomeAgents {
   async resumeHome(machine: MachineId): Promise<void> {
     const home = this.#live(machine)?.home;
     if (home?.mode === 'replicating') await home.resume().catch(ignoreAbsent);
+  }
+
+  /** Asks the agent for blocks once more; `home-absent` when it is not replicating. */
+  async resend(
+    machine: MachineId,
+    disk: DiskId,
+    extents: readonly (readonly [number, number])[],
+    signal: AbortSignal,
+  ): Promise<{ readonly point: number }> {
+    const home = this.#live(machine)?.home;
+    if (home?.mode !== 'replicating') throw homeAbsent('it is not replicating');
+    return home.resend(disk, extents, signal);
   }
 
   async restore(

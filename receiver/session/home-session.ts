@@ -5,6 +5,7 @@
 import type { Clock } from '../../shared/clock.js';
 import { AfterimageError } from '../../shared/errors.js';
 import { RESUME_ANSWER_MS } from '../../shared/limits.js';
+import type { DiskId } from '../../shared/units.js';
 import type { CloseReason } from '../../shared/wire/close-codes.js';
 import type { AgentMessage, ReceiverMessage, Restored, RestoreGoal } from '../../shared/wire/messages.js';
 import type { HomeCall } from './home-agent.js';
@@ -12,7 +13,16 @@ import type { PullCounters, RestoreSession } from './restore-session.js';
 
 export type HomeMessage = Extract<
   AgentMessage,
-  { type: 'final-cut-step' | 'final-cut-done' | 'home-resumed' | 'restore-step' | 'restored' | 'restore-failed' }
+  {
+    type:
+      | 'final-cut-step'
+      | 'final-cut-done'
+      | 'home-resumed'
+      | 'restore-step'
+      | 'restored'
+      | 'restore-failed'
+      | 'resent';
+  }
 >;
 
 const HOME_TYPES = new Set<string>([
@@ -22,6 +32,7 @@ const HOME_TYPES = new Set<string>([
   'restore-step',
   'restored',
   'restore-failed',
+  'resent',
 ]);
 export const isHomeMessage = (message: AgentMessage): message is HomeMessage => HOME_TYPES.has(message.type);
 
@@ -57,6 +68,7 @@ export class HomeSession {
   #over: AfterimageError | null = null;
   #finalCut: Order<number> | null = null;
   #goal: Order<GoalEnd> | null = null;
+  readonly #resends = new Map<number, Order<number>>();
   #resumes: { readonly number: number; readonly done: () => void }[] = [];
   readonly #onMode: () => void;
   readonly #clock: Clock;
@@ -95,6 +107,7 @@ export class HomeSession {
     this.#over = over;
     this.#finalCut?.reject(over);
     this.#goal?.reject(over);
+    for (const order of this.#resends.values()) order.reject(over);
     for (const { done } of this.#resumes) done();
     this.#onMode();
   }
@@ -152,6 +165,24 @@ export class HomeSession {
     }
   }
 
+  /** Blocks that the store has lost, once more; resolves to the point that holds them. */
+  async resend(
+    disk: DiskId,
+    extents: readonly (readonly [number, number])[],
+    signal: AbortSignal,
+  ): Promise<{ readonly point: number }> {
+    const number = ++this.#numbers;
+    const call = { signal, onStep: () => undefined };
+    const done = this.#order<number>(number, call, 'asking for blocks', (order) => this.#resends.set(number, order));
+    try {
+      const runs = extents.map(([first, count]): [number, number] => [first, count]);
+      await this.#say({ type: 'resend', request: number, disk, extents: runs }, done);
+      return { point: await done };
+    } finally {
+      this.#resends.delete(number);
+    }
+  }
+
   /** What the agent pulls can't be had: asking again would not help, so whoever waits for the goal learns why. */
   goalFailed(error: Error): void {
     this.#goal?.reject(error);
@@ -172,6 +203,9 @@ export class HomeSession {
       case 'home-resumed':
         for (const { number, done } of this.#resumes) if (number <= message.request) done();
         this.#resumes = this.#resumes.filter((r) => r.number > message.request);
+        return;
+      case 'resent':
+        this.#resends.get(message.request)?.resolve(message.point);
         return;
       case 'restore-step': {
         const { step, detail, percent } = message;

@@ -7,7 +7,7 @@
 import { Packr } from 'msgpackr';
 import { z } from 'zod';
 import { AfterimageError } from '../errors.js';
-import { CONTROL_BYTES_MAX, DISKS_PER_MACHINE_MAX } from '../limits.js';
+import { CONTROL_BYTES_MAX, DISKS_PER_MACHINE_MAX, RESEND_EXTENTS_MAX } from '../limits.js';
 import { isDiskId, isUuid, type DiskId, type MachineId, type SeriesId } from '../units.js';
 
 export const PROTOCOL_VERSION = 2;
@@ -232,6 +232,8 @@ export const agentMessageSchema = z.discriminatedUnion('type', [
       .max(DISKS_PER_MACHINE_MAX),
   }),
   z.strictObject({ type: z.literal('restore-failed'), goal: count, code: text, reason: text, hint: text }),
+  /** The blocks of a resend order are in this point, as the disk held them at its cut. */
+  z.strictObject({ type: z.literal('resent'), request: count, point: count }),
 ]);
 export type AgentMessage = z.infer<typeof agentMessageSchema>;
 
@@ -302,6 +304,16 @@ export const receiverMessageSchema = z.discriminatedUnion('type', [
     hashes: z.instanceof(Uint8Array),
   }),
   z.strictObject({ type: z.literal('blocks-end'), request: count }),
+  /**
+   * What the store holds of these blocks (first, count) is damaged: send them with the next point although they have not changed. Answered by `resent`
+   * when that point is committed.
+   */
+  z.strictObject({
+    type: z.literal('resend'),
+    request: count,
+    disk: diskId,
+    extents: z.array(z.tuple([count, count.min(1)])).max(RESEND_EXTENTS_MAX),
+  }),
 ]);
 export type ReceiverMessage = z.infer<typeof receiverMessageSchema>;
 
