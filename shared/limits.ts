@@ -392,27 +392,3 @@ export const OPEN_FILES_MAX = 32;
 export const OPEN_FILES_IDLE_MS = 2_000;
 /** A copy that was opened is made local after this: a guest that boots wants the store and the processors for itself. */
 export const HYDRATE_AFTER_MS = 30_000;
-/** Damaged objects that one list names (about 1 KiB each); a store with more is not repaired object by object. */
-export const DAMAGE_ITEMS_MAX = 1_000;
-/** Runs of damaged blocks named for one object; more are joined over their gaps. */
-export const DAMAGE_EXTENTS_MAX = 4_096;
-/** The list of what is damaged. */
-export const DAMAGE_BYTES_MAX = 64 * MIB;
-/** The notes of a scrub: about 100 bytes for each small object that it remembers. */
-export const SCRUB_NOTE_BYTES_MAX = 8 * MIB;
-/** Small objects that a scrub remembers; the newest beyond this are read, but not remembered. */
-export const SCRUB_RECORDS_MAX = 50_000;
-/** Manifests that a pass of the scrub reads besides the newest: all that are kept, and some beginnings of epochs. */
-export const SCRUB_MANIFESTS_MAX = 200;
-/** The object that says what a store's bytes mean: a few hundred bytes. */
-export const FORMAT_BYTES_MAX = 64 * KIB;
-/** Time whose worth of bytes a scrub may read at once after a pause. */
-export const SCRUB_BURST_MS = 1_000;
-/** A scrub asks for a newer manifest after this, so that it doesn't read what was merged away long ago. */
-export const SCRUB_HEAD_MS = 60_000;
-/** How far a scrub is, is noted this often (one small object): what is read again after a crash. */
-export const SCRUB_NOTE_INTERVAL_MS = 60 * 60 * 1000;
-/** Blocks that a receiver asks an agent for once more in one order: an eighth of a cycle that would be sent segment by segment. */
-export const RESEND_BLOCKS_MAX = BULK_BLOCKS_MIN / 8;
-/** Runs in such an order: 10 bytes each, well within a control message. */
-export const RESEND_EXTENTS_MAX = DAMAGE_EXTENTS_MAX;

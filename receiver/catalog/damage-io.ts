@@ -5,7 +5,7 @@
 import type { z } from 'zod';
 import type { Clock } from '../../shared/clock.js';
 import { AfterimageError, corrupt } from '../../shared/errors.js';
-import { DAMAGE_BYTES_MAX, SCRUB_NOTE_BYTES_MAX } from '../../shared/limits.js';
+import { DAMAGE_BYTES_MAX, SCRUB_NOTE_BYTES_MAX } from '../../shared/limits-scrub.js';
 import type { MachineId } from '../../shared/units.js';
 import type { ObjectStore } from '../store/store.js';
 import { bounded, DAMAGE_VERSION, damageSchema, type Damage, type DamageItem } from './damage.js';

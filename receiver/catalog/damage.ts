@@ -7,7 +7,7 @@
  */
 import { z } from 'zod';
 import type { Extent } from '../../shared/blocks/block-set.js';
-import { DAMAGE_EXTENTS_MAX, DAMAGE_ITEMS_MAX } from '../../shared/limits.js';
+import { DAMAGE_EXTENTS_MAX, DAMAGE_ITEMS_MAX } from '../../shared/limits-scrub.js';
 import { isDiskId, isUuid, type DiskId, type MachineId } from '../../shared/units.js';
 import { layerRefSchema } from './manifest.js';
 

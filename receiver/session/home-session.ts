@@ -15,13 +15,7 @@ export type HomeMessage = Extract<
   AgentMessage,
   {
     type:
-      | 'final-cut-step'
-      | 'final-cut-done'
-      | 'home-resumed'
-      | 'restore-step'
-      | 'restored'
-      | 'restore-failed'
-      | 'resent';
+      'final-cut-step' | 'final-cut-done' | 'home-resumed' | 'restore-step' | 'restored' | 'restore-failed' | 'resent';
   }
 >;
 

@@ -4,7 +4,8 @@
  */
 import { z } from 'zod';
 import { AfterimageError, corrupt } from '../../shared/errors.js';
-import { CHUNK_PLAIN_BYTES_MAX, FORMAT_BYTES_MAX, SEGMENT_BYTES } from '../../shared/limits.js';
+import { CHUNK_PLAIN_BYTES_MAX, SEGMENT_BYTES } from '../../shared/limits.js';
+import { FORMAT_BYTES_MAX } from '../../shared/limits-scrub.js';
 import type { ObjectStore } from './store.js';
 
 export const FORMAT_NAME = 'format';

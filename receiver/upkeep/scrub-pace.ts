@@ -3,7 +3,7 @@
  * leave a debt, so the rate over time is exact whatever the sizes of the reads. Owns numbers only.
  */
 import type { Clock } from '../../shared/clock.js';
-import { SCRUB_BURST_MS } from '../../shared/limits.js';
+import { SCRUB_BURST_MS } from '../../shared/limits-scrub.js';
 import { cancelled } from '../volume/plan-point.js';
 
 export type Pace = (bytes: number) => Promise<void>;

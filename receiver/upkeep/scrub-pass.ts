@@ -8,7 +8,7 @@
 import type { Clock } from '../../shared/clock.js';
 import { checksum64, digestToText } from '../../shared/blocks/hash.js';
 import { messageOf, type AfterimageError } from '../../shared/errors.js';
-import { FORMAT_BYTES_MAX, SCRUB_HEAD_MS, SCRUB_NOTE_INTERVAL_MS } from '../../shared/limits.js';
+import { FORMAT_BYTES_MAX, SCRUB_HEAD_MS, SCRUB_NOTE_INTERVAL_MS } from '../../shared/limits-scrub.js';
 import type { MachineId } from '../../shared/units.js';
 import { isOpen, withFinding, withState, type DamageItem, type Finding } from '../catalog/damage.js';
 import { loadDamage, loadScrubNote, updateDamage, writeScrubNote } from '../catalog/damage-io.js';

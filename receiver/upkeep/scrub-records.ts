@@ -6,7 +6,7 @@
 import { z } from 'zod';
 import { checksum64, digestToText } from '../../shared/blocks/hash.js';
 import { AfterimageError, messageOf } from '../../shared/errors.js';
-import { DAMAGE_BYTES_MAX, SCRUB_MANIFESTS_MAX, SCRUB_RECORDS_MAX } from '../../shared/limits.js';
+import { DAMAGE_BYTES_MAX, SCRUB_MANIFESTS_MAX, SCRUB_RECORDS_MAX } from '../../shared/limits-scrub.js';
 import type { MachineId } from '../../shared/units.js';
 import type { Finding } from '../catalog/damage.js';
 import type { Manifest } from '../catalog/manifest.js';

@@ -7,7 +7,8 @@
 import { Packr } from 'msgpackr';
 import { z } from 'zod';
 import { AfterimageError } from '../errors.js';
-import { CONTROL_BYTES_MAX, DISKS_PER_MACHINE_MAX, RESEND_EXTENTS_MAX } from '../limits.js';
+import { CONTROL_BYTES_MAX, DISKS_PER_MACHINE_MAX } from '../limits.js';
+import { RESEND_EXTENTS_MAX } from '../limits-scrub.js';
 import { isDiskId, isUuid, type DiskId, type MachineId, type SeriesId } from '../units.js';
 
 export const PROTOCOL_VERSION = 2;

@@ -185,7 +185,15 @@ const RECEIVER: readonly ReceiverMessage[] = [
   { type: 'changed-segments', request: 3, segments: null, reason: 'point 4711 is not listed any more' },
   { type: 'differences', request: 4, candidates: new Uint8Array([1]), hashes: new Uint8Array(8) },
   { type: 'blocks-end', request: 5 },
-  { type: 'resend', request: 7, disk: DISK, extents: [[0, 1], [4_711, 300]] },
+  {
+    type: 'resend',
+    request: 7,
+    disk: DISK,
+    extents: [
+      [0, 1],
+      [4_711, 300],
+    ],
+  },
 ];
 
 const HEADERS: readonly DataHeader[] = [
