@@ -6,6 +6,7 @@ import type { AgentNode } from './agent-node.js';
 import type { Network } from './network.js';
 import type { Fault, Plan } from './plan.js';
 import type { ReceiverNode } from './receiver-node.js';
+import type { SimProcess } from './process.js';
 import type { Rng } from './rng.js';
 import type { Scheduler } from './scheduler.js';
 import type { SimStore } from './store.js';
@@ -24,6 +25,8 @@ export interface Faulty {
 
 /** A stalled process is frozen for so long at most: longer than leases, heartbeats and the patience of others. */
 const STALL_MAX_MS = 90_000;
+/** Things that a process does in one or two points: requests, messages, calls. */
+const TRAP_STEPS_MAX = 60;
 const DOWN_MAX_MS = 20_000;
 const WALL_JUMP_MAX_MS = 3 * 60 * 60 * 1000;
 
@@ -87,34 +90,47 @@ export class Faults {
         // Chances of each request and mark.
         return;
       case 'agent-crash':
-        agent.kill();
-        this.#later(rng.between(0, DOWN_MAX_MS), 'agent starts', () => this.#revive(agent));
+        this.#soon(agent.process, () => {
+          agent.kill();
+          this.#later(rng.between(0, DOWN_MAX_MS), 'agent starts', () => this.#revive(agent));
+        });
         return;
       case 'power-cut':
-        agent.kill();
-        agent.machine.powerCut();
-        this.#later(rng.between(1_000, DOWN_MAX_MS), 'machine boots', () => this.#revive(agent));
+        this.#soon(agent.process, () => {
+          agent.kill();
+          agent.machine.powerCut();
+          this.#later(rng.between(1_000, DOWN_MAX_MS), 'machine boots', () => this.#revive(agent));
+        });
         return;
       case 'receiver-crash':
-        receiver.kill();
-        this.#later(rng.between(0, DOWN_MAX_MS), 'receiver starts', () => receiver.start());
+        this.#soon(receiver.process, () => {
+          receiver.kill();
+          this.#later(rng.between(0, DOWN_MAX_MS), 'receiver starts', () => receiver.start());
+        });
         return;
       case 'receiver-stall': {
         const stalled = receiver.process;
-        stalled.pause();
-        // Mostly somebody notices and the agents go elsewhere.
-        if (rng.chance(0.7)) this.#reroute(receiver);
-        this.#later(rng.between(500, STALL_MAX_MS), 'receiver wakes', () => stalled.resume());
+        this.#soon(stalled, () => {
+          stalled.pause();
+          // Mostly somebody notices and the agents go elsewhere.
+          if (rng.chance(0.7)) this.#reroute(receiver);
+          this.#later(rng.between(500, STALL_MAX_MS), 'receiver wakes', () => stalled.resume());
+        });
         return;
       }
       case 'agent-stall': {
         const stalled = agent.process;
-        stalled.pause();
-        this.#later(rng.between(500, STALL_MAX_MS / 2), 'agent wakes', () => stalled.resume());
+        this.#soon(stalled, () => {
+          stalled.pause();
+          this.#later(rng.between(500, STALL_MAX_MS / 2), 'agent wakes', () => stalled.resume());
+        });
         return;
       }
       case 'reroute':
         routes[rng.below(routes.length)] = rng.below(receivers.length);
+        return;
+      case 'takeover':
+        receiver.takeOver(agent.machine);
         return;
       case 'partition':
         if (rng.chance(0.5)) network.cut(agent.machine.name, receiver.name);
@@ -138,6 +154,16 @@ export class Faults {
       case 'wall-clock':
         (rng.chance(0.5) ? agent : receiver).process.wallOffsetMs += rng.between(-WALL_JUMP_MAX_MS, WALL_JUMP_MAX_MS);
     }
+  }
+
+  /** At one of the next things that the process does, where it hurts most; at times at once, whatever it is at. */
+  #soon(process: SimProcess, happens: () => void): void {
+    const { rng } = this.#world;
+    if (rng.chance(0.3)) happens();
+    else
+      process.trap(rng.whole(1, TRAP_STEPS_MAX), () => {
+        if (this.#isOn) happens();
+      });
   }
 
   #reroute(away: ReceiverNode): void {

@@ -60,15 +60,18 @@ export class SimTransport implements ReceiverTransport {
 
   send(bytes: Buffer): Promise<void> {
     return new Promise((resolve, reject) => {
-      if (!this.process.isAlive) return;
-      if (this.#ended !== null || this.#closing) {
-        reject(gone(this.#ended?.reason ?? 'closing'));
-        return;
-      }
-      this.#sending.push({ bytes, resolve, reject });
-      // Each of these events sends the next in the queue, whichever it was made for: messages keep their order.
-      this.#net.scheduler.after(this.#net.sendMs(), `${this.process.name} sent`, () => this.#sent());
+      this.process.act(() => this.#send(bytes, resolve, reject));
     });
+  }
+
+  #send(bytes: Buffer, resolve: () => void, reject: (error: Error) => void): void {
+    if (this.#ended !== null || this.#closing) {
+      reject(gone(this.#ended?.reason ?? 'closing'));
+      return;
+    }
+    this.#sending.push({ bytes, resolve, reject });
+    // Each of these events sends the next in the queue, whichever it was made for: messages keep their order.
+    this.#net.scheduler.after(this.#net.sendMs(), `${this.process.name} sent`, () => this.#sent());
   }
 
   #sent(): void {

@@ -17,6 +17,7 @@ export const FAULTS = [
   'receiver-stall',
   'agent-stall',
   'reroute',
+  'takeover',
   'partition',
   'connection-loss',
   'store-full',
@@ -36,6 +37,8 @@ export interface Plan {
   /** Virtual time in which faults happen, and then that in which all must be well again. */
   readonly faultyMs: number;
   readonly healingMs: number;
+  /** How often all points are compared with the disks on the way. */
+  readonly checks: number;
   readonly faults: ReadonlySet<Fault>;
   /** Between two faults of one kind, on average. */
   readonly faultEveryMs: number;
@@ -58,6 +61,7 @@ export function planOf(rng: Rng): Plan {
     storePageNames: rng.pick([3, 20, 1000]),
     faultyMs: rng.pick([60_000, 120_000, 200_000]),
     healingMs: 600_000,
+    checks: 2,
     faults,
     faultEveryMs: rng.pick([10_000, 30_000, 80_000]),
     store: {

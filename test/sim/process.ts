@@ -20,6 +20,8 @@ export class SimProcess {
   #backlog: (() => void)[] = [];
   #alive = true;
   #paused = false;
+  /** What happens at one of the next things that this process does. */
+  #trap: { steps: number; readonly spring: () => void } | null = null;
   /** How far this host's wall clock is off. */
   wallOffsetMs = 0;
 
@@ -61,10 +63,27 @@ export class SimProcess {
     else run();
   }
 
-  /** Resolves after a delay, if the process lives to see it. */
+  /** Arms a trap: the n-th thing that the process does from now on (a request, a message, a call) is where it dies or stalls, before it is done. */
+  trap(steps: number, spring: () => void): void {
+    this.#trap = { steps, spring };
+  }
+
+  /** The process does something that the world sees: now, when it goes on, or never. */
+  act(run: () => void): void {
+    if (this.#alive && this.#trap !== null && --this.#trap.steps <= 0) {
+      const { spring } = this.#trap;
+      this.#trap = null;
+      spring();
+    }
+    this.deliver(run);
+  }
+
+  /** Does something that takes its time; resolves if the process lives to see it. */
   after(delayMs: number, what: string): Promise<void> {
     return new Promise((resolve) => {
-      if (this.#alive) this.#scheduler.after(delayMs, `${this.name} ${what}`, () => this.deliver(resolve));
+      this.act(() => {
+        this.#scheduler.after(delayMs, `${this.name} ${what}`, () => this.deliver(resolve));
+      });
     });
   }
 

@@ -3,12 +3,14 @@
  * nothing: all that a new process knows comes from the store.
  */
 import type { Logger } from 'pino';
-import { messageOf } from '../../shared/errors.js';
+import { AfterimageError, messageOf } from '../../shared/errors.js';
 import type { MachineId } from '../../shared/units.js';
 import { encodeControl } from '../../shared/wire/messages.js';
+import { resumeGeneration } from '../../receiver/catalog/generation.js';
 import { authenticator } from '../../receiver/session/identity.js';
 import { SessionRegistry } from '../../receiver/session/registry.js';
 import type { ObjectStore } from '../../receiver/store/store.js';
+import type { SimMachine } from './machine.js';
 import type { SimTransport } from './network.js';
 import { SimProcess } from './process.js';
 import type { Rng } from './rng.js';
@@ -20,6 +22,7 @@ export interface ReceiverWorld {
   readonly store: SimStore;
   readonly storeLatencyMs: number;
   readonly log: (process: SimProcess) => Logger;
+  readonly onCrash: (what: string) => void;
   /** Stands between receiver and store: planted bugs. */
   readonly wrapStore: (store: ObjectStore) => ObjectStore;
 }
@@ -78,6 +81,21 @@ export class ReceiverNode {
   cutStore(isCut: boolean): void {
     this.#isStoreCut = isCut;
     if (this.#client !== null) this.#client.isCut = isCut;
+  }
+
+  /** Takes a machine over without a session of its agent, as failover and upkeep do. */
+  takeOver(machine: SimMachine): void {
+    if (!this.isUp || this.#store === null) return;
+    const { process } = this;
+    const rng = this.#rng.fork(`takeover ${process.name} ${this.#world.scheduler.nowMs}`);
+    const deps = { store: this.#store, clock: process.clock, randomId: () => rng.uuid() };
+    resumeGeneration(deps, machine.id, machine.generation).then(
+      () => undefined,
+      (error: unknown) => {
+        // A machine without points, a store that doesn't answer, somebody who was faster.
+        if (!(error instanceof AfterimageError)) this.#world.onCrash(messageOf(error));
+      },
+    );
   }
 
   /** As the session server does it: who a peer is, is decided before a byte of the session is read. */

@@ -270,55 +270,64 @@ export class StoreClient implements ObjectStore {
   /** One request and its answer, through whatever happens to them. */
   #request<T>(kind: Kind, what: string, apply: () => T): Promise<T> {
     this.#store.requests++;
-    const { name } = this.#process;
     return new Promise<T>((resolve, reject) => {
-      if (!this.#process.isAlive) return;
-      const fail = (error: unknown): void => reject(error instanceof Error ? error : new Error(String(error)));
-      const giveUp = (): void => {
-        this.#scheduler.after(TIMEOUT_MS, `${name} gives up ${what}`, () =>
+      this.#process.act(() => this.#issue(kind, what, apply, resolve, reject));
+    });
+  }
+
+  #issue<T>(
+    kind: Kind,
+    what: string,
+    apply: () => T,
+    resolve: (value: T) => void,
+    reject: (error: Error) => void,
+  ): void {
+    const { name } = this.#process;
+    const fail = (error: unknown): void => reject(error instanceof Error ? error : new Error(String(error)));
+    const giveUp = (): void => {
+      this.#scheduler.after(TIMEOUT_MS, `${name} gives up ${what}`, () =>
+        this.#process.deliver(() => fail(unreachable(what))),
+      );
+    };
+    const arrive = (delayMs: number, answer: boolean): void => {
+      this.#scheduler.after(delayMs, `${name} ${what}`, () => {
+        let settle: () => void;
+        try {
+          const result = apply();
+          settle = () => resolve(result);
+        } catch (error) {
+          settle = () => fail(error);
+        }
+        if (!answer) return;
+        this.#scheduler.after(this.#travelMs(), `${name} answer`, () => this.#process.deliver(settle));
+      });
+    };
+    switch (this.#fate(kind)) {
+      case 'ok':
+        arrive(this.#travelMs(), true);
+        return;
+      case 'error':
+        this.#scheduler.after(this.#travelMs(), `${name} refused ${what}`, () =>
           this.#process.deliver(() => fail(unreachable(what))),
         );
-      };
-      const arrive = (delayMs: number, answer: boolean): void => {
-        this.#scheduler.after(delayMs, `${name} ${what}`, () => {
-          let settle: () => void;
-          try {
-            const result = apply();
-            settle = () => resolve(result);
-          } catch (error) {
-            settle = () => fail(error);
-          }
-          if (!answer) return;
-          this.#scheduler.after(this.#travelMs(), `${name} answer`, () => this.#process.deliver(settle));
-        });
-      };
-      switch (this.#fate(kind)) {
-        case 'ok':
-          arrive(this.#travelMs(), true);
-          return;
-        case 'error':
-          this.#scheduler.after(this.#travelMs(), `${name} refused ${what}`, () =>
-            this.#process.deliver(() => fail(unreachable(what))),
-          );
-          return;
-        case 'lost-request':
-          giveUp();
-          return;
-        case 'lost-reply':
-          arrive(this.#travelMs(), false);
-          giveUp();
-          return;
-        case 'late':
-          arrive(this.#rng.between(TIMEOUT_MS, LATE_MAX_MS), false);
-          giveUp();
-          return;
-        case 'repeated': {
-          const first = this.#travelMs();
-          arrive(first, false);
-          arrive(first + this.#travelMs(), true);
-        }
+        return;
+      case 'lost-request':
+        giveUp();
+        return;
+      case 'lost-reply':
+        arrive(this.#travelMs(), false);
+        giveUp();
+        return;
+      case 'late':
+        arrive(this.#rng.between(TIMEOUT_MS, LATE_MAX_MS), false);
+        giveUp();
+        return;
+      case 'repeated': {
+        const first = this.#travelMs();
+        arrive(first, false);
+        arrive(first + this.#travelMs(), true);
       }
-    });
+    }
   }
 
   #fate(kind: Kind): 'ok' | 'error' | 'lost-request' | 'lost-reply' | 'late' | 'repeated' {

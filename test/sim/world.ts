@@ -24,7 +24,8 @@ import { SimStore } from './store.js';
 /** Bugs that are planted by standing between the real parts; each must be caught. */
 export interface Bugs {
   readonly wrapTracker?: (tracker: MarkTracker) => MarkTracker;
-  readonly wrapStore?: (store: ObjectStore) => ObjectStore;
+  readonly wrapStore?: (store: ObjectStore, service: SimStore) => ObjectStore;
+  readonly changeMachine?: (machine: SimMachine) => void;
 }
 
 export interface WorldOptions {
@@ -55,8 +56,6 @@ export interface WorldResult {
 
 /** How often the healing world is looked at. */
 const LOOK_MS = 1_000;
-/** Points are checked against the disks this often on the way. */
-const CHECKS_ON_THE_WAY = 2;
 
 export async function runWorld(options: WorldOptions): Promise<WorldResult> {
   useSynchronousCodec();
@@ -107,7 +106,8 @@ class World {
         store: this.#store,
         storeLatencyMs: plan.storeLatencyMs,
         log: (process: SimProcess) => this.#log(process),
-        wrapStore: bugs.wrapStore ?? ((store: ObjectStore) => store),
+        onCrash: (what: string) => this.#model.violated(what),
+        wrapStore: (store: ObjectStore) => bugs.wrapStore?.(store, this.#store) ?? store,
       };
       return new ReceiverNode(world, `receiver${i}`, rng.fork(`receiver${i}`));
     });
@@ -121,6 +121,7 @@ class World {
       };
       return new AgentNode(world, machine, rng.fork(`agent${i}`), plan.interval);
     });
+    for (const machine of this.#machines) bugs.changeMachine?.(machine);
     this.#routes = this.#agents.map(() => 0);
     this.#faults = new Faults({
       scheduler: this.#scheduler,
@@ -135,7 +136,7 @@ class World {
   }
 
   async run(): Promise<WorldResult> {
-    const { faultyMs, healingMs } = this.#plan;
+    const { faultyMs, healingMs, checks } = this.#plan;
     for (const machine of this.#machines) await this.#enrol(machine);
     for (const receiver of this.#receivers) receiver.start();
     for (const agent of this.#agents) {
@@ -143,8 +144,8 @@ class World {
       agent.start();
     }
     this.#faults.start();
-    for (let i = 1; i <= CHECKS_ON_THE_WAY && !this.#isBroken; i++) {
-      await this.#scheduler.run((faultyMs * i) / CHECKS_ON_THE_WAY);
+    for (let i = 1; i <= checks && !this.#isBroken; i++) {
+      await this.#scheduler.run((faultyMs * i) / checks);
       await this.#model.check();
     }
     this.#faults.stop();
