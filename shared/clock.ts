@@ -31,3 +31,6 @@ export const systemClock: Clock = {
       signal?.addEventListener('abort', onAbort, { once: true });
     }),
 };
+
+/** Randomness that no secret depends on: spreads tries in time. 0 ≤ x < 1. */
+export const systemRandom = (): number => Math.random();

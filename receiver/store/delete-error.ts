@@ -1,7 +1,7 @@
 /**
  * What a store could not delete, and why. The names that aren't in it are gone.
  */
-import { AfterimageError } from '../../shared/errors.js';
+import { AfterimageError, messageOf } from '../../shared/errors.js';
 
 export interface KeptObject {
   readonly name: string;
@@ -11,6 +11,10 @@ export interface KeptObject {
   readonly lockedUntilMs: number | null;
   readonly message: string;
 }
+
+/** Names whose deletion failed for the same cause. */
+export const failedAll = (names: readonly string[], error: unknown): KeptObject[] =>
+  names.map((name) => ({ name, reason: 'failed', lockedUntilMs: null, message: messageOf(error) }));
 
 /** Names shown in the message; all of them are in `kept`. */
 const NAMES_SHOWN = 3;

@@ -20,7 +20,7 @@ const badName = (name: string): AfterimageError =>
 
 /** Throws unless `name` is the name of an object. */
 export function checkName(name: string): void {
-  if (name.length > NAME_LENGTH_MAX || !name.split('/').every(isNamePart)) throw badName(name);
+  if (!isObjectName(name)) throw badName(name);
 }
 
 /** Throws unless `prefix` is empty (the root) or a folder: a name that ends in a slash. */
@@ -37,3 +37,7 @@ export function startAfter(prefix: string, after: string | undefined): string | 
   if (after.startsWith(prefix)) return after;
   return after < prefix ? '' : null;
 }
+
+/** Whether a name found in a store can be one of ours; others are left alone. */
+export const isObjectName = (name: string): boolean =>
+  name.length <= NAME_LENGTH_MAX && name.split('/').every(isNamePart);

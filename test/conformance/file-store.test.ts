@@ -186,7 +186,7 @@ describe('opening a store', () => {
 
   it('refuses what is not a store, and other schemes, as bad input', async () => {
     const folder = await tempFolder('open');
-    for (const url of [`file:${folder}`, `file:${folder}/none`, 's3://bucket', 'nonsense']) {
+    for (const url of [`file:${folder}`, `file:${folder}/none`, 'gs://bucket', 'nonsense']) {
       await expect(openStore(url)).rejects.toMatchObject({ kind: 'usage', exitCode: 2 });
     }
   });

@@ -239,7 +239,7 @@ export function storeConformance(name: string, under: StoreUnderTest): void {
       const { store, reopen } = await under.fresh();
       const other = await reopen();
       // The folder is empty again and again, just when somebody puts an object into it.
-      for (let round = 0; round < 30; round++) {
+      for (let round = 0; round < 15; round++) {
         const folder = `busy/f${round % 3}/deep`;
         await store.createIfAbsent(`${folder}/old-${round}`, text('old'));
         const made = [`${folder}/new-${round}`, `${folder}/newer-${round}`, `busy/f${round % 3}/up-${round}`];

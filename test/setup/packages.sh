@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What the tests need beyond Node: filesystems' tools, a compiler for the writers, systemd-analyze. Needs root; without it the tests
+# What the tests need beyond Node: filesystems' tools, a compiler for the writers, systemd-analyze, servers of object stores. Needs root; without it the tests
 # that need devices skip themselves and say so.
 set -euo pipefail
 need=()
@@ -23,6 +23,7 @@ have objcopy binutils
 have sfdisk fdisk
 have lz4 lz4
 have cpio cpio
+have debootstrap debootstrap
 # What guests are made of has no command of its own that could be looked for.
 [ -e /usr/share/OVMF/OVMF_CODE.fd ] || need+=(ovmf)
 [ -e /usr/lib/syslinux/mbr/mbr.bin ] || need+=(syslinux-common)
@@ -36,7 +37,9 @@ if [ "$(id -u)" != 0 ]; then
   [ ${#need[@]} -eq 0 ] || echo "not root: missing packages are not installed (${need[*]}); tests that need them skip"
   exit 0
 fi
-[ ${#need[@]} -eq 0 ] && exit 0
-export DEBIAN_FRONTEND=noninteractive
-apt-get update -qq
-apt-get install -y -qq --no-install-recommends "${need[@]}" >/dev/null
+if [ ${#need[@]} -gt 0 ]; then
+  export DEBIAN_FRONTEND=noninteractive
+  apt-get update -qq
+  apt-get install -y -qq --no-install-recommends "${need[@]}" >/dev/null
+fi
+bash "$(dirname "$0")/../servers/install.sh"
