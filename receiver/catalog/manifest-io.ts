@@ -2,7 +2,7 @@
  * Reading and writing the catalog's objects: manifests, history pages, layer lists. No decisions here.
  */
 import { checksum64, digestToText } from '../../shared/blocks/hash.js';
-import { corrupt } from '../../shared/errors.js';
+import { AfterimageError, corrupt } from '../../shared/errors.js';
 import { LAYER_LIST_BYTES_MAX, MANIFEST_BYTES_MAX } from '../../shared/limits.js';
 import type { MachineId } from '../../shared/units.js';
 import type { ObjectStore } from '../store/store.js';
@@ -62,6 +62,7 @@ export async function readHistoryPage(store: ObjectStore, page: PageRef): Promis
 
 export async function writeHistoryPage(store: ObjectStore, name: string, history: History): Promise<PageRef> {
   const bytes = sealJson({ version: MANIFEST_VERSION, ...history });
+  mustBeReadable(name, bytes);
   await createNew(store, name, bytes);
   const numbers = history.points.map((p) => p.number);
   return { name, firstPoint: Math.min(...numbers), lastPoint: Math.max(...numbers), checksum: checksumText(bytes) };
@@ -79,6 +80,16 @@ export async function writeLayerList(store: ObjectStore, name: string, layers: r
   const bytes = sealJson({ version: MANIFEST_VERSION, layers });
   await createNew(store, name, bytes);
   return { name, count: layers.length, checksum: checksumText(bytes) };
+}
+
+/** What can't be read again must never be named. */
+export function mustBeReadable(name: string, bytes: Buffer): void {
+  if (bytes.length <= MANIFEST_BYTES_MAX) return;
+  throw new AfterimageError(`object ${name} would have ${bytes.length} bytes, ${MANIFEST_BYTES_MAX} is the most`, {
+    code: 'manifest-too-large',
+    kind: 'refused',
+    hint: 'Nothing was committed. Fewer disks per machine, or a policy that keeps fewer points, make it smaller.',
+  });
 }
 
 async function createNew(store: ObjectStore, name: string, bytes: Buffer): Promise<void> {

@@ -17,6 +17,7 @@ export const machinePrefix = (machine: MachineId): string => `${MACHINES_PREFIX}
 export const manifestPrefix = (machine: MachineId): string => `${machinePrefix(machine)}manifest/`;
 export const manifestName = (machine: MachineId, n: number): string => `${manifestPrefix(machine)}${pad(n)}`;
 export const boundaryPrefix = (machine: MachineId): string => `${machinePrefix(machine)}boundary/`;
+export const boundaryName = (machine: MachineId, n: number): string => `${boundaryPrefix(machine)}${pad(n)}`;
 export const identityPrefix = (machine: MachineId): string => `${machinePrefix(machine)}identity/`;
 export const identityName = (machine: MachineId, n: number): string => `${identityPrefix(machine)}${pad(n)}`;
 export const revokedName = (machine: MachineId, identity: number): string =>

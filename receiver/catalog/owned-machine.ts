@@ -19,8 +19,8 @@ import { failpoint } from '../../shared/failpoints.js';
 import type { MachineId } from '../../shared/units.js';
 import type { ObjectStore } from '../store/store.js';
 import { MANIFEST_VERSION, type Manifest } from './manifest.js';
-import { readBoundary, readHighestManifest, readManifest, writeHistoryPage } from './manifest-io.js';
-import { historyName, manifestName, writtenUnder } from './names.js';
+import { mustBeReadable, readBoundary, readHighestManifest, readManifest, writeHistoryPage } from './manifest-io.js';
+import { historyName, manifestName, manifestPrefix, numberOfName, writtenUnder } from './names.js';
 import { sealJson } from './sealed-json.js';
 
 /** Tries of a takeover against others that take over at the same time. */
@@ -150,6 +150,20 @@ export class OwnedMachine {
     return this.#inTurn(() => this.#settleNow());
   }
 
+  /** That nobody has taken the machine over so far: throws kind `fenced` when somebody has. Before a deletion, which can't be taken back. */
+  confirm(): Promise<void> {
+    return this.#inTurn(async () => {
+      await this.#settleNow();
+      const { machine, number, epoch } = this.#manifest;
+      const after = manifestName(machine.id, number);
+      for await (const object of this.#deps.store.list(manifestPrefix(machine.id), { after })) {
+        this.#lost = true;
+        const { epoch: by } = await readManifest(this.#deps.store, machine.id, numberOfName(object.name));
+        throw fencedError(machine.id, Math.max(by, epoch + 1));
+      }
+    });
+  }
+
   #inTurn<T>(work: () => Promise<T>): Promise<T> {
     const run = this.#queue.then(() => {
       this.#mustOwn();
@@ -238,7 +252,10 @@ function seal(
 
 /** Creates a manifest. False when its number is taken. */
 async function create(store: ObjectStore, machine: MachineId, manifest: Manifest): Promise<boolean> {
-  const result = await store.createIfAbsent(manifestName(machine, manifest.number), sealJson(manifest));
+  const name = manifestName(machine, manifest.number);
+  const bytes = sealJson(manifest);
+  mustBeReadable(name, bytes);
+  const result = await store.createIfAbsent(name, bytes);
   if (result === 'created') return true;
   // A retry, here or inside the store's adapter, may have met its own success.
   const there = await readManifest(store, machine, manifest.number);

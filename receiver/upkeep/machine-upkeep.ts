@@ -1,0 +1,389 @@
+/**
+ * Upkeep of one machine: the tasks one after the other, each planned from the newest manifest and carried out in bounded steps through the OwnedMachine that
+ * ingest commits with. Keeps between runs what makes the next cheaper (pages, what layers hold, when garbage was first seen), all of it expendable.
+ *
+ * On a crash anywhere: layers, pages and lists that no manifest names yet are orphans, which GC removes under the next epoch; the next run begins from
+ * what the manifest says.
+ */
+import type { Clock } from '../../shared/clock.js';
+import { AfterimageError, messageOf } from '../../shared/errors.js';
+import {
+  DROPPED_ENTRIES_MAX,
+  DROPS_PER_COMMIT_MAX,
+  MERGE_INPUT_BYTES_MAX,
+  STEPS_PER_RUN,
+} from '../../shared/limits-upkeep.js';
+import type { Logger } from '../../shared/log.js';
+import type { DiskId } from '../../shared/units.js';
+import type { LayerRef, Manifest } from '../catalog/manifest.js';
+import type { RetentionPolicy } from '../catalog/policy.js';
+import { loadRecovery } from '../catalog/recovery-io.js';
+import type { OwnedMachine } from '../catalog/owned-machine.js';
+import type { ObjectStore } from '../store/store.js';
+import { cancelled } from '../volume/plan-point.js';
+import { applyEdit, NO_EDIT, type CatalogEdit } from './apply-edit.js';
+import { buildBases } from './build-bases.js';
+import { layerKey, type Replacement } from './edit-history.js';
+import { GcMemory, runGc, type GcResult } from './gc.js';
+import { CatalogCache, loadHistory, type DiskHistory, type MachineHistory } from './history.js';
+import { basesAt, LayerStats } from './layer-stats.js';
+import type { MergeStep } from './merge-plan.js';
+import { indexesOf, readerOf, writeWinners, type MergeDeps } from './merge-layers.js';
+import type { Pace } from './pace.js';
+import { blocksPerSegment, learnLayers, planBases, planMerges, planPoints } from './plan.js';
+import { readersOf } from './readers.js';
+import { loadHeld } from './retention-held.js';
+import { winnersOf } from './winners.js';
+import { compareLayers } from '../volume/read-plan.js';
+
+export const UPKEEP_TASKS = ['retention', 'merge', 'bases', 'gc'] as const;
+export type UpkeepTask = (typeof UPKEEP_TASKS)[number];
+
+export interface UpkeepDeps {
+  readonly store: ObjectStore;
+  readonly clock: Clock;
+  readonly log: Logger;
+  readonly pace: Pace;
+  readonly deletionDelayMs: number;
+  /** The machine's policy, or the receiver's default. Throws when it can't be read: then nothing is dropped. */
+  readonly policyOf: (manifest: Manifest) => Promise<RetentionPolicy>;
+  readonly sortBytes?: number;
+}
+
+/** What a task did, for status, metrics and log. */
+export interface TaskResult {
+  readonly task: UpkeepTask;
+  readonly endedAtMs: number;
+  /** Manifests committed, points dropped, layers merged away and made, bases built, objects and bytes deleted. */
+  readonly commits: number;
+  readonly droppedPoints: number;
+  readonly mergedLayers: number;
+  readonly writtenLayers: number;
+  readonly builtBases: number;
+  readonly readBytes: number;
+  readonly writtenBytes: number;
+  readonly deletedObjects: number;
+  readonly deletedBytes: number;
+  /** Why, in a few lines; more are counted by the last one. */
+  readonly reasons: readonly string[];
+  readonly problem: string | null;
+}
+
+type Figures = { -readonly [K in keyof Omit<TaskResult, 'task' | 'endedAtMs' | 'reasons' | 'problem'>]: TaskResult[K] };
+interface Work extends Figures {
+  reasons: string[];
+}
+
+const newWork = (): Work => ({
+  commits: 0,
+  droppedPoints: 0,
+  mergedLayers: 0,
+  writtenLayers: 0,
+  builtBases: 0,
+  readBytes: 0,
+  writtenBytes: 0,
+  deletedObjects: 0,
+  deletedBytes: 0,
+  reasons: [],
+});
+
+export class MachineUpkeep {
+  readonly #deps: UpkeepDeps;
+  readonly #cache: CatalogCache;
+  readonly #stats = new LayerStats();
+  readonly #gc = new GcMemory();
+  /** Merges that can't be done, by their inputs: tried again by the next process. */
+  readonly #refused = new Set<string>();
+  readonly results = new Map<UpkeepTask, TaskResult>();
+  /** Of the last GC: what there is, and why it stays. */
+  garbage: GcResult | null = null;
+
+  constructor(deps: UpkeepDeps) {
+    this.#deps = deps;
+    this.#cache = new CatalogCache(deps.store);
+  }
+
+  /**
+   * Runs the tasks in their order. A task that fails is noted, and the next goes on, unless the machine is lost: kind `fenced` is thrown, and so is
+   * a cancel.
+   */
+  async run(
+    owned: OwnedMachine,
+    signal: AbortSignal,
+    tasks: readonly UpkeepTask[] = UPKEEP_TASKS,
+  ): Promise<TaskResult[]> {
+    const done: TaskResult[] = [];
+    for (const task of UPKEEP_TASKS) if (tasks.includes(task)) done.push(await this.#task(task, owned, signal));
+    return done;
+  }
+
+  async #task(task: UpkeepTask, owned: OwnedMachine, signal: AbortSignal): Promise<TaskResult> {
+    const work = newWork();
+    let problem: string | null = null;
+    try {
+      await this.#carryOut(task, owned, work, signal);
+    } catch (error) {
+      if (!(error instanceof AfterimageError) || error.kind === 'fenced' || error.kind === 'cancelled') throw error;
+      problem = messageOf(error);
+    }
+    const result: TaskResult = { task, endedAtMs: this.#deps.clock.nowMs(), ...work, problem };
+    this.results.set(task, result);
+    this.#tell(owned, result);
+    return result;
+  }
+
+  #tell(owned: OwnedMachine, { task, endedAtMs: _, problem, reasons, ...figures }: TaskResult): void {
+    const { id, name } = owned.manifest.machine;
+    const log = this.#deps.log.child({ machine: id, name, task });
+    const said = Object.fromEntries(Object.entries(figures).filter(([, value]) => value > 0));
+    if (problem !== null) log.warn({ ...said, problem }, `upkeep: ${task} failed: ${problem}`);
+    else if (reasons.length > 0) log.info({ ...said, reasons: reasons.slice(0, 5) }, `upkeep: ${task}`);
+  }
+
+  async #carryOut(task: UpkeepTask, owned: OwnedMachine, work: Work, signal: AbortSignal): Promise<void> {
+    if (task === 'retention') await this.#retention(owned, work, signal);
+    else if (task === 'merge') await this.#merge(owned, work, signal);
+    else if (task === 'bases') await this.#bases(owned, work, signal);
+    else await this.#collect(owned, work, signal);
+  }
+
+  #mergeDeps(owned: OwnedMachine, signal: AbortSignal): MergeDeps {
+    const { store, pace, sortBytes } = this.#deps;
+    return { store, owned, pace, signal, ...(sortBytes === undefined ? {} : { sortBytes }) };
+  }
+
+  async #commit(owned: OwnedMachine, history: MachineHistory, edit: CatalogEdit, work: Work): Promise<void> {
+    await applyEdit(this.#deps.store, owned, history, edit);
+    work.commits++;
+  }
+
+  /** Drops points as the policy says, oldest first, and merges in between when many are: entries of layers must not pile up in a page. */
+  async #retention(owned: OwnedMachine, work: Work, signal: AbortSignal): Promise<void> {
+    const { store, clock } = this.#deps;
+    for (;;) {
+      if (signal.aborted) throw cancelled('upkeep');
+      const history = await loadHistory(this.#cache, owned.manifest);
+      const machine = history.manifest.machine.id;
+      const held = await loadHeld(store, machine, clock.nowMs());
+      mustNotBeBlocked(held.blockers);
+      const policy = await this.#deps.policyOf(history.manifest);
+      const plan = planPoints(history, policy, clock.nowMs(), held.points);
+      const { drop, isAll } = boundedDrops(
+        history,
+        plan.drop.map(({ point }) => point.number),
+      );
+      if (drop.size === 0) return;
+      const check = async (): Promise<void> => {
+        const now = await loadHeld(store, machine, clock.nowMs());
+        mustNotBeBlocked(now.blockers);
+        const held = [...drop].find((point) => now.points.has(point));
+        if (held !== undefined) throw heldMeanwhile(held);
+      };
+      await this.#commit(owned, history, { ...NO_EDIT, drop, check }, work);
+      work.droppedPoints += drop.size;
+      work.reasons.push(
+        ...plan.drop.slice(0, 3).map(({ point, reason }) => `point ${point.number} dropped: ${reason}`),
+      );
+      work.reasons.push(...plan.doubts);
+      if (isAll) return;
+      await this.#merge(owned, work, signal);
+    }
+  }
+
+  async #merge(owned: OwnedMachine, work: Work, signal: AbortSignal): Promise<void> {
+    for (let steps = 0; steps < STEPS_PER_RUN;) {
+      const history = await loadHistory(this.#cache, owned.manifest);
+      await learnLayers(this.#deps.store, history, this.#stats);
+      const plan = planMerges(history, this.#stats);
+      const todo = plan.steps.filter((step) => !this.#refused.has(stepKey(step)));
+      if (todo.length === 0) return;
+      const replace: Replacement[] = [];
+      let bytes = 0;
+      for (const step of todo) {
+        if (bytes >= MERGE_INPUT_BYTES_MAX || steps >= STEPS_PER_RUN) break;
+        if (signal.aborted) throw cancelled('upkeep');
+        steps++;
+        const done = await this.#mergeOne(owned, history, step, work, signal);
+        if (done === null) continue;
+        replace.push(done);
+        bytes += step.inputs.reduce((sum, layer) => sum + layer.sizeBytes, 0);
+        work.reasons.push(`${step.disk}: ${step.inputs.length} layers to ${done.outputs.length}: ${step.reason}`);
+      }
+      if (replace.length === 0) continue;
+      const outputs = replace.flatMap((one) => one.outputs);
+      try {
+        await this.#commit(owned, history, { ...NO_EDIT, replace }, work);
+      } catch (error) {
+        if (error instanceof AfterimageError && error.code === 'history-moved') owned.landed(outputs);
+        throw error;
+      }
+      owned.landed(outputs);
+      for (const one of replace) work.mergedLayers += one.inputs.length;
+      work.writtenLayers += outputs.length;
+    }
+  }
+
+  /** Null when it can't be done: it isn't tried again by this process. */
+  async #mergeOne(
+    owned: OwnedMachine,
+    history: MachineHistory,
+    step: MergeStep,
+    work: Work,
+    signal: AbortSignal,
+  ): Promise<Replacement | null> {
+    const disk = history.disks.get(step.disk);
+    if (disk === undefined) return null;
+    const deps = this.#mergeDeps(owned, signal);
+    const { blockBytes } = disk.entry;
+    const { disk: id, inputs, firstPoint, lastPoint } = step;
+    try {
+      const reader = readerOf(deps, id, blockBytes);
+      const indexed = await indexesOf(reader, inputs);
+      const winners = winnersOf(indexed, step.bottom ? { needed: notHidden(disk, blockBytes) } : {});
+      const none = { layers: [], readBytes: 0, writtenBytes: 0, copiedChunks: 0 };
+      const what = { disk: id, blockBytes, kind: 'delta' as const, segment: null, firstPoint, lastPoint };
+      const made = winners.length === 0 ? none : await writeWinners(deps, reader, winners, what);
+      work.readBytes += made.readBytes;
+      work.writtenBytes += made.writtenBytes;
+      return { disk: id, inputs, outputs: made.layers };
+    } catch (error) {
+      if (!(error instanceof AfterimageError) || (error.kind !== 'corrupt' && error.code !== 'merge-too-large'))
+        throw error;
+      // One damaged layer must not stop what has nothing to do with it; its points are named by verification and scrub.
+      this.#refused.add(stepKey(step));
+      const { id: machine, name } = owned.manifest.machine;
+      this.#deps.log.error(
+        { err: error, machine, name, disk: id },
+        `upkeep: layers stay as they are: ${messageOf(error)}`,
+      );
+      return null;
+    }
+  }
+
+  async #bases(owned: OwnedMachine, work: Work, signal: AbortSignal): Promise<void> {
+    for (let round = 0; round < STEPS_PER_RUN; round++) {
+      const history = await loadHistory(this.#cache, owned.manifest);
+      await learnLayers(this.#deps.store, history, this.#stats);
+      const plans = [...planBases(history, this.#stats)].filter(([id, plan]) => {
+        const key = `bases ${id}`;
+        return !this.#refused.has(key) && (plan.steps.length > 0 || isListed(history, id, plan.retired));
+      });
+      const [next] = plans;
+      if (next === undefined) return;
+      const [id, plan] = next;
+      const disk = history.disks.get(id);
+      if (disk === undefined) return;
+      if (signal.aborted) throw cancelled('upkeep');
+      try {
+        const built = await buildBases(this.#mergeDeps(owned, signal), id, disk, plan);
+        const bases = new Map([[id, { before: built.before, after: built.after }]]);
+        await this.#commit(owned, history, { ...NO_EDIT, bases }, work);
+        owned.landed(built.built);
+        work.builtBases += built.built.length;
+        work.readBytes += built.readBytes;
+        work.writtenBytes += built.writtenBytes;
+        work.reasons.push(
+          ...plan.steps.slice(0, 3).map((s) => `${id}, segment ${s.segment} at point ${s.point}: ${s.reason}`),
+        );
+      } catch (error) {
+        if (!(error instanceof AfterimageError) || (error.kind !== 'corrupt' && error.code !== 'merge-too-large'))
+          throw error;
+        this.#refused.add(`bases ${id}`);
+        throw error;
+      }
+    }
+  }
+
+  async #collect(owned: OwnedMachine, work: Work, signal: AbortSignal): Promise<void> {
+    const { store, clock, deletionDelayMs } = this.#deps;
+    await owned.settle();
+    const history = await loadHistory(this.#cache, owned.manifest);
+    const machine = history.manifest.machine.id;
+    const held = await loadHeld(store, machine, clock.nowMs());
+    mustNotBeBlocked(held.blockers);
+    const pins = readersOf(held.pins, await loadRecovery(store, machine));
+    const gc = { store, clock, delayMs: deletionDelayMs };
+    const result = await runGc(gc, owned, history, this.#gc, pins, signal);
+    this.garbage = result;
+    this.#stats.retain(liveKeys(history));
+    work.deletedObjects += result.deletedObjects + result.deletedManifests;
+    work.deletedBytes += result.deletedBytes;
+    if (work.deletedObjects > 0) work.reasons.push(...reasonsOf(result));
+    const [problem] = result.problems;
+    if (problem === undefined) return;
+    throw new AfterimageError(
+      `${problem}${result.problems.length > 1 ? ` (and ${result.problems.length - 1} more)` : ''}`,
+      {
+        code: 'gc-problems',
+        kind: 'io',
+      },
+    );
+  }
+}
+
+const stepKey = ({ disk, inputs }: MergeStep): string => inputs.map((layer) => layerKey(disk, layer)).join(' ');
+
+/** Blocks that the bases at the oldest point hide are of no use to any listed point. */
+function notHidden(
+  { bases, points }: DiskHistory,
+  blockBytes: number,
+): { blocksPerSegment: number; isNeeded: (layer: LayerRef, segment: number) => boolean } {
+  const atOldest = basesAt(bases, points[0] ?? 0);
+  return {
+    blocksPerSegment: blocksPerSegment(blockBytes),
+    isNeeded: (layer, segment) => {
+      const base = atOldest.get(segment);
+      return base === undefined || compareLayers(layer, base) > 0;
+    },
+  };
+}
+
+const isListed = (history: MachineHistory, id: DiskId, bases: readonly LayerRef[]): boolean =>
+  bases.some((base) => history.disks.get(id)?.listedBases.includes(base) === true);
+
+function liveKeys(history: MachineHistory): Set<string> {
+  const keys = new Set<string>();
+  for (const [disk, { deltas }] of history.disks) for (const layer of deltas) keys.add(layerKey(disk, layer));
+  return keys;
+}
+
+function reasonsOf({ plan, deletedManifests, boundary }: GcResult): string[] {
+  const lines = plan.deletable.slice(0, 3).map(({ name, reason }) => `${name}: ${reason}`);
+  if (deletedManifests > 0) lines.push(`${deletedManifests} manifests up to ${boundary}`);
+  return lines;
+}
+
+/** The oldest of them, as many as one commit may drop. */
+function boundedDrops(
+  history: MachineHistory,
+  drop: readonly number[],
+): { readonly drop: ReadonlySet<number>; readonly isAll: boolean } {
+  const entries = new Map<number, number>();
+  for (const { deltas } of history.disks.values())
+    for (const { lastPoint } of deltas) entries.set(lastPoint, (entries.get(lastPoint) ?? 0) + 1);
+  const bounded: number[] = [];
+  let moved = 0;
+  for (const point of drop) {
+    moved += entries.get(point) ?? 0;
+    if (bounded.length > 0 && (bounded.length >= DROPS_PER_COMMIT_MAX || moved > DROPPED_ENTRIES_MAX)) break;
+    bounded.push(point);
+  }
+  return { drop: new Set(bounded), isAll: bounded.length === drop.length };
+}
+
+function mustNotBeBlocked(blockers: readonly string[]): void {
+  const [first] = blockers;
+  if (first === undefined) return;
+  throw new AfterimageError(`nothing is dropped or deleted: ${first}`, {
+    code: 'upkeep-blocked',
+    kind: 'refused',
+    hint: 'Nobody knows what it protects. Remove the object once that is known.',
+  });
+}
+
+const heldMeanwhile = (point: number): AfterimageError =>
+  new AfterimageError(`point ${point} was pinned or held in the meantime`, {
+    code: 'history-moved',
+    kind: 'refused',
+    hint: 'Nothing was changed; it is tried again.',
+  });

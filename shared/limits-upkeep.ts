@@ -1,0 +1,72 @@
+/**
+ * Limits of upkeep: merging, bases, history pages, garbage collection; each with its reason. Relations are checked by limits.test.ts.
+ */
+import { LAYER_STORED_BYTES_MAX } from './limits.js';
+import { GIB, KIB, MIB } from './units.js';
+
+/** Stored bytes of the layers that one merge takes in, unless two alone are larger: bounds what a kill throws away, and the time until others' turn. */
+export const MERGE_INPUT_BYTES_MAX = 256 * MIB;
+/** ... and how many layers: more than the points of an hour every 5 s. */
+export const MERGE_LAYERS_MAX = 1024;
+/** Indexes of a merge in memory; one that needs more is not done (10 million blocks of 4 KiB, 40 GiB of changes). */
+export const MERGE_INDEX_BYTES_MAX = 256 * MIB;
+/** Plain blocks that a merge holds to put them in order. Chunks of an hour of a machine that writes 10 MB every 5 s are a multiple of it: sorted in parts then. */
+export const MERGE_SORT_BYTES = 16 * MIB;
+/** A chunk that is wholly live is copied as it is from this size on; smaller ones are joined with their neighbours, which compresses better. */
+export const MERGE_COPY_PLAIN_BYTES_MIN = 128 * KIB;
+/** Layers of one point (the parts of a cycle, the segments of a comparison) are joined when there are more than this. */
+export const MERGE_PARTS_MAX = 16;
+/** ... and they are smaller than this on average: else there is nothing to gain. */
+export const MERGE_PART_BYTES_MIN = LAYER_STORED_BYTES_MAX / 4;
+/** Between the newest points that are thinned out and the first that isn't, new deltas come with every run: merged when the gap has closed, or so many wait. */
+export const MERGE_OPEN_LAYERS_MAX = 1024;
+/** ... for all disks of a machine together: their entries have to fit into a history page. */
+export const OPEN_LAYERS_PER_MACHINE_MAX = 8192;
+/** Points that one commit drops at most: their layers' entries move on to the next page until they are merged. */
+export const DROPS_PER_COMMIT_MAX = 2048;
+/** ... and the entries of layers that become free to merge by it. */
+export const DROPPED_ENTRIES_MAX = 8192;
+/** ... or they are more than this part of all that the disk has stored. */
+export const OPEN_SHARE_MAX = 0.05;
+/** Below the oldest point one merge takes in at most this: its indexes have to fit into memory. */
+export const BOTTOM_INPUT_BYTES_MAX = 4 * GIB;
+/** Below the oldest point a layer is merged with all younger ones once they are a quarter of it: at most 25 % superseded bytes, each byte written some 6 times. */
+export const BOTTOM_RATIO = 4;
+/** Below the oldest point, layers are rewritten when this part of what they hold is hidden by bases built since. */
+export const BOTTOM_HIDDEN_MAX = 0.25;
+/** A base is built anew at the oldest point when more than this part of it is superseded. */
+export const BASE_SUPERSEDED_MAX = 0.25;
+/** A base is built at the newest point when the deltas over it since the last one are more than so many times its size: at most 25 % more storage. */
+export const BASE_DELTA_RATIO = 4;
+/** ... of at least this size: a segment with little in it is read quickly as it is. */
+export const BASE_LIVE_BYTES_MIN = 4 * MIB;
+/** Layers of single points that are looked at for what the deltas over a base amount to; more are sampled. */
+export const DENSE_SAMPLES_MAX = 128;
+/** Segments whose bases are built before the list of bases is written: 4 GiB of disk for one list. */
+export const BASE_SEGMENTS_PER_STEP = 64;
+/** A history page is filled up to about this: read as a whole by whoever looks for a point. */
+export const PAGE_BYTES_MAX = 256 * KIB;
+/** Pages below this are joined ... */
+export const PAGE_SMALL_BYTES = 64 * KIB;
+/** ... when so many follow each other: each entry is written a few times in its life, and the manifest's list of pages stays short. */
+export const PAGE_JOIN_MIN = 8;
+/** Numbers of manifests that stay besides those that begin an epoch: a reader between listing and reading, a person who looks back. */
+export const MANIFESTS_KEPT = 100;
+/** The boundary moves by at least so much: one small object for so many commits. */
+export const BOUNDARY_STEP = 100;
+/** Objects that are deleted with one call. */
+export const DELETE_BATCH = 1000;
+/** Steps of merging and building bases of one machine in one run; the next machine's turn comes then. */
+export const STEPS_PER_RUN = 64;
+/** Machines without anything new are looked at anyway so often. */
+export const UPKEEP_INTERVAL_MS = 10 * 60 * 1000;
+/** Deleted objects stay readable for this long after the manifest stopped naming them: readers that pin nothing. */
+export const DELETION_DELAY_MS = 60 * 60 * 1000;
+/** Bytes per second that upkeep reads and writes for all machines together unless told otherwise: a tenth of a disk, or of a network of 10 Gbit/s. */
+export const UPKEEP_BYTES_PER_SECOND = 100 * MIB;
+/** Names and reasons shown of a plan; the rest is counted. */
+export const PLAN_LINES_MAX = 20;
+/** Decoded history pages that upkeep keeps, in the bytes that they take in the store. */
+export const PAGE_CACHE_BYTES_MAX = 16 * MIB;
+/** Small layers read as a whole by a merge are kept for its second look, at most so many bytes: the chunks after the index. */
+export const MERGE_READ_CACHE_BYTES = 32 * MIB;
