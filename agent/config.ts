@@ -42,7 +42,7 @@ const commands = z.array(z.string('expected a command as text').min(1)).max(100)
 
 export const agentConfigSchema = z.strictObject({
   stateDir: absolutePath.default('/var/lib/afterimage-agent'),
-  /** Distance between crash-consistent recovery points (ms). */
+  /** Distance between crash-consistent recovery points (ms), unless the receiver's policy of this machine says otherwise. */
   interval: durationValue(1_000, 24 * HOUR_MS, '1s to 24h').default(POINT_INTERVAL_MS),
   status: z.strictObject({ host: loopbackHost.default('127.0.0.1'), port: portValue.default(7445) }).prefault({}),
   controlSocket: absolutePath.default('/run/afterimage-agent/control.sock'),

@@ -48,6 +48,8 @@ export class Replication {
   readonly #session: ReceiverSession;
   readonly #stop: AbortSignal;
   #nextPointAtMs = 0;
+  /** Distance of points: as the receiver's policy says, else as our own configuration does. */
+  #intervalMs: number;
   #lastPointAtMs: number;
   /** Why the next point is special: first copy, comparison. */
   #reason: string | null = null;
@@ -75,6 +77,7 @@ export class Replication {
     this.#deps = deps;
     this.#session = session;
     this.#stop = stop;
+    this.#intervalMs = deps.config.interval;
     this.#lastPointAtMs = deps.clock.monotonicMs();
     void session.ended.then((ended) => {
       this.#over = ended;
@@ -134,6 +137,7 @@ export class Replication {
   }
 
   #onOrder(order: Order): void {
+    if (order.type === 'policy') this.#pace(order.intervalMs);
     if (order.type === 'final-cut') this.#finalCut = order;
     if (order.type === 'resend') this.#resends.push(order);
     if (order.type === 'final-cut-resume') {
@@ -144,6 +148,15 @@ export class Replication {
       );
     }
     this.#wake.abort();
+  }
+
+  /** From now on: a point that is due later than the new distance says is due then. */
+  #pace(intervalMs: number | null): void {
+    const { config, clock, log } = this.#deps;
+    this.#intervalMs = intervalMs ?? config.interval;
+    this.#nextPointAtMs = Math.min(this.#nextPointAtMs, clock.monotonicMs() + this.#intervalMs);
+    const by = intervalMs === null ? 'as configured here' : "as the receiver's policy says";
+    log.info({ intervalMs: this.#intervalMs }, `points are made ${by}`);
   }
 
   /** Orders of the receiver come before all else; true when one was carried out. */
@@ -316,9 +329,9 @@ export class Replication {
   }
 
   async #cycle(ready: readonly OpenedDisk[]): Promise<void> {
-    const { clock, config } = this.#deps;
+    const { clock } = this.#deps;
     const startMs = clock.monotonicMs();
-    this.#nextPointAtMs = startMs + config.interval;
+    this.#nextPointAtMs = startMs + this.#intervalMs;
     const isAsked = this.#syncWaiters.length > 0;
     if (
       !isAsked &&
@@ -419,7 +432,7 @@ export class Replication {
   }
 
   async #handle(error: unknown): Promise<void> {
-    const { log, status, tracker, disks, clock, config } = this.#deps;
+    const { log, status, tracker, disks, clock } = this.#deps;
     if (this.#stop.aborted) return;
     if (error instanceof SeriesEnded && tracker !== null) {
       const found = disks.find(({ disk }) => disk.id === error.disk);
@@ -448,14 +461,14 @@ export class Replication {
       const why = messageOf(failed.disk.store.failure);
       status.fellBack(why);
       log.error({ disk: failed.disk.id, err: error }, `hash store failed: ${why}`);
-      await clock.sleep(config.interval, this.#stop);
+      await clock.sleep(this.#intervalMs, this.#stop);
       throw new DisksChanged(why);
     }
     if (error instanceof AfterimageError && error.kind !== 'disconnected') {
       // Something local went wrong (a read error, no space for hashes): what was taken is handed back, the next interval tries again.
       status.fellBack(error.message);
       log.error({ err: error }, `cycle failed: ${error.message}`);
-      await clock.sleep(config.interval, this.#stop);
+      await clock.sleep(this.#intervalMs, this.#stop);
       // A hash store that failed is usable again only after it was opened anew.
       if (error.code.startsWith('hash-store-')) throw new DisksChanged(error.message);
       return;

@@ -13,6 +13,7 @@ import {
   rateValue,
 } from '../shared/config/values.js';
 import { COPY_CACHE_BYTES, POINT_INTERVAL_MS } from '../shared/limits.js';
+import { policySchema } from './catalog/policy.js';
 import { DEFAULT_CONTROL_SOCKET, DEFAULT_STATE_DIR, RECEIVER_CONFIG_PATH } from './default-paths.js';
 
 export { DEFAULT_CONTROL_SOCKET, DEFAULT_STATE_DIR, RECEIVER_CONFIG_PATH };
@@ -50,6 +51,8 @@ export const receiverConfigSchema = z.strictObject({
       accel: z.enum(['auto', 'kvm', 'tcg']).default('auto'),
     })
     .prefault({}),
+  /** How often points are made and how long they are kept, of machines without a policy of their own (`afterimage policy`). */
+  policy: policySchema.prefault({}),
   log: z.strictObject({ level: logLevelValue.default('info') }).prefault({}),
 });
 export type ReceiverConfig = z.infer<typeof receiverConfigSchema>;

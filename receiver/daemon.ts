@@ -11,6 +11,7 @@ import { createLogger } from '../shared/log.js';
 import { createNotifier, keepWatchdog } from '../shared/sd-notify.js';
 import { VERSION } from '../shared/version.js';
 import { startControlServer } from './api/control.js';
+import { Policies } from './catalog/policy-io.js';
 import { loadHead } from './catalog/reader.js';
 import type { ReceiverConfig } from './config.js';
 import { FailoverEngine } from './failover/engine.js';
@@ -33,7 +34,8 @@ export async function runReceiver(config: ReceiverConfig, signal: AbortSignal): 
   const notifier = createNotifier();
   const ca = await openAuthority(config.stateDir, clock);
   const store = await openStore(config.store, { clock, create: true });
-  const registry = new SessionRegistry({ store, clock, randomId: randomUUID, log, program });
+  const policies = new Policies(store, clock, config.policy);
+  const registry = new SessionRegistry({ store, clock, randomId: randomUUID, log, program, policies });
   const enrollment = new Enrollment({
     store,
     tokens: new TokenStore(config.stateDir, clock),

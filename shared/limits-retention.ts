@@ -17,3 +17,16 @@ export const RETENTION_TIERS_MAX = 16;
 export const RETENTION_DAYS_MAX = 36_500;
 /** A cut that lies further before its commit than this, or after it, is of a clock that isn't believed: retention counts the commit's time. */
 export const RETENTION_SKEW_MS = 15 * 60_000;
+/** A receiver looks for a changed policy of a machine this often: one listing. */
+export const POLICY_RECHECK_MS = 60_000;
+/** A new hold waits this long for the manifest after which nobody can drop its point any more: two or three points of a machine. */
+export const HOLD_CONFIRM_MS = 15_000;
+export const HOLD_CONFIRM_POLL_MS = 500;
+/** What a preview takes upkeep to let be: this part of the image is superseded before its bases are rebuilt. */
+export const PREVIEW_SUPERSEDED_SHARE = 0.25;
+/** ... and so many reads of each layer that is merged: its index, its chunks. */
+export const PREVIEW_READS_PER_LAYER = 2;
+/** Points that a preview for people names one by one; the rest is counted (with --json all are there). */
+export const PREVIEW_LINES_MAX = 20;
+/** An open point whose pin was lost and that could not be planned anew is tried again after this. */
+export const REPLAN_RETRY_MS = 10_000;

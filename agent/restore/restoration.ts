@@ -126,6 +126,9 @@ export class Restoration {
       case 'final-cut-resume':
         void this.#say({ type: 'home-resumed', request: order.request });
         return;
+      case 'policy':
+        // No points are made here.
+        return;
     }
   }
 

@@ -52,7 +52,7 @@ export interface Pacer {
 /** What a receiver asks of an agent out of turn. */
 export type Order = Extract<
   ReceiverMessage,
-  { type: 'final-cut' | 'final-cut-resume' | 'restore-goal' | 'restore-stop' | 'resend' }
+  { type: 'policy' | 'final-cut' | 'final-cut-resume' | 'restore-goal' | 'restore-stop' | 'resend' }
 >;
 
 const nothing = (): void => undefined;
@@ -300,6 +300,7 @@ export class ReceiverSession {
         this.#hashes = null;
         return;
       }
+      case 'policy':
       case 'final-cut':
       case 'final-cut-resume':
       case 'restore-goal':

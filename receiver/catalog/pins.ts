@@ -14,7 +14,7 @@ import { AfterimageError, messageOf } from '../../shared/errors.js';
 import { PIN_BYTES_MAX } from '../../shared/limits-retention.js';
 import { isUuid, type MachineId } from '../../shared/units.js';
 import type { ObjectStore } from '../store/store.js';
-import { pinsPrefix } from './names.js';
+import { pinName, pinsPrefix } from './names.js';
 import { openSealedJson } from './sealed-json.js';
 
 export const PIN_VERSION = 1;
@@ -52,8 +52,38 @@ export interface PinsRead {
   readonly unreadable: readonly { readonly name: string; readonly why: string }[];
 }
 
+/** A pin can be renewed between listing and reading: look again so many times. */
+const LISTINGS_MAX = 10;
+
 /** All pins of a machine: one listing and one small read per pin. */
 export async function readPins(store: ObjectStore, machine: MachineId): Promise<PinsRead> {
+  const known = new Map<string, Pin>();
+  for (let i = 0; ; i++) {
+    const { newest, superseded, unreadable } = await listPins(store, machine);
+    const pins: Pin[] = [];
+    let isMoving = false;
+    for (const { name, id, sequence } of newest) {
+      const read = known.get(name) ?? (await readPin(store, name));
+      if (read === null) {
+        // Released, or renewed under another name: only another listing tells, and a pin that was passed over would be as good as none.
+        isMoving = true;
+        if (i + 1 === LISTINGS_MAX) unreadable.push({ name, why: 'it is renewed faster than it can be read' });
+      } else if ('why' in read) unreadable.push({ name, why: read.why });
+      else if (read.id !== id || read.sequence !== sequence) {
+        unreadable.push({ name, why: `holds pin ${read.id}, sequence ${read.sequence}` });
+      } else {
+        known.set(name, read);
+        pins.push(read);
+      }
+    }
+    if (!isMoving || i + 1 === LISTINGS_MAX) return { pins, superseded, unreadable };
+  }
+}
+
+async function listPins(
+  store: ObjectStore,
+  machine: MachineId,
+): Promise<{ newest: PinObject[]; superseded: PinObject[]; unreadable: { name: string; why: string }[] }> {
   const newest = new Map<string, PinObject>();
   const superseded: PinObject[] = [];
   const unreadable: { name: string; why: string }[] = [];
@@ -68,15 +98,23 @@ export async function readPins(store: ObjectStore, machine: MachineId): Promise<
     if (before !== undefined) superseded.push(before);
     newest.set(found.id, found);
   }
-  const pins: Pin[] = [];
-  for (const { name, id, sequence } of newest.values()) {
-    const read = await readPin(store, name);
-    if (read === null) continue;
-    if ('why' in read) unreadable.push({ name, why: read.why });
-    else if (read.id === id && read.sequence === sequence) pins.push(read);
-    else unreadable.push({ name, why: `holds pin ${read.id}, sequence ${read.sequence}` });
-  }
-  return { pins, superseded, unreadable };
+  return { newest: [...newest.values()], superseded, unreadable };
+}
+
+/**
+ * Removes what counts no more and returns what is left: what whoever deletes layers has to respect. Pins go before layers do: a holder that comes back
+ * either renews before this looks again, and counts, or finds its pin gone, and plans anew.
+ */
+export async function endPins(store: ObjectStore, machine: MachineId, nowMs: number): Promise<PinsRead> {
+  const before = await readPins(store, machine);
+  const ended = before.pins.filter((pin) => !isPinLive(pin, nowMs));
+  const newest = new Map(before.pins.map((pin) => [pin.id, pin.sequence]));
+  // The one before the newest is its holder's sign that nobody has ended it.
+  const old = before.superseded.filter((o) => o.sequence < (newest.get(o.id) ?? 0) - 1);
+  const names = [...ended.map((p) => pinName(machine, p.id, p.sequence)), ...old.map((o) => o.name)];
+  if (names.length === 0) return before;
+  await store.deleteMany(names);
+  return readPins(store, machine);
 }
 
 /** Null when it is gone: released, or replaced by its renewal, since it was listed. */

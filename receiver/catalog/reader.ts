@@ -150,6 +150,21 @@ export class MachineReader {
     });
   }
 
+  /** Points and deltas, oldest first, page by page. */
+  async *history(): AsyncGenerator<History> {
+    for (const page of this.manifest.pages) yield await readHistoryPage(this.#store, page);
+    yield this.manifest.tail;
+  }
+
+  /** Base layers of a disk, whatever their point. */
+  basesOf(disk: DiskId): Promise<readonly LayerRef[]> {
+    return this.#bases(disk);
+  }
+
+  async hasPoint(number: number): Promise<boolean> {
+    return (await this.#pointNumbered(number)) !== undefined;
+  }
+
   /** The entry of a disk in a point. */
   diskOf(point: RecoveryPoint, disk: DiskId): PointDisk {
     const found = point.disks.find((d) => d.disk === disk);

@@ -6,6 +6,7 @@ import { readFile } from 'node:fs/promises';
 import { z } from 'zod';
 import { systemClock, type Clock } from '../../shared/clock.js';
 import { errnoOf, messageOf, usageError } from '../../shared/errors.js';
+import type { MachinePolicy } from '../catalog/policy.js';
 import { DEFAULT_CONTROL_SOCKET, DEFAULT_STATE_DIR } from '../default-paths.js';
 import type { RecoveryService } from '../failover/operations.js';
 import { openStore } from '../store/open.js';
@@ -72,6 +73,14 @@ export async function openConfiguredStore(options: GlobalOptions, io: CliIo): Pr
 /** The folder with the receiver's CA. */
 export const configuredStateDir = async (options: GlobalOptions): Promise<string> =>
   (await readConfig(options.config)).stateDir ?? DEFAULT_STATE_DIR;
+
+/** That of machines without one of their own. */
+export async function configuredPolicy({ config }: GlobalOptions): Promise<MachinePolicy> {
+  const { loadConfigOrDefaults } = await import('../../shared/config/load.js');
+  const { policySchema } = await import('../catalog/policy.js');
+  const schema = z.looseObject({ policy: policySchema.prefault({}) });
+  return (await loadConfigOrDefaults(config === DEFAULT_CONFIG ? undefined : config, DEFAULT_CONFIG, schema)).policy;
+}
 
 /** --socket wins over the file. */
 export const configuredSocket = async (options: GlobalOptions): Promise<string> =>

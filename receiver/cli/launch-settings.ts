@@ -3,9 +3,7 @@
  */
 import { randomUUID } from 'node:crypto';
 import { stringify } from 'yaml';
-import { loadConfig, parseConfig } from '../../shared/config/load.js';
 import { usageError } from '../../shared/errors.js';
-import { CONFIG_BYTES_MAX } from '../../shared/limits.js';
 import type { MachineId } from '../../shared/units.js';
 import { launchSettingsSchema, type LaunchSettings } from '../catalog/launch.js';
 import { resolveMachine } from '../catalog/machines.js';
@@ -14,6 +12,7 @@ import { loadLaunchSettings, saveLaunchSettings } from '../catalog/recovery-io.j
 import type { ObjectStore } from '../store/store.js';
 import { openConfiguredStore, type CliIo, type GlobalOptions } from './context.js';
 import { printJson } from './output.js';
+import { readYaml } from './read-yaml.js';
 
 export interface LaunchSettingsOptions extends GlobalOptions {
   /** A file, or `-` for standard input. */
@@ -22,7 +21,7 @@ export interface LaunchSettingsOptions extends GlobalOptions {
 
 export async function launchSettingsCommand(word: string, options: LaunchSettingsOptions, io: CliIo): Promise<void> {
   // What is wrong with a file is said before anything is looked up.
-  const wish = options.set === undefined ? null : await readSettings(options.set, io);
+  const wish = options.set === undefined ? null : await readYaml(options.set, launchSettingsSchema, io);
   const store = await openConfiguredStore(options, io);
   try {
     const machine = await resolveMachine(store, word);
@@ -38,19 +37,6 @@ export async function launchSettingsCommand(word: string, options: LaunchSetting
   } finally {
     await store.close();
   }
-}
-
-async function readSettings(file: string, io: CliIo): Promise<LaunchSettings> {
-  if (file !== '-') return loadConfig(file, launchSettingsSchema);
-  const parts: Buffer[] = [];
-  let sizeBytes = 0;
-  for await (const part of io.in ?? []) {
-    const bytes = Buffer.from(part);
-    sizeBytes += bytes.length;
-    if (sizeBytes > CONFIG_BYTES_MAX) throw usageError(`standard input has more than ${CONFIG_BYTES_MAX} bytes`);
-    parts.push(bytes);
-  }
-  return parseConfig('standard input', Buffer.concat(parts).toString('utf8'), launchSettingsSchema);
 }
 
 /** A disk that doesn't exist would be found out in the middle of a failover. */

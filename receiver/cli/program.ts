@@ -14,6 +14,7 @@ import type { ScrubOptions } from './scrub.js';
 import type { RestoreOptions } from './restore.js';
 import { TARGET_FORMATS } from '../volume/target.js';
 import type { ServeOptions } from './serve.js';
+import { addRetentionVerbs } from './retention-verbs.js';
 import type { StatusOptions } from './status.js';
 import { JSON_OPTION, MACHINE_HELP, POINT_HELP, positive, rate, SOCKET_OPTION } from './verb-options.js';
 import type { VerifyOptions } from './verify.js';
@@ -65,6 +66,7 @@ Examples:
   afterimage restore web1 --point latest --to /dev/sdb
   afterimage verify web1 --all
   afterimage serve web1 --point latest
+  afterimage policy web1
   afterimage status web1
   afterimage test-failover web1
   afterimage failover web1
@@ -139,6 +141,7 @@ export function buildProgram(io: CliIo, quiet: boolean): Command {
 
   addScrub(program, io);
   addServe(program, io);
+  addRetentionVerbs(program, io);
   addRecoveryVerbs(program, io);
   addOperationVerbs(program, io);
   return program;

@@ -7,8 +7,9 @@ import { usageError } from '../../shared/errors.js';
 import { formatBytes, formatDuration } from '../../shared/units.js';
 import { resolveMachine } from '../catalog/machines.js';
 import type { RecoveryPoint } from '../catalog/manifest.js';
+import type { PinnedPoint } from '../catalog/pinned-point.js';
 import { parsePointSelector } from '../catalog/point-selector.js';
-import { MachineReader, type PointDisk } from '../catalog/reader.js';
+import type { MachineReader, PointDisk } from '../catalog/reader.js';
 import type { ObjectStore } from '../store/store.js';
 import { IndexCache } from '../volume/index-cache.js';
 import { checkRestore, runRestore, type CheckedRestore, type RestoreResult } from '../volume/restore.js';
@@ -16,6 +17,7 @@ import { openTarget, type RestoreTarget, type TargetFormat } from '../volume/tar
 import { openConfiguredStore, type CliIo, type GlobalOptions } from './context.js';
 import { planDisk } from './disk-at-point.js';
 import { localIso, printJson, tellConcerns } from './output.js';
+import { openReadable, pinForCommand } from './pinned.js';
 import { progressView } from './progress-view.js';
 
 export interface RestoreOptions extends GlobalOptions {
@@ -104,13 +106,16 @@ function say(io: CliIo, checked: CheckedRestore, result: RestoreResult): void {
 export async function restoreCommand(machineWord: string, options: RestoreOptions, io: CliIo): Promise<void> {
   const selector = parsePointSelector(options.point);
   const store = await openConfiguredStore(options, io);
-  const machine = await MachineReader.openReadable(store, await resolveMachine(store, machineWord));
-  const point = await machine.findPoint(selector);
-  if (options.json !== true) tellConcerns(io, machine.concerns);
-  const assigned = assignTargets(point.disks, options);
-  const cache = new IndexCache();
   const targets: RestoreTarget[] = [];
+  const cache = new IndexCache();
+  let pinned: PinnedPoint | null = null;
   try {
+    const id = await resolveMachine(store, machineWord);
+    pinned = await pinForCommand(store, id, selector, 'restore', options, io, openReadable);
+    const { view: machine, point, lost } = pinned;
+    if (options.json !== true) tellConcerns(io, machine.concerns);
+    const signal = AbortSignal.any([io.signal, lost]);
+    const assigned = assignTargets(point.disks, options);
     const checked: CheckedRestore[] = [];
     for (const [disk, path] of assigned) {
       const target = await openTarget(path, {
@@ -119,7 +124,7 @@ export async function restoreCommand(machineWord: string, options: RestoreOption
         format: options.format ?? 'raw',
       });
       targets.push(target);
-      checked.push(await check(store, machine, point, disk, target, options, cache, io));
+      checked.push(await check(store, machine, point, disk, target, options, cache, { ...io, signal }));
     }
     const done: object[] = [];
     for (const one of checked) {
@@ -138,8 +143,13 @@ export async function restoreCommand(machineWord: string, options: RestoreOption
         concerns,
       });
     }
+  } catch (error) {
+    // Whatever was told to stop says that it was cancelled; this is why.
+    if (pinned?.lost.aborted === true) throw pinned.lost.reason;
+    throw error;
   } finally {
     for (const target of targets) await target.close();
+    await pinned?.release();
     await store.close();
   }
 }

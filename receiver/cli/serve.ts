@@ -7,20 +7,22 @@ import { parseBytes } from '../../shared/config/values.js';
 import { usageError } from '../../shared/errors.js';
 import { SERVE_CACHE_BYTES_MAX } from '../../shared/limits.js';
 import { createLogger, type Logger } from '../../shared/log.js';
-import { asDiskId } from '../../shared/units.js';
+import { asDiskId, type MachineId } from '../../shared/units.js';
 import { resolveMachine } from '../catalog/machines.js';
 import type { RecoveryPoint } from '../catalog/manifest.js';
-import { parsePointSelector } from '../catalog/point-selector.js';
-import { MachineReader, type PointDisk } from '../catalog/reader.js';
+import { parsePointSelector, type PointSelector } from '../catalog/point-selector.js';
+import type { MachineReader, PointDisk } from '../catalog/reader.js';
 import type { ObjectStore } from '../store/store.js';
 import { IndexCache } from '../volume/index-cache.js';
+import { LastingPoint, type OpenContent } from '../volume/lasting-point.js';
 import { startNbdServer, type NbdExport } from '../volume/nbd/server.js';
 import { nbdUri } from '../volume/nbd/uri.js';
 import { openPointContent } from '../volume/point-content.js';
 import { Volume } from '../volume/volume.js';
 import { openConfiguredStore, type CliIo, type GlobalOptions } from './context.js';
 import { localIso, printJson, tellConcerns } from './output.js';
-import { addressOf, listenOf, parseListen } from './serve-listen.js';
+import { holderOf, openReadable, pinDeps, warn } from './pinned.js';
+import { addressOf, listenOf, parseListen, type ListenWish } from './serve-listen.js';
 import { openServeState, type ServeState } from './serve-state.js';
 import { keptText, servedText, type Served } from './serve-text.js';
 
@@ -35,7 +37,7 @@ export interface ServeOptions extends GlobalOptions {
 }
 
 interface Source {
-  readonly store: ObjectStore;
+  readonly lasting: LastingPoint;
   readonly machine: MachineReader;
   readonly point: RecoveryPoint;
   readonly disks: readonly PointDisk[];
@@ -50,30 +52,64 @@ export async function serveCommand(word: string, options: ServeOptions, io: CliI
   const log = createLogger('afterimage', 'warn', io.err);
   const store = await openConfiguredStore(options, io);
   try {
-    const machine = await MachineReader.openReadable(store, await resolveMachine(store, word));
-    const point = await machine.findPoint(selector);
-    if (options.json !== true) tellConcerns(io, machine.concerns);
-    const disks = options.disk === undefined ? point.disks : [machine.diskOf(point, asDiskId(options.disk))];
-    if (disks.length === 0) throw usageError(`point ${point.number} has no disk`);
-    const tls = wish === null ? null : await listenOf(wish, options, io);
-    const { id } = machine.manifest.machine;
-    const state = await openServeState({ machine: id, point: point.number, keep, folder: options.state });
-    const listen = tls ?? { socketPath: join(state.folder, 'nbd.sock') };
+    const lasting = await openLasting(store, await resolveMachine(store, word), selector, log, io);
     try {
-      const volumes = await openVolumes({ store, machine, point, disks }, state, { writable, cacheBytes, log }, io);
-      try {
-        await serveUntilStopped(volumes, listen, { options, machine, point, state, log }, io);
-      } finally {
-        await closeAll(volumes.map((v) => v.volume));
-      }
+      warn(lasting.warning, options, io);
+      if (options.json !== true) tellConcerns(io, lasting.view.concerns);
+      await serve(lasting, wish, { ...options, writable, keep }, cacheBytes, log, io);
     } finally {
-      await state.end();
+      await lasting.release();
     }
-    if (keep && options.json !== true)
-      io.err.write(keptText(machine.manifest.machine.name, point.number, state.folder));
   } finally {
     await store.close();
   }
+}
+
+function openLasting(
+  store: ObjectStore,
+  machine: MachineId,
+  selector: PointSelector,
+  log: Logger,
+  io: CliIo,
+): Promise<LastingPoint> {
+  const cache = new IndexCache();
+  const openContent: OpenContent = (view, point, disk, signal) =>
+    openPointContent(store, view, point, disk, cache, signal);
+  return LastingPoint.open(
+    { ...pinDeps(store, io), log, openContent, openView: openReadable },
+    machine,
+    selector,
+    holderOf('serve'),
+  );
+}
+
+async function serve(
+  lasting: LastingPoint,
+  wish: ListenWish | null,
+  options: ServeOptions & { readonly writable: boolean; readonly keep: boolean },
+  cacheBytes: number,
+  log: Logger,
+  io: CliIo,
+): Promise<void> {
+  const { view: machine, point } = lasting;
+  const { writable, keep } = options;
+  const disks = options.disk === undefined ? point.disks : [machine.diskOf(point, asDiskId(options.disk))];
+  if (disks.length === 0) throw usageError(`point ${point.number} has no disk`);
+  const tls = wish === null ? null : await listenOf(wish, options, io);
+  const { id } = machine.manifest.machine;
+  const state = await openServeState({ machine: id, point: point.number, keep, folder: options.state });
+  const listen = tls ?? { socketPath: join(state.folder, 'nbd.sock') };
+  try {
+    const volumes = await openVolumes({ lasting, machine, point, disks }, state, { writable, cacheBytes, log }, io);
+    try {
+      await serveUntilStopped(volumes, listen, { options, machine, point, state, log }, io);
+    } finally {
+      await closeAll(volumes.map((v) => v.volume));
+    }
+  } finally {
+    await state.end();
+  }
+  if (keep && options.json !== true) io.err.write(keptText(machine.manifest.machine.name, point.number, state.folder));
 }
 
 function cacheBytesOf(text: string | undefined): number {
@@ -89,19 +125,18 @@ interface OpenedDisk {
 }
 
 async function openVolumes(
-  { store, machine, point, disks }: Source,
+  { lasting, machine, point, disks }: Source,
   state: ServeState,
   how: { readonly writable: boolean; readonly cacheBytes: number; readonly log: Logger },
   io: CliIo,
 ): Promise<OpenedDisk[]> {
-  const cache = new IndexCache();
   const opened: OpenedDisk[] = [];
   try {
     for (const disk of disks) {
       const volume = await Volume.open({
         folder: state.diskFolder(disk.disk),
         disk: disk.disk,
-        content: await openPointContent(store, machine, point, disk, cache, io.signal),
+        content: await lasting.content(disk.disk, io.signal),
         baseKey: `${machine.manifest.machine.id}/${disk.disk}/${point.number}/${disk.digest}`,
         writable: how.writable,
         cacheBytesMax: Math.floor(how.cacheBytes / disks.length),

@@ -6,13 +6,15 @@ import { formatBytes } from '../../shared/units.js';
 import { resolveMachine } from '../catalog/machines.js';
 import type { RecoveryPoint } from '../catalog/manifest.js';
 import { parsePointSelector } from '../catalog/point-selector.js';
-import { MachineReader } from '../catalog/reader.js';
+import type { PinnedPoint } from '../catalog/pinned-point.js';
+import type { MachineReader } from '../catalog/reader.js';
 import type { ObjectStore } from '../store/store.js';
 import { IndexCache } from '../volume/index-cache.js';
 import { ChunkLedger, verifyDisk } from '../volume/verify.js';
 import { openConfiguredStore, type CliIo, type GlobalOptions } from './context.js';
 import { planDisk } from './disk-at-point.js';
 import { localIso, printJson } from './output.js';
+import { pinForCommand } from './pinned.js';
 import { progressView } from './progress-view.js';
 
 export interface VerifyOptions extends GlobalOptions {
@@ -28,9 +30,10 @@ interface Verdict {
   readonly problem: { readonly code: string; readonly message: string } | null;
 }
 
-async function* chosen(machine: MachineReader, options: VerifyOptions): AsyncGenerator<RecoveryPoint> {
-  if (options.all === true) yield* machine.pointsNewestFirst();
-  else yield await machine.findPoint(parsePointSelector(options.point ?? 'latest'));
+/** With all of them the newest is pinned: what older points of the same manifest need stays as well. */
+async function* chosen({ view, point }: PinnedPoint, options: VerifyOptions): AsyncGenerator<RecoveryPoint> {
+  if (options.all === true) yield* view.pointsNewestFirst();
+  else yield point;
 }
 
 async function verifyPoint(
@@ -66,12 +69,28 @@ async function verifyPoint(
 
 export async function verifyCommand(machineWord: string, options: VerifyOptions, io: CliIo): Promise<void> {
   if (options.all === true && options.point !== undefined) throw usageError('--all and --point exclude each other');
+  const selector = parsePointSelector(options.point ?? 'latest');
   const store = await openConfiguredStore(options, io);
-  const machine = await MachineReader.open(store, await resolveMachine(store, machineWord));
+  let pinned: PinnedPoint | null = null;
+  try {
+    pinned = await pinForCommand(store, await resolveMachine(store, machineWord), selector, 'verify', options, io);
+    const signal = AbortSignal.any([io.signal, pinned.lost]);
+    await verifyPoints(store, pinned, options, { ...io, signal });
+  } catch (error) {
+    if (pinned?.lost.aborted === true) throw pinned.lost.reason;
+    throw error;
+  } finally {
+    await pinned?.release();
+    await store.close();
+  }
+}
+
+async function verifyPoints(store: ObjectStore, pinned: PinnedPoint, options: VerifyOptions, io: CliIo): Promise<void> {
+  const { view: machine } = pinned;
   const cache = new IndexCache();
   const ledgers = new Map<string, ChunkLedger>();
   const verdicts: Verdict[] = [];
-  for await (const point of chosen(machine, options)) {
+  for await (const point of chosen(pinned, options)) {
     const verdict = await verifyPoint(store, machine, point, ledgers, cache, io);
     verdicts.push(verdict);
     if (options.json === true) continue;

@@ -15,6 +15,7 @@ import type { OwnedMachine } from '../catalog/owned-machine.js';
 import { MachineReader, type PointDisk } from '../catalog/reader.js';
 import type { Instance } from '../catalog/recovery.js';
 import type { PointContent } from '../volume/content.js';
+import { LastingPoint } from '../volume/lasting-point.js';
 import { cancelled } from '../volume/plan-point.js';
 import type { CheckContext, ComputeProvider, LaunchSpec } from './compute/provider.js';
 import { keepCopy, socketPathOf, specOf, volumeFolder, type CopyFile } from './copy-file.js';
@@ -51,6 +52,8 @@ export class Copy {
   readonly #volumes: CopyVolume[] = [];
   readonly #hydration = new AbortController();
   #nbd: { stop(): Promise<void> } | null = null;
+  /** What the volumes stand on. */
+  #point: LastingPoint | null = null;
   #replication: Replication | null = null;
   #starting: Promise<void> | null = null;
   #isClosed = false;
@@ -95,9 +98,14 @@ export class Copy {
 
   async #serve(signal: AbortSignal): Promise<void> {
     const { instance } = this.file;
-    const view = await MachineReader.open(this.#parts.store, this.spec.machine.id);
+    const holder = `${instance.kind === 'test' ? 'test failover' : 'failover'} ${instance.id} on ${instance.receiverName}`;
+    const selector = { by: 'number', number: instance.point } as const;
+    this.#point = await LastingPoint.open({ ...this.#parts, log: this.#log }, this.spec.machine.id, selector, holder);
+    const { view, point, warning } = this.#point;
+    if (warning !== null) this.#log.warn(warning);
     for (const { disk } of instance.disks) {
-      const { content, at } = await contentAt(this.#parts, view, instance.point, disk, signal);
+      const at = view.diskOf(point, disk);
+      const content = await this.#point.content(disk, signal);
       const folder = volumeFolder(this.#settings.folder, instance.id, disk);
       const baseKey = `${instance.point} ${at.digest}`;
       this.#volumes.push(await this.#parts.openVolume({ folder, disk, content, baseKey }));
@@ -239,6 +247,8 @@ export class Copy {
     await this.stopServing();
     // All of them, also when one fails: an open one could not be opened again.
     const closed = await Promise.allSettled(this.#volumes.splice(0).map((volume) => volume.close()));
+    await this.#point?.release();
+    this.#point = null;
     const failed = closed.find((result) => result.status === 'rejected');
     if (failed !== undefined) throw failed.reason;
   }

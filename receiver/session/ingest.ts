@@ -37,6 +37,8 @@ import type { DiskIngest } from './disk-ingest.js';
 import { HomeSession, isHomeMessage } from './home-session.js';
 import { isPull, RestoreSession, type PullMessage } from './restore-session.js';
 import { SegmentHashes } from './segment-hashes.js';
+import type { MachinePolicy } from '../catalog/policy.js';
+import type { Policies } from '../catalog/policy-io.js';
 import type { MachineStatus } from './status.js';
 import { openSession } from './welcome.js';
 
@@ -52,6 +54,8 @@ export interface IngestDeps {
   readonly randomId: () => string;
   readonly log: Logger;
   readonly program: string;
+  /** How often the machines' points are to be made; absent: the agents decide. */
+  readonly policies?: Policies;
 }
 
 export class IngestSession {
@@ -76,6 +80,11 @@ export class IngestSession {
   #finishing: Promise<void>[] = [];
   readonly #hashes: SegmentHashes;
   #restore: RestoreSession | null = null;
+  /** An agent that was told nothing goes by its own configuration. */
+  #toldPolicy: Pick<MachinePolicy, 'intervalMs' | 'applicationIntervalMs'> = {
+    intervalMs: null,
+    applicationIntervalMs: null,
+  };
   /** Orders to this agent. */
   readonly home: HomeSession;
 
@@ -114,6 +123,7 @@ export class IngestSession {
     // What is being written or committed comes to its end first: layers must not be thrown away under a commit.
     await this.#work;
     await Promise.allSettled(this.#finishing);
+    await this.#restore?.end();
     for (const disk of this.#disks) await disk.abort();
     this.#log.info({ code: closed.code, reason: closed.reason }, 'agent disconnected');
   }
@@ -186,7 +196,8 @@ export class IngestSession {
     }
     if ('restore' in opened) {
       this.#restore = new RestoreSession({
-        store: this.#deps.store,
+        ...this.#deps,
+        log: this.#log,
         machine: this.#identity.machine,
         disks: hello.disks.map((d) => d.id),
         send: async (message) => {
@@ -211,6 +222,7 @@ export class IngestSession {
       'agent connected',
     );
     await this.#send(opened.welcome);
+    await this.#tellPolicy();
     this.home.opened(null);
   }
 
@@ -359,6 +371,21 @@ export class IngestSession {
       },
       'recovery point committed',
     );
+    await this.#tellPolicy();
+  }
+
+  /** Tells the agent how often points are to be made, when that isn't what it knows. A policy that can't be read leaves it as it is. */
+  async #tellPolicy(): Promise<void> {
+    const policy = await this.#deps.policies?.of(this.#identity.machine).catch((error: unknown) => {
+      this.#log.warn({ err: error }, 'the policy of the machine can not be read; its agent keeps its pace');
+      return undefined;
+    });
+    if (policy === undefined) return;
+    const { intervalMs, applicationIntervalMs } = policy;
+    const told = this.#toldPolicy;
+    if (told.intervalMs === intervalMs && told.applicationIntervalMs === applicationIntervalMs) return;
+    this.#toldPolicy = { intervalMs, applicationIntervalMs };
+    await this.#send({ type: 'policy', intervalMs, applicationIntervalMs });
   }
 
   async #layersOf(disk: DiskIngest, owned: OwnedMachine): Promise<DiskLayers> {

@@ -2,6 +2,7 @@
  * The receiver's side of a restoring agent: names the goal, answers what the agent pulls. Reads the store only; writes nothing, commits nothing.
  * One request after the other, each answer handed to the socket before the next is read, so memory is that of one segment's hashes and one chunk.
  */
+import type { Logger } from 'pino';
 import { isBitmapOf } from '../../shared/blocks/bitmap.js';
 import { segmentBlocks } from '../../shared/blocks/geometry.js';
 import type { DiskId, MachineId, SegmentNumber } from '../../shared/units.js';
@@ -14,8 +15,8 @@ import {
   type RestoreGoal,
 } from '../../shared/wire/messages.js';
 import type { RecoveryPoint } from '../catalog/manifest.js';
-import { MachineReader } from '../catalog/reader.js';
-import type { ObjectStore } from '../store/store.js';
+import type { PinDeps } from '../catalog/pin-holder.js';
+import { openPinned, type PinnedPoint } from '../catalog/pinned-point.js';
 import { IndexCache } from '../volume/index-cache.js';
 import { PointSource } from './differences.js';
 import { wantedChunks } from './point-chunks.js';
@@ -32,8 +33,8 @@ export interface PullCounters {
   readonly blocks: number;
 }
 
-export interface RestoreSessionDeps {
-  readonly store: ObjectStore;
+export interface RestoreSessionDeps extends PinDeps {
+  readonly log: Logger;
   readonly machine: MachineId;
   /** The agent's disks, in the order of its hello. */
   readonly disks: readonly DiskId[];
@@ -42,7 +43,7 @@ export interface RestoreSessionDeps {
 }
 
 interface Goal {
-  readonly view: MachineReader;
+  readonly pinned: PinnedPoint;
   readonly point: RecoveryPoint;
   readonly sources: Map<DiskId, Promise<PointSource>>;
 }
@@ -51,6 +52,7 @@ export class RestoreSession {
   readonly #deps: RestoreSessionDeps;
   readonly #cache = new IndexCache();
   #goal: Goal | null = null;
+  #isClosed = false;
   #counters = { dataBytes: 0, sentBytes: 0, blocks: 0 };
 
   constructor(deps: RestoreSessionDeps) {
@@ -63,9 +65,14 @@ export class RestoreSession {
 
   /** From now on requests are about this point. Returns what the agent has to be told. Throws when there is no such point. */
   async setGoal(goal: number, number: number, final: boolean): Promise<RestoreGoal> {
-    const view = await MachineReader.open(this.#deps.store, this.#deps.machine);
-    const point = await view.findPoint({ by: 'number', number });
-    this.#goal = { view, point, sources: new Map() };
+    const { machine } = this.#deps;
+    const pinned = await openPinned(this.#deps, machine, { by: 'number', number }, 'the way home of the machine');
+    const { point } = pinned;
+    if (pinned.warning !== null) this.#deps.log.warn(pinned.warning);
+    const before = this.#goal;
+    this.#goal = { pinned, point, sources: new Map() };
+    await before?.pinned.release();
+    if (this.#isClosed) await this.end();
     this.#counters = { dataBytes: 0, sentBytes: 0, blocks: 0 };
     return {
       type: 'restore-goal',
@@ -76,8 +83,17 @@ export class RestoreSession {
     };
   }
 
+  /** The session is over: what its goal needs may be deleted. */
+  async end(): Promise<void> {
+    this.#isClosed = true;
+    const goal = this.#goal;
+    this.#goal = null;
+    await goal?.pinned.release();
+  }
+
   async answer(message: PullMessage): Promise<void> {
     const goal = this.#goal;
+    goal?.pinned.lost.throwIfAborted();
     if (goal === null) throw protocolError(`${message.type} without a goal`);
     // The goal was replaced while this was on its way: nobody waits for the answer any more.
     if (message.point !== goal.point.number) return;
@@ -125,7 +141,7 @@ export class RestoreSession {
     if (!this.#deps.disks.includes(disk)) throw protocolError(`disk ${disk} was not in hello`);
     let source = goal.sources.get(disk);
     if (source === undefined) {
-      source = PointSource.open(this.#deps.store, goal.view, goal.point, disk, this.#cache);
+      source = PointSource.open(this.#deps.store, goal.pinned.view, goal.point, disk, this.#cache);
       goal.sources.set(disk, source);
     }
     return source;

@@ -1,6 +1,9 @@
 /**
  * Which points must stay whatever the policy says, and why: held by name, pinned by readers, begun with by running copies or read by a running job.
  * Gathering only; what follows from it is decided in retention.ts.
+ *
+ * Whoever drops points asks within the change of the very commit that drops them (`OwnedMachine.commit`), where nobody else can commit in between:
+ * a hold that was written after that is told by confirmHold() to have come too late.
  */
 import type { MachineId } from '../../shared/units.js';
 import { readHolds, type Hold } from '../catalog/holds.js';

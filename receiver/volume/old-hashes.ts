@@ -21,7 +21,7 @@ export class OldHashes {
   #noted = new BlockHashMap();
   /** The running cycle noted more than the bound: its hashes are no longer kept. */
   #overflow = false;
-  /** The reference is older than what is known here. */
+  /** The reference is older than what is known here, or can't be read. */
   #stale = false;
 
   constructor(reference: PointContent, reopen: (point: number) => Promise<PointContent>, entriesMax: number) {
@@ -55,7 +55,11 @@ export class OldHashes {
         if (block - last > REPLICATED_HASH_GAP_BLOCKS) break;
         last = block;
       }
-      const found = await this.#reference.hashes(first, last - first + 1);
+      const found = await this.#reference.hashes(first, last - first + 1).catch((error: unknown) => {
+        // Its layers may have been merged and deleted since: the next cycle looks at the newest point.
+        this.#stale = true;
+        throw error;
+      });
       for (; from < to; from++) {
         const i = unknown[from] ?? 0;
         hashes[i] = found[(blocks[i] ?? 0) - first] ?? 0n;

@@ -272,6 +272,12 @@ export const receiverMessageSchema = z.discriminatedUnion('type', [
   /** Cumulative marks: bytes of data messages taken in, sequence of the last durable segment-end, last committed point. */
   z.strictObject({ type: z.literal('ack'), receivedBytes: count, stagedSequence: count, committedPoint: count }),
   z.strictObject({ type: z.literal('committed'), cycle: uuid, point: count, storedBytes: count }),
+  /** How often points are to be made, from now on; null: as the agent's own configuration says. Sent after `welcome` and when it changed. */
+  z.strictObject({
+    type: z.literal('policy'),
+    intervalMs: count.min(1).nullable(),
+    applicationIntervalMs: count.min(1).nullable(),
+  }),
   /** u64 LE per block of the segment, 0 for zero blocks. */
   z.strictObject({ type: z.literal('hashes'), disk: diskId, segment: count, hashes: z.instanceof(Uint8Array) }),
 

@@ -171,6 +171,7 @@ const RECEIVER: readonly ReceiverMessage[] = [
   },
   { type: 'ack', receivedBytes: 2 ** 41, stagedSequence: 12, committedPoint: 4711 },
   { type: 'committed', cycle: CYCLE, point: 4712, storedBytes: 8192 },
+  { type: 'policy', intervalMs: 30_000, applicationIntervalMs: null },
   { type: 'hashes', disk: DISK, segment: 3, hashes: new Uint8Array([1, 2, 3, 4, 5, 6, 7, 8]) },
   { type: 'final-cut', request: 1, hookTimeoutMs: 300_000 },
   { type: 'final-cut-resume', request: 2 },
