@@ -9,17 +9,19 @@
  * Header (little-endian): u32 magic "AIL1", u16 version, u8 kind (1 delta, 2 base), u8 0, u32 block size, u32 segment (base and staged
  *   segments; 0xffffffff for none), u32 first point, u32 last point, u32 epoch, u32 sequence, u64 XXH64 of machine id, u64 XXH64 of disk id,
  *   u64 XXH64 of series id, u64 checksum: XXH64 of the 56 bytes before.
- * Index: u32 number of chunks, u32 number of entries, u32 number of hashes, u32 0;
+ * Index: u32 number of chunks, u32 number of entries, u32 number of hashes, u32 id of the key that the hashes are encrypted with, 0 for none;
  *   per chunk: u64 offset in the object, u32 length, u32 0;
  *   per entry, ascending by first block, not overlapping (the newest chunk has won): u32 first block, u32 count | bit 31 zero run,
  *     u32 chunk number, u32 position of the first block among the chunk's data blocks;
- *   hashes: u64 per block of the non-zero entries, in order.
+ *   hashes: u64 per block of the non-zero entries, in order; when encrypted: 24 bytes nonce, 16 bytes tag before them (see chunk.ts), and all
+ *     of the index before them authenticated along.
  * Footer: u64 offset of the index, u64 length of the index, u64 checksum of the index (XXH64), u32 version, u32 magic "AILE".
  */
 import { checksum64 } from '../blocks/hash.js';
 import { corrupt } from '../errors.js';
 import { BLOCKS_PER_DISK_MAX, LAYER_BLOCKS_MAX } from '../limits.js';
-import type { ChunkHeader } from './chunk.js';
+import { NONCE_BYTES, TAG_BYTES } from '../crypto/xaes.js';
+import type { ChunkHeader, ChunkOpener, ChunkSealer } from './chunk.js';
 import { chunkHash } from './chunk.js';
 
 export const LAYER_MAGIC = 0x314c4941;
@@ -32,6 +34,7 @@ const ZERO_FLAG = 0x80000000;
 const ENTRY_BYTES = 16;
 const CHUNK_REF_BYTES = 16;
 const INDEX_HEADER_BYTES = 16;
+const INDEX_SEAL_BYTES = NONCE_BYTES + TAG_BYTES;
 
 export type LayerKind = 'delta' | 'base';
 
@@ -190,8 +193,8 @@ export class LayerIndexBuilder {
     this.#blocks += header.dataBlocks + header.extents.length;
   }
 
-  /** The index and footer, ready to be appended. */
-  finish(): Buffer {
+  /** The index and footer, ready to be appended. With a sealer its hashes are encrypted. */
+  finish(sealer: ChunkSealer | null = null): Buffer {
     const pieces = this.#resolve();
     let hashCount = 0;
     for (const p of pieces) if (!p.zero) hashCount += p.count;
@@ -222,7 +225,8 @@ export class LayerIndexBuilder {
         at += 8;
       }
     }
-    return Buffer.concat([bytes, encodeFooter(this.#offset, bytes)]);
+    const index = sealer === null ? bytes : sealIndex(bytes, hashCount, sealer);
+    return Buffer.concat([index, encodeFooter(this.#offset, index)]);
   }
 
   /** Pieces of all chunks, newest wins, ascending: sweep over boundaries with the newest chunk's run on top. */
@@ -237,6 +241,13 @@ export class LayerIndexBuilder {
     });
     return newestWins(all);
   }
+}
+
+function sealIndex(bytes: Buffer, hashCount: number, sealer: ChunkSealer): Buffer {
+  const front = bytes.subarray(0, bytes.length - hashCount * 8);
+  front.writeUInt32LE(sealer.keyId, 12);
+  const { nonce, tag, sealed } = sealer.seal(front, bytes.subarray(front.length));
+  return Buffer.concat([front, nonce, tag, sealed]);
 }
 
 /** Resolves overlapping pieces: of two that hold a block, the one of the later chunk has it. Result ascending, without overlap. */
@@ -344,8 +355,11 @@ export function decodeFooter(f: Buffer, objectBytes: number, name: string): Laye
   return { indexOffset, indexBytes, indexChecksum: f.readBigUInt64LE(16) };
 }
 
-/** Decodes and checks an index. */
-export function decodeIndex(b: Buffer, footer: LayerFooter, name: string): LayerIndex {
+/** Whether the hashes of an index can be read only with a key. */
+export const isIndexSealed = (b: Buffer): boolean => b.length >= INDEX_HEADER_BYTES && b.readUInt32LE(12) !== 0;
+
+/** Decodes and checks an index; `opener` for one that is sealed. */
+export function decodeIndex(b: Buffer, footer: LayerFooter, name: string, opener?: ChunkOpener): LayerIndex {
   const bad = (what: string): never => {
     throw corrupt('layer-index', `index of layer ${name} is malformed: ${what}`, LAYER_HINT);
   };
@@ -354,7 +368,9 @@ export function decodeIndex(b: Buffer, footer: LayerFooter, name: string): Layer
   const chunkCount = b.readUInt32LE(0);
   const entryCount = b.readUInt32LE(4);
   const hashCount = b.readUInt32LE(8);
-  if (b.length !== INDEX_HEADER_BYTES + chunkCount * CHUNK_REF_BYTES + entryCount * ENTRY_BYTES + hashCount * 8) {
+  const keyId = b.readUInt32LE(12);
+  const frontBytes = INDEX_HEADER_BYTES + chunkCount * CHUNK_REF_BYTES + entryCount * ENTRY_BYTES;
+  if (b.length !== frontBytes + (keyId === 0 ? 0 : INDEX_SEAL_BYTES) + hashCount * 8) {
     bad('its counts do not add up to its size');
   }
   const chunks: ChunkRef[] = [];
@@ -395,6 +411,14 @@ export function decodeIndex(b: Buffer, footer: LayerFooter, name: string): Layer
     if (!zero) hashes += count;
   }
   if (hashes !== hashCount) bad(`${hashCount} hashes for ${hashes} blocks`);
-  for (let i = 0; i < hashCount; i++, at += 8) index.hashes[i] = b.readBigUInt64LE(at);
+  const plain = keyId === 0 ? b.subarray(at) : openHashes(b, at, keyId, opener);
+  for (let i = 0; i < hashCount; i++) index.hashes[i] = plain.readBigUInt64LE(i * 8);
   return index;
+}
+
+function openHashes(b: Buffer, at: number, keyId: number, opener: ChunkOpener | undefined): Buffer {
+  if (opener === undefined) throw new Error('an encrypted index is read without a key');
+  const nonce = b.subarray(at, at + NONCE_BYTES);
+  const tag = b.subarray(at + NONCE_BYTES, at + INDEX_SEAL_BYTES);
+  return opener({ keyId, keyed: false }, nonce, tag, b.subarray(0, at), b.subarray(at + INDEX_SEAL_BYTES));
 }
