@@ -14,6 +14,7 @@ import {
 } from '../shared/config/values.js';
 import { COPY_CACHE_BYTES, POINT_INTERVAL_MS } from '../shared/limits.js';
 import { policySchema } from './catalog/policy.js';
+import { encryptionSchema } from './keys/config.js';
 import { DEFAULT_CONTROL_SOCKET, DEFAULT_STATE_DIR, RECEIVER_CONFIG_PATH } from './default-paths.js';
 
 export { DEFAULT_CONTROL_SOCKET, DEFAULT_STATE_DIR, RECEIVER_CONFIG_PATH };
@@ -53,6 +54,8 @@ export const receiverConfigSchema = z.strictObject({
     .prefault({}),
   /** How often points are made and how long they are kept, of machines without a policy of their own (`afterimage policy`). */
   policy: policySchema.prefault({}),
+  /** Nothing is encrypted by the receiver unless a provider is set; see keys/config.ts. */
+  encryption: encryptionSchema.prefault({}),
   log: z.strictObject({ level: logLevelValue.default('info') }).prefault({}),
 });
 export type ReceiverConfig = z.infer<typeof receiverConfigSchema>;

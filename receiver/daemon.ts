@@ -17,6 +17,7 @@ import type { ReceiverConfig } from './config.js';
 import { FailoverEngine } from './failover/engine.js';
 import { realParts } from './failover/real-parts.js';
 import { receiverId } from './failover/receiver-id.js';
+import { openKeys } from './keys/config.js';
 import { receiverMetrics } from './metrics.js';
 import { openAuthority } from './session/ca.js';
 import { enrollHandler } from './session/enroll-http.js';
@@ -34,6 +35,9 @@ export async function runReceiver(config: ReceiverConfig, signal: AbortSignal): 
   const notifier = createNotifier();
   const ca = await openAuthority(config.stateDir, clock);
   const store = await openStore(config.store, { clock, create: true });
+  await openKeys(store, config.encryption, { clock, warn: (machine, message) => log.warn({ machine }, message) });
+  if (config.encryption.provider === undefined)
+    log.info('no key provider is configured: only machines whose source encrypts are encrypted');
   const policies = new Policies(store, clock, config.policy);
   const registry = new SessionRegistry({ store, clock, randomId: randomUUID, log, program, policies });
   const enrollment = new Enrollment({

@@ -13,7 +13,13 @@ export interface DiskLayers {
   /** Sweep deltas and the cycle's own, oldest first. */
   readonly deltas: readonly LayerRef[];
   readonly storedBytes: number;
+  /** Check value of the key of the block hashes; '' or absent: they are plain. */
+  readonly hashCheck?: string;
 }
+
+/** As it stands in manifests: absent for plain hashes. */
+const hashCheckOf = (made: DiskLayers | undefined): { hashCheck?: string } =>
+  made?.hashCheck === undefined || made.hashCheck === '' ? {} : { hashCheck: made.hashCheck };
 
 /** The manifest's entry of a disk that the agent protects, at the beginning of a session. */
 export function diskEntryAtHello(
@@ -31,6 +37,7 @@ export function diskEntryAtHello(
     bases: known?.bases ?? null,
     staged,
     lastPoint: known?.lastPoint ?? 0,
+    ...(known?.hashCheck === undefined ? {} : { hashCheck: known.hashCheck }),
   };
 }
 
@@ -55,8 +62,10 @@ export function contentAfterCommit(
     if (said === undefined || made === undefined) return entry;
     for (const layer of made.deltas) deltas.push({ disk: entry.id, layer });
     storedBytes += made.storedBytes;
+    const { hashCheck: _, ...rest } = entry;
     return {
-      ...entry,
+      ...rest,
+      ...hashCheckOf(made),
       sizeBytes: sizes.get(entry.id) ?? entry.sizeBytes,
       series: said.series,
       bases: made.bases ?? entry.bases,
@@ -74,7 +83,13 @@ export function contentAfterCommit(
     reason: commit.reason,
     disks: commit.disks.map((d) => {
       const entry = disks.find((e) => e.id === d.disk);
-      return { disk: d.disk, sizeBytes: entry?.sizeBytes ?? 0, blockBytes: entry?.blockBytes ?? 0, digest: d.digest };
+      return {
+        disk: d.disk,
+        sizeBytes: entry?.sizeBytes ?? 0,
+        blockBytes: entry?.blockBytes ?? 0,
+        digest: d.digest,
+        ...hashCheckOf(layers.get(d.disk)),
+      };
     }),
     stats: { ...commit.stats, storedBytes },
   };

@@ -1,11 +1,14 @@
 /**
  * Writes one layer: header, chunks as they arrive, index, footer, streamed into one object.
  * The layer exists when finish() resolves; a crash before that leaves nothing under its name.
+ * Of a machine that the receiver encrypts, chunks and the index's hashes are encrypted here, whoever writes; of one that its source encrypts, only
+ * chunks that are encrypted are taken.
  */
 import { digestToText } from '../../shared/blocks/hash.js';
 import { AfterimageError } from '../../shared/errors.js';
 import { failpoint } from '../../shared/failpoints.js';
-import type { ChunkHeader } from '../../shared/layer/chunk.js';
+import { sealChunk, type ChunkHeader, type ChunkSealer } from '../../shared/layer/chunk.js';
+import type { WritesAs } from '../../shared/crypto/machine-cipher.js';
 import {
   decodeFooter,
   encodeLayerHeader,
@@ -18,6 +21,7 @@ import { asDiskId, asMachineId } from '../../shared/units.js';
 import type { LayerRef } from './manifest.js';
 import { layerName } from './names.js';
 import type { ObjectStore, ObjectWriter } from '../store/store.js';
+import { keysOf } from './store-keys.js';
 
 export class LayerWriter {
   readonly #identity: LayerIdentity;
@@ -26,8 +30,18 @@ export class LayerWriter {
   readonly #index = new LayerIndexBuilder();
   #batch: Buffer[];
   #batchBytes: number;
+  readonly #writesAs: WritesAs;
+  readonly #sealer: ChunkSealer | null;
 
-  private constructor(identity: LayerIdentity, name: string, writer: ObjectWriter) {
+  private constructor(
+    identity: LayerIdentity,
+    name: string,
+    writer: ObjectWriter,
+    writesAs: WritesAs,
+    sealer: ChunkSealer | null,
+  ) {
+    this.#writesAs = writesAs;
+    this.#sealer = sealer;
     this.#identity = identity;
     this.#name = name;
     this.#writer = writer;
@@ -39,9 +53,11 @@ export class LayerWriter {
   static async open(store: ObjectStore, identity: LayerIdentity): Promise<LayerWriter> {
     const ref = { ...identity, sizeBytes: 0, indexChecksum: '' };
     const name = layerName(asMachineId(identity.machineId), asDiskId(identity.diskId), ref);
+    const cipher = await keysOf(store).cipherOf(asMachineId(identity.machineId));
+    const sealer = cipher.writesAs === 'receiver' ? cipher.sealer(identity.diskId) : null;
     const writer = await store.openWriter(name);
     failpoint('receiver.ingest.layer-open');
-    return new LayerWriter(identity, name, writer);
+    return new LayerWriter(identity, name, writer, cipher.writesAs, sealer);
   }
 
   /** No room for more: finish this part and open the next. */
@@ -51,15 +67,17 @@ export class LayerWriter {
 
   /** Appends a chunk; `bytes` must stay as they are until the returned promise resolves and the batch is written. */
   async append(bytes: Buffer, header: ChunkHeader): Promise<void> {
-    this.#index.append(bytes, header);
-    this.#batch.push(bytes);
-    this.#batchBytes += bytes.length;
+    if (header.seal === null && this.#writesAs === 'agent') throw inTheClear(this.#name);
+    const stored = header.seal === null && this.#sealer !== null ? sealChunk(bytes, this.#sealer) : bytes;
+    this.#index.append(bytes, header, stored.length);
+    this.#batch.push(stored);
+    this.#batchBytes += stored.length;
     if (this.#batchBytes >= WRITE_BATCH_BYTES) await this.#flush();
   }
 
   /** Makes the layer durable and returns what a manifest says of it. */
   async finish(): Promise<LayerRef> {
-    const tail = this.#index.finish();
+    const tail = this.#index.finish(this.#sealer);
     this.#batch.push(tail);
     const sizeBytes = this.#index.offset + tail.length;
     await this.#flush();
@@ -96,3 +114,10 @@ export class LayerWriter {
     await this.#writer.write(batch);
   }
 }
+
+const inTheClear = (name: string): AfterimageError =>
+  new AfterimageError(`layer ${name}: a chunk in the clear for a machine that its source encrypts`, {
+    code: 'chunk-in-the-clear',
+    kind: 'refused',
+    hint: 'Chunks of such a machine are moved as a whole, or encrypted again with its keys.',
+  });

@@ -6,6 +6,7 @@ import { AfterimageError, corrupt } from '../../shared/errors.js';
 import { LAYER_LIST_BYTES_MAX, MANIFEST_BYTES_MAX } from '../../shared/limits.js';
 import type { MachineId } from '../../shared/units.js';
 import type { ObjectStore } from '../store/store.js';
+import { isHiddenDigest } from '../../shared/crypto/machine-cipher.js';
 import {
   historyPageSchema,
   layerListSchema,
@@ -16,9 +17,11 @@ import {
   type ListRef,
   type Manifest,
   type PageRef,
+  type RecoveryPoint,
 } from './manifest.js';
-import { boundaryPrefix, manifestName, manifestPrefix, numberOfName } from './names.js';
+import { boundaryPrefix, machineOfName, manifestName, manifestPrefix, numberOfName } from './names.js';
 import { openSealedJson, sealJson } from './sealed-json.js';
+import { keysOf } from './store-keys.js';
 
 const checksumText = (bytes: Buffer): string => digestToText(checksum64(bytes));
 
@@ -41,7 +44,44 @@ export async function readManifest(store: ObjectStore, machine: MachineId, numbe
       `object ${name} holds manifest ${manifest.number} of machine ${manifest.machine.id}`,
     );
   }
-  return manifest;
+  return { ...manifest, tail: { ...manifest.tail, points: await shown(store, machine, manifest.tail.points) } };
+}
+
+/** The bytes of a manifest. */
+export async function sealManifest(store: ObjectStore, manifest: Manifest): Promise<Buffer> {
+  const points = await hidden(store, manifest.machine.id, manifest.tail.points);
+  return sealJson({ ...manifest, tail: { ...manifest.tail, points } });
+}
+
+/** Points as they are stored: digests of plain hashes are encrypted where the receiver encrypts. */
+async function hidden(
+  store: ObjectStore,
+  machine: MachineId,
+  points: readonly RecoveryPoint[],
+): Promise<RecoveryPoint[]> {
+  const cipher = await keysOf(store).cipherOf(machine);
+  if (cipher.writesAs !== 'receiver') return [...points];
+  return points.map((point) => ({
+    ...point,
+    disks: point.disks.map((d) =>
+      d.hashCheck === undefined ? { ...d, digest: cipher.hideDigest(d.disk, d.digest) } : d,
+    ),
+  }));
+}
+
+/** Points as they are used. Without the key they stay as they are: they can be listed, and whoever needs a digest hears which key is missing. */
+async function shown(
+  store: ObjectStore,
+  machine: MachineId,
+  points: readonly RecoveryPoint[],
+): Promise<RecoveryPoint[]> {
+  if (!points.some((p) => p.disks.some((d) => isHiddenDigest(d.digest)))) return [...points];
+  const cipher = await keysOf(store).cipherOf(machine);
+  if (!cipher.canShowDigests) return [...points];
+  return points.map((point) => ({
+    ...point,
+    disks: point.disks.map((d) => ({ ...d, digest: cipher.showDigest(d.disk, d.digest) })),
+  }));
 }
 
 /** Highest number up to which manifests are gone for good; 0 when nothing was ever deleted. */
@@ -52,16 +92,19 @@ export async function readBoundary(store: ObjectStore, machine: MachineId): Prom
 }
 
 export async function readHistoryPage(store: ObjectStore, page: PageRef): Promise<History> {
+  const machine = machineOfName(page.name);
   const bytes = await store.get(page.name, MANIFEST_BYTES_MAX);
   if (bytes === null) throw corrupt('history-missing', `history page ${page.name} is not in the store`);
   if (checksumText(bytes) !== page.checksum)
     throw corrupt('history-checksum', `history page ${page.name} is not what its manifest names`);
   const { points, deltas } = openSealedJson(bytes, historyPageSchema, MANIFEST_VERSION, page.name);
-  return { points, deltas };
+  return { points: machine === null ? points : await shown(store, machine, points), deltas };
 }
 
 export async function writeHistoryPage(store: ObjectStore, name: string, history: History): Promise<PageRef> {
-  const bytes = sealJson({ version: MANIFEST_VERSION, ...history });
+  const machine = machineOfName(name);
+  const points = machine === null ? history.points : await hidden(store, machine, history.points);
+  const bytes = sealJson({ version: MANIFEST_VERSION, ...history, points });
   mustBeReadable(name, bytes);
   await createNew(store, name, bytes);
   const numbers = history.points.map((p) => p.number);

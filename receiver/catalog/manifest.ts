@@ -37,8 +37,13 @@ export const pointDiskSchema = z.strictObject({
   disk: diskId,
   sizeBytes: count,
   blockBytes: count,
-  /** XOR of all block hashes at the cut: what every restore is checked against. */
-  digest: hex64,
+  /**
+   * XOR of all block hashes at the cut: what every restore is checked against. Where the receiver encrypts, it stands in the object encrypted, and is
+   * decrypted as it is read (manifest-io.ts); it stays as it is for readers without the key.
+   */
+  digest: z.string().regex(/^([0-9a-f]{16}|k[0-9a-f]{32})$/),
+  /** Check value of the key of the block hashes; absent where these are plain. */
+  hashCheck: hex64.optional(),
 });
 
 export const pointSchema = z.strictObject({
@@ -101,6 +106,8 @@ export const diskEntrySchema = z.strictObject({
   staged: listRefSchema.nullable(),
   /** Last point that holds this disk; 0 for none. */
   lastPoint: count,
+  /** As in that point. */
+  hashCheck: hex64.optional(),
 });
 export type DiskEntry = z.infer<typeof diskEntrySchema>;
 

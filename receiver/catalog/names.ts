@@ -4,7 +4,7 @@
  * a sequence counts up within an epoch, and an epoch has one owner.
  */
 import { corrupt } from '../../shared/errors.js';
-import type { DiskId, MachineId } from '../../shared/units.js';
+import { isUuid, type DiskId, type MachineId } from '../../shared/units.js';
 import type { LayerRef } from './manifest.js';
 
 const NUMBER_DIGITS = 12;
@@ -54,6 +54,9 @@ export const damagePrefix = (machine: MachineId): string => `${machinePrefix(mac
 export const damageName = (machine: MachineId, n: number): string => `${damagePrefix(machine)}${pad(n)}`;
 export const scrubPrefix = (machine: MachineId): string => `${machinePrefix(machine)}scrub/`;
 export const scrubName = (machine: MachineId, n: number): string => `${scrubPrefix(machine)}${pad(n)}`;
+/** Which keys a machine is encrypted with, wrapped; the highest counts. */
+export const keysPrefix = (machine: MachineId): string => `${machinePrefix(machine)}keys/`;
+export const keysName = (machine: MachineId, n: number): string => `${keysPrefix(machine)}${pad(n)}`;
 export const diskPrefix = (machine: MachineId, disk: DiskId): string => `${machinePrefix(machine)}disks/${disk}/`;
 /** A list of layers too long for a manifest: base layers of a disk, or what is staged. */
 export const layerListName = (machine: MachineId, disk: DiskId, epoch: number, sequence: number): string =>
@@ -66,6 +69,12 @@ export function layerName(machine: MachineId, disk: DiskId, layer: LayerRef): st
   return layer.kind === 'base'
     ? `${prefix}base/${pad(layer.segment ?? 0, SEGMENT_DIGITS)}/${pad(layer.lastPoint)}-${tail}`
     : `${prefix}delta/${pad(layer.firstPoint)}-${pad(layer.lastPoint)}-${tail}`;
+}
+
+/** The machine that an object belongs to; null for one that belongs to none. */
+export function machineOfName(name: string): MachineId | null {
+  const id = name.startsWith(MACHINES_PREFIX) ? name.slice(MACHINES_PREFIX.length).split('/')[0] : undefined;
+  return id !== undefined && isUuid(id) ? (id as MachineId) : null;
 }
 
 /** The number at the end of a manifest's, identity's or boundary's name. */

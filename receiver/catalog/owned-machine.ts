@@ -19,9 +19,8 @@ import { failpoint } from '../../shared/failpoints.js';
 import type { MachineId } from '../../shared/units.js';
 import type { ObjectStore } from '../store/store.js';
 import { MANIFEST_VERSION, type Manifest } from './manifest.js';
-import { mustBeReadable, readBoundary, readHighestManifest, readManifest, writeHistoryPage } from './manifest-io.js';
+import { mustBeReadable, readBoundary, readHighestManifest, readManifest, sealManifest, writeHistoryPage } from './manifest-io.js';
 import { historyName, manifestName, manifestPrefix, numberOfName, writtenUnder } from './names.js';
-import { sealJson } from './sealed-json.js';
 
 /** Tries of a takeover against others that take over at the same time. */
 const TAKEOVER_TRIES = 16;
@@ -253,7 +252,7 @@ function seal(
 /** Creates a manifest. False when its number is taken. */
 async function create(store: ObjectStore, machine: MachineId, manifest: Manifest): Promise<boolean> {
   const name = manifestName(machine, manifest.number);
-  const bytes = sealJson(manifest);
+  const bytes = await sealManifest(store, manifest);
   mustBeReadable(name, bytes);
   const result = await store.createIfAbsent(name, bytes);
   if (result === 'created') return true;

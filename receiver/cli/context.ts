@@ -1,6 +1,6 @@
 /**
  * What every verb needs: which store, opened; which control socket; the clock; a signal that Ctrl-C aborts. Of the configuration file only
- * `store`, `stateDir` and `controlSocket` are looked at.
+ * `store`, `stateDir`, `controlSocket` and `encryption` are looked at.
  */
 import { readFile } from 'node:fs/promises';
 import { z } from 'zod';
@@ -9,6 +9,8 @@ import { errnoOf, messageOf, usageError } from '../../shared/errors.js';
 import type { MachinePolicy } from '../catalog/policy.js';
 import { DEFAULT_CONTROL_SOCKET, DEFAULT_STATE_DIR } from '../default-paths.js';
 import type { RecoveryService } from '../failover/operations.js';
+import { encryptionSchema, openKeys } from '../keys/config.js';
+import type { MachineKeys } from '../keys/machine-keys.js';
 import { openStore } from '../store/open.js';
 import type { ObjectStore } from '../store/store.js';
 
@@ -17,6 +19,7 @@ const configSchema = z.looseObject({
   store: z.string().optional(),
   stateDir: z.string().optional(),
   controlSocket: z.string().optional(),
+  encryption: encryptionSchema.optional(),
 });
 type CliConfig = z.infer<typeof configSchema>;
 
@@ -25,6 +28,8 @@ export interface GlobalOptions {
   readonly config: string;
   readonly json?: boolean;
   readonly socket?: string;
+  /** Recovery key files. */
+  readonly key?: readonly string[];
 }
 
 export interface CliIo {
@@ -67,7 +72,17 @@ async function readConfig(path: string): Promise<CliConfig> {
 export async function openConfiguredStore(options: GlobalOptions, io: CliIo): Promise<ObjectStore> {
   const url = options.store ?? io.env['AFTERIMAGE_STORE'] ?? (await readConfig(options.config)).store;
   if (url === undefined || url === '') throw usageError('no store is given', WHERE);
-  return openStore(url, { clock: io.clock });
+  const store = await openStore(url, { clock: io.clock });
+  await openConfiguredKeys(store, options, io);
+  return store;
+}
+
+/** Keys of the store's machines: those of --key or AFTERIMAGE_KEY_FILE, and what the configuration says. */
+export async function openConfiguredKeys(store: ObjectStore, options: GlobalOptions, io: CliIo): Promise<MachineKeys> {
+  const fromEnv = io.env['AFTERIMAGE_KEY_FILE'];
+  const files = options.key ?? (fromEnv === undefined || fromEnv === '' ? [] : [fromEnv]);
+  const { encryption } = await readConfig(options.config);
+  return openKeys(store, encryption ?? encryptionSchema.parse({}), { clock: io.clock, files });
 }
 
 /** The folder with the receiver's CA. */

@@ -51,7 +51,7 @@ export class PointSource {
   readonly plan: ReadPlan;
   readonly #view: MachineReader;
   readonly #layers: LayersAtPoint;
-  readonly #disk: PointDisk;
+  readonly disk: PointDisk;
   readonly #point: number;
   #changes: { readonly key: string; readonly changes: Changes } | null = null;
 
@@ -67,7 +67,7 @@ export class PointSource {
     this.#layers = layers;
     this.reader = reader;
     this.plan = plan;
-    this.#disk = disk;
+    this.disk = disk;
     this.#point = point;
     this.geometry = geometryOf(disk.sizeBytes, disk.blockBytes);
   }
@@ -128,7 +128,7 @@ export class PointSource {
 
   async #find(base: BasePoint): Promise<Changes> {
     const before = await this.#diskAt(base.point);
-    const reason = whyUnknown(base, before, this.#disk, this.#point, this.#layers.bases);
+    const reason = whyUnknown(base, before, this.disk, this.#point, this.#layers.bases);
     if (reason !== null) return { known: false, reason };
     const blocks = new BlockSet();
     for (const layer of this.#layers.deltas) {
@@ -145,7 +145,7 @@ export class PointSource {
 
   async #diskAt(number: number): Promise<PointDisk | undefined> {
     for await (const point of this.#view.pointsNewestFirst()) {
-      if (point.number === number) return point.disks.find((d) => d.disk === this.#disk.disk);
+      if (point.number === number) return point.disks.find((d) => d.disk === this.disk.disk);
       if (point.number < number) return undefined;
     }
     return undefined;

@@ -23,6 +23,8 @@ export interface DiskIngestDeps {
   readonly store: ObjectStore;
   readonly owned: OwnedMachine;
   readonly machine: MachineId;
+  /** Check value of the key of the agent's hashes; '' when it doesn't encrypt. */
+  readonly hashCheck: string;
 }
 
 export class DiskIngest {
@@ -42,6 +44,10 @@ export class DiskIngest {
     this.geometry = geometry;
     this.#series = series;
     this.staged = staged;
+  }
+
+  get hashCheck(): string {
+    return this.#deps.hashCheck;
   }
 
   get entry(): DiskEntry | undefined {
@@ -114,6 +120,11 @@ export class DiskIngest {
     const { blockBytes, blockCount } = this.geometry;
     if (header.blockBytes !== blockBytes)
       throw protocolError(`chunk of disk ${this.id} has blocks of ${header.blockBytes} bytes`);
+    // What the agent said at hello holds for all that it sends: nothing in the clear slips in among what is encrypted.
+    if ((header.seal?.keyed === true) !== (this.hashCheck !== '') || header.seal?.keyed === false)
+      throw protocolError(
+        `chunk of disk ${this.id} is ${header.seal === null ? 'in the clear' : 'encrypted'}, unlike hello says`,
+      );
     // Bases are what the first point stands on: a later one would replace what points hold.
     if (data.target === 'sweep-base' && (this.entry?.lastPoint ?? 0) > 0)
       throw protocolError(`a first copy of disk ${this.id}, which has points`);

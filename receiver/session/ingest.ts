@@ -401,7 +401,7 @@ export class IngestSession {
       bases = await writeLayerList(this.#deps.store, name, [...known, ...newBases]);
     }
     const storedBytes = cycle.reduce((sum, l) => sum + l.sizeBytes, 0);
-    return { entry, bases, deltas, storedBytes };
+    return { entry, bases, deltas, storedBytes, hashCheck: disk.hashCheck };
   }
 
   async #acknowledge(): Promise<void> {
@@ -467,6 +467,7 @@ export function closeReasonFor(error: unknown): CloseReason {
   if (!(error instanceof AfterimageError)) return CLOSE.internal;
   if (error.code === 'protocol') return CLOSE.protocol;
   if (error.code === 'store-full') return CLOSE.storeFull;
+  if (error.code === 'key-missing' || error.code === 'key-provider') return CLOSE.keyMissing;
   if (error.kind === 'fenced') return CLOSE.fenced;
   if (error.code === 'chunk-checksum' || error.code === 'chunk-malformed') return CLOSE.corruptData;
   return CLOSE.internal;

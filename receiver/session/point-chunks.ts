@@ -1,10 +1,12 @@
 /**
  * Blocks of a point as chunks for the wire: a stored chunk goes out as it is when all of it is wanted, else the wanted blocks are gathered and
  * encoded anew. Every block is proven against its hash in the index, or, passed on as it is, by the checksum here and by hash at the other end.
+ * What the source had encrypted goes back to it encrypted: as it is, or gathered and encrypted anew; as it is even when only a part is wanted where
+ * the receiver doesn't have the key.
  */
 import { hasBit } from '../../shared/blocks/bitmap.js';
 import { segmentBlocks } from '../../shared/blocks/geometry.js';
-import { chunkBytesMax, encodeChunk, type ChunkExtent } from '../../shared/layer/chunk.js';
+import { chunkBytesMax, encodeChunk, type ChunkExtent, type ChunkSealer } from '../../shared/layer/chunk.js';
 import type { LayerIndex } from '../../shared/layer/layer.js';
 import { CHUNK_PLAIN_BYTES_MAX } from '../../shared/limits.js';
 import type { SegmentNumber } from '../../shared/units.js';
@@ -41,13 +43,15 @@ function wantedOf(pieces: readonly Piece[], wanted: Uint8Array, firstBlock: numb
 /** Gathers blocks until a chunk is full or they don't ascend. */
 class Gatherer {
   readonly #blockBytes: number;
+  readonly #sealer: ChunkSealer | null;
   readonly #plain = Buffer.allocUnsafe(CHUNK_PLAIN_BYTES_MAX);
   #extents: { first: number; count: number; zero: boolean }[] = [];
   #hashes: bigint[] = [];
   #next = 0;
 
-  constructor(blockBytes: number) {
+  constructor(blockBytes: number, sealer: ChunkSealer | null) {
     this.#blockBytes = blockBytes;
+    this.#sealer = sealer;
   }
 
   fits(block: number): boolean {
@@ -74,7 +78,14 @@ class Gatherer {
     const extents: readonly ChunkExtent[] = this.#extents;
     const plain = this.#plain.subarray(0, this.#hashes.length * this.#blockBytes);
     const target = Buffer.allocUnsafe(chunkBytesMax(extents.length, this.#hashes.length, plain.length));
-    const length = encodeChunk(target, this.#blockBytes, extents, BigUint64Array.from(this.#hashes), plain);
+    const length = encodeChunk(
+      target,
+      this.#blockBytes,
+      extents,
+      BigUint64Array.from(this.#hashes),
+      plain,
+      this.#sealer,
+    );
     this.#extents = [];
     this.#hashes = [];
     this.#next = 0;
@@ -91,20 +102,27 @@ export async function* wantedChunks(
   const within = segmentBlocks(source.geometry, segment);
   const { reader, plan } = source;
   const { blockBytes } = source.geometry;
-  const gatherer = new Gatherer(blockBytes);
+  let gatherer: Gatherer | undefined;
   const plain = Buffer.allocUnsafe(CHUNK_PLAIN_BYTES_MAX);
   for (const unit of plan.units) {
     if (unit.kind === 'zero' || runsOf(plan, unit, within).next().done === true) continue;
     const index: LayerIndex = await reader.index(unit.layer);
     const groups = byChunk(wantedOf(workOf(plan, unit, index, within).pieces, wanted, within.first));
-    for await (const chunk of reader.chunks(unit.layer, index, [...groups.keys()])) {
+    for await (const chunk of reader.movableChunks(unit.layer, index, [...groups.keys()])) {
       const pieces = groups.get(chunk.number) ?? [];
       const count = pieces.reduce((sum, piece) => sum + piece.count, 0);
+      if (count === 0) continue;
       if (count === chunk.header.dataBlocks && chunk.header.extents.every((extent) => !extent.zero)) {
         yield chunk.bytes;
         continue;
       }
-      provePieces(reader.nameOf(unit.layer), index, chunk, pieces, plain);
+      const opened = await reader.openMovable(unit.layer, index, chunk);
+      if (opened === null) {
+        yield chunk.bytes;
+        continue;
+      }
+      gatherer ??= new Gatherer(blockBytes, await reader.sealerFor(source.disk));
+      provePieces(reader.nameOf(unit.layer), index, opened, pieces, plain);
       for (const piece of pieces) {
         for (let i = 0; i < piece.count; i++) {
           const block = piece.first + i;
@@ -117,6 +135,6 @@ export async function* wantedChunks(
       }
     }
   }
-  const rest = gatherer.take();
+  const rest = gatherer?.take();
   if (rest !== undefined) yield rest;
 }

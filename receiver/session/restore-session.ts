@@ -79,7 +79,13 @@ export class RestoreSession {
       goal,
       point: number,
       final,
-      disks: point.disks.map(({ disk, sizeBytes, blockBytes, digest }) => ({ disk, sizeBytes, blockBytes, digest })),
+      disks: point.disks.map(({ disk, sizeBytes, blockBytes, digest, hashCheck }) => ({
+        disk,
+        sizeBytes,
+        blockBytes,
+        digest,
+        ...(hashCheck === undefined ? {} : { hashCheck }),
+      })),
     };
   }
 

@@ -20,6 +20,8 @@ export interface VerdictInput {
   readonly entry: DiskEntry | null;
   /** Staged layers that the store holds and that the agent knows of; null when the agent knows of more than there are. */
   readonly stagedLayers: number | null;
+  /** Check value of the key of the agent's hashes; absent: they are plain. */
+  readonly hashCheck?: string;
   /** The agent's commit in doubt is the last that succeeded here. */
   readonly inDoubtCommitted: boolean;
 }
@@ -71,7 +73,14 @@ export function diskVerdict(input: VerdictInput): DiskVerdict | DiskRefusal {
 const unrelated = (reason: string): DiskRefusal => ({ refused: 'unrelated', reason });
 
 /** Why tracked changes alone would not do; null when they do. */
-function doubtReason({ disk, stagedLayers }: VerdictInput, entry: DiskEntry, known: number): string | null {
+function doubtReason(input: VerdictInput, entry: DiskEntry, known: number): string | null {
+  const { disk, stagedLayers, hashCheck = '' } = input;
+  if (hashCheck !== (entry.hashCheck ?? '')) {
+    if (hashCheck === '') return 'the source does not encrypt any more: its block hashes are others now';
+    return entry.hashCheck === undefined
+      ? 'the source encrypts from now on: its block hashes are others now'
+      : 'the source encrypts with another hash key: its block hashes are others now';
+  }
   if (disk.series === null) return 'this disk has no change tracking: all of it is compared';
   if (disk.series !== entry.series) return 'change tracking was interrupted since the last point';
   if (known < entry.lastPoint)

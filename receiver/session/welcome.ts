@@ -22,6 +22,7 @@ import { OwnedMachine, type CatalogDeps, type ManifestContent } from '../catalog
 import type { ObjectStore } from '../store/store.js';
 import { diskEntryAtHello } from '../catalog/commit-content.js';
 import { DiskIngest } from './disk-ingest.js';
+import { keysOf } from '../catalog/store-keys.js';
 import { keepStaged } from './staging.js';
 import { diskVerdict, type DiskVerdict } from './verdict.js';
 
@@ -125,6 +126,7 @@ export async function openSession(
   if (admission.mode === 'restore') return { restore: restoreWelcome(deps.program, hello, before) };
   const full = await storeRefusal(deps.store);
   if (full !== null) return full;
+  await keysOf(deps.store).beginWriting(identity.machine, hello.encryption ?? null);
   const first = await decideDisks(deps.store, hello, before);
   if ('refused' in first) return first;
   let decisions = first;
@@ -151,7 +153,7 @@ export async function openSession(
     disks: decisions.map(
       ({ disk, staged }) =>
         new DiskIngest(
-          { store: deps.store, owned, machine: identity.machine },
+          { store: deps.store, owned, machine: identity.machine, hashCheck: hello.encryption?.hashCheck ?? '' },
           disk.id,
           geometryOf(disk.sizeBytes, disk.blockBytes),
           disk.series,
@@ -208,7 +210,13 @@ async function decideDisks(
           ? []
           : null
         : await keepStaged(store, manifest, entry, wanted);
-    const verdict = diskVerdict({ disk, entry, stagedLayers: staged?.length ?? null, inDoubtCommitted: heldByPoint });
+    const verdict = diskVerdict({
+      disk,
+      entry,
+      stagedLayers: staged?.length ?? null,
+      inDoubtCommitted: heldByPoint,
+      hashCheck: hello.encryption?.hashCheck ?? '',
+    });
     if ('refused' in verdict) return { refused: CLOSE.unrelated, reason: verdict.reason };
     // A first copy that starts again begins with nothing; a comparison may start again on top of what is staged.
     // An agent whose state is older than the last point forgets what it had staged; so must we, or the counts of both sides would differ.

@@ -2,7 +2,6 @@
  * From a chunk's stored bytes to plain blocks that are proven: each block's hash is computed and compared with the one in the layer's index,
  * which the manifest vouches for. Pure but for the buffer that it fills.
  */
-import { hashBlockAt } from '../../shared/blocks/hash.js';
 import { corrupt } from '../../shared/errors.js';
 import { COMPRESS_BESIDE_BYTES_MIN } from '../../shared/limits.js';
 import { decodeChunkData, decodeChunkDataBeside } from '../../shared/layer/chunk.js';
@@ -57,7 +56,7 @@ export function checkPieces(
       const block = piece.first + i;
       const expected = index.hashes[piece.hashAt + i] ?? -1n;
       const at = (piece.position + i) * header.blockBytes;
-      if (hashBlockAt(plain, at, header.blockBytes, block) !== expected) throw blockMismatch(name, block);
+      if (chunk.hash(plain, at, header.blockBytes, block) !== expected) throw blockMismatch(name, block);
       digest ^= expected;
     }
   }

@@ -2,7 +2,7 @@
  * Gathers changed blocks, ascending, into chunks and writes them as the delta layers of one disk at one point: a layer is opened with its first
  * chunk, rolls over to the next when it is full, and exists when finish() resolves. On a crash or abort(), layers that were finished are orphans.
  */
-import { decodeChunkHeader, encodeChunk, encodeChunkBeside } from '../../shared/layer/chunk.js';
+import { decodeChunkHeader, encodeChunk, encodeChunkBeside, type ChunkSealer } from '../../shared/layer/chunk.js';
 import type { LayerIdentity } from '../../shared/layer/layer.js';
 import { CHUNK_FRAME_BYTES_MAX, CHUNK_PLAIN_BYTES_MAX, COMPRESS_BESIDE_BYTES_MIN } from '../../shared/limits.js';
 import type { BlockNumber } from '../../shared/units.js';
@@ -20,13 +20,20 @@ export class DeltaWriter {
   readonly #plain = Buffer.allocUnsafe(CHUNK_PLAIN_BYTES_MAX);
   readonly #frame = Buffer.allocUnsafe(CHUNK_FRAME_BYTES_MAX);
   readonly #hashes: BigUint64Array;
+  readonly #sealer: ChunkSealer | null;
   readonly #parts: LayerRef[] = [];
   #writer: LayerWriter | null = null;
   #extents: { first: number; count: number; zero: boolean }[] = [];
   #dataBlocks = 0;
 
-  /** `identity` is asked once for each part: its sequence must be new each time. */
-  constructor(store: ObjectStore, blockBytes: number, identity: () => LayerIdentity) {
+  /** `identity` is asked once for each part: its sequence must be new each time. `sealer`: with the keys of the source, where that encrypts. */
+  constructor(
+    store: ObjectStore,
+    blockBytes: number,
+    identity: () => LayerIdentity,
+    sealer: ChunkSealer | null = null,
+  ) {
+    this.#sealer = sealer;
     this.#store = store;
     this.#identity = identity;
     this.#blockBytes = blockBytes;
@@ -74,7 +81,7 @@ export class DeltaWriter {
     const plain = this.#plain.subarray(0, this.#dataBlocks * this.#blockBytes);
     const encode = plain.length >= COMPRESS_BESIDE_BYTES_MIN ? encodeChunkBeside : encodeChunk;
     const hashes = this.#hashes.subarray(0, this.#dataBlocks);
-    const length = await encode(this.#frame, this.#blockBytes, this.#extents, hashes, plain);
+    const length = await encode(this.#frame, this.#blockBytes, this.#extents, hashes, plain, this.#sealer);
     // The layer keeps it until its batch is written; the frame is for the next.
     const chunk = Buffer.from(this.#frame.subarray(0, length));
     this.#extents = [];

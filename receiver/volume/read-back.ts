@@ -2,7 +2,7 @@
  * Reads a restored target back from its disk and computes the digest of what is there: the proof that the target kept what it was given.
  */
 import { bytesOfBlocks, type Geometry } from '../../shared/blocks/geometry.js';
-import { hashBlockAt } from '../../shared/blocks/hash.js';
+import type { BlockHasher } from '../../shared/crypto/block-hasher.js';
 import { READ_BYTES_MAX, READS_IN_FLIGHT } from '../../shared/limits.js';
 import { giveBackAligned, takeAligned } from './aligned-pool.js';
 import { cancelled } from './plan-point.js';
@@ -12,6 +12,7 @@ import { targetError, type RestoreTarget } from './target.js';
 export async function readBackDigest(
   target: RestoreTarget,
   geometry: Geometry,
+  hash: BlockHasher,
   progress: Progress,
   signal: AbortSignal,
 ): Promise<bigint> {
@@ -23,7 +24,7 @@ export async function readBackDigest(
     try {
       for (const [first, count] of ranges) {
         if (signal.aborted) throw cancelled('reading back');
-        const part = await digestOf(target, geometry, first, count, buffer);
+        const part = await digestOf(target, geometry, hash, first, count, buffer);
         // Not `digest ^= await …`: that would read the sum before the other workers have added to it.
         digest ^= part;
         progress.add(bytesOfBlocks(geometry, first, count));
@@ -57,6 +58,7 @@ function* dataRanges(target: RestoreTarget, geometry: Geometry, progress: Progre
 async function digestOf(
   target: RestoreTarget,
   geometry: Geometry,
+  hash: BlockHasher,
   first: number,
   count: number,
   buffer: Buffer,
@@ -68,6 +70,6 @@ async function digestOf(
     throw targetError(`reading ${target.path}`, new Error(`it ends at byte ${first * blockBytes + got}`));
   buffer.fill(0, bytes, count * blockBytes);
   let digest = 0n;
-  for (let i = 0; i < count; i++) digest ^= hashBlockAt(buffer, i * blockBytes, blockBytes, first + i);
+  for (let i = 0; i < count; i++) digest ^= hash(buffer, i * blockBytes, blockBytes, first + i);
   return digest;
 }

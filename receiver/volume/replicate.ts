@@ -16,7 +16,9 @@ import {
   REPLICATION_RETRY_MAX_MS,
   REPLICATION_RETRY_MIN_MS,
 } from '../../shared/limits.js';
+import { plainHasher } from '../../shared/crypto/block-hasher.js';
 import type { Logger } from '../../shared/log.js';
+import type { DiskId } from '../../shared/units.js';
 import { contentAfterCommit, type DiskLayers } from '../catalog/commit-content.js';
 import type { RecoveryPoint } from '../catalog/manifest.js';
 import type { OwnedMachine } from '../catalog/owned-machine.js';
@@ -27,7 +29,8 @@ import { cutAll, type MachineCut } from './cut-all.js';
 import { OldHashes } from './old-hashes.js';
 import { cancelled } from './plan-point.js';
 import { checkVolumes } from './replicated-volumes.js';
-import { storeCut, type StoredCut } from './volume-cycle.js';
+import { keysOf } from '../catalog/store-keys.js';
+import { storeCut, type DiskCipher, type StoredCut } from './volume-cycle.js';
 
 const REASON_LENGTH_MAX = 500;
 
@@ -242,10 +245,27 @@ export class VolumeReplicator {
         diskId: source.disk,
         seriesId: '',
       });
-      stored.push(await storeCut(this.#deps.store, one, old, blockBytes, identity, signal));
+      const cipher = await this.#cipherOf(source.disk);
+      stored.push(await storeCut(this.#deps.store, one, old, blockBytes, identity, cipher, signal));
     }
     if (signal.aborted) throw cancelled('a cycle of replication');
     return stored;
+  }
+
+  /** Hashes must go on as the newest point has them: its digest is carried on block by block. */
+  async #cipherOf(disk: DiskId): Promise<DiskCipher> {
+    const keys = keysOf(this.#deps.store);
+    const machine = this.#options.owned.manifest.machine.id;
+    const hashCheck = this.#hashCheckOf(disk);
+    const cipher = await keys.cipherOf(machine);
+    if (hashCheck !== '') return { hash: cipher.hasherFor(hashCheck, disk), sealer: cipher.sealerFor(hashCheck, disk) };
+    // The source began to encrypt, and was gone before a point of that was made: the chain goes on without its keys.
+    if (cipher.writesAs === 'agent') await keys.beginWriting(machine, null);
+    return { hash: plainHasher, sealer: null };
+  }
+
+  #hashCheckOf(disk: DiskId): string {
+    return this.#point.disks.find((d) => d.disk === disk)?.hashCheck ?? '';
   }
 
   async #commit(cut: MachineCut, stored: readonly StoredCut[], reason: string, startedMs: number): Promise<void> {
@@ -261,7 +281,13 @@ export class VolumeReplicator {
       const made = stored[i];
       if (entry === undefined || made === undefined) throw new Error(`disk ${source.disk} is not in the manifest`);
       const storedBytes = made.layers.reduce((sum, layer) => sum + layer.sizeBytes, 0);
-      layers.set(source.disk, { entry, bases: null, deltas: made.layers, storedBytes });
+      layers.set(source.disk, {
+        entry,
+        bases: null,
+        deltas: made.layers,
+        storedBytes,
+        hashCheck: this.#hashCheckOf(source.disk),
+      });
       sizes.set(source.disk, source.geometry.sizeBytes);
       changedBytes += made.sentBlocks * source.geometry.blockBytes;
       readBlocks += cut.cuts[i]?.changed.size ?? 0;

@@ -3,8 +3,10 @@
  * digest follows block by block (out with the old hash, in with the new). Nothing counts until a manifest names the layers.
  */
 import { setImmediate } from 'node:timers/promises';
-import { hashBlockAt, ZERO_HASH } from '../../shared/blocks/hash.js';
+import { ZERO_HASH } from '../../shared/blocks/hash.js';
+import type { BlockHasher } from '../../shared/crypto/block-hasher.js';
 import { failpoint } from '../../shared/failpoints.js';
+import type { ChunkSealer } from '../../shared/layer/chunk.js';
 import type { LayerIdentity } from '../../shared/layer/layer.js';
 import type { LayerRef } from '../catalog/manifest.js';
 import type { ObjectStore } from '../store/store.js';
@@ -22,6 +24,12 @@ export interface StoredCut {
   readonly sentBlocks: number;
 }
 
+/** How a disk's blocks are hashed, and its chunks encrypted with the keys of the source where that encrypts. */
+export interface DiskCipher {
+  readonly hash: BlockHasher;
+  readonly sealer: ChunkSealer | null;
+}
+
 /** Between two batches the signal is looked at and other events get their turn. */
 export async function storeCut(
   store: ObjectStore,
@@ -29,9 +37,10 @@ export async function storeCut(
   old: OldHashes,
   blockBytes: number,
   identity: () => LayerIdentity,
+  cipher: DiskCipher,
   signal?: AbortSignal,
 ): Promise<StoredCut> {
-  const writer = new DeltaWriter(store, blockBytes, identity);
+  const writer = new DeltaWriter(store, blockBytes, identity, cipher.sealer);
   let digestChange = 0n;
   let sentBlocks = 0;
   try {
@@ -40,7 +49,7 @@ export async function storeCut(
       const before = await old.of(blocks);
       for (const [i, block] of blocks.entries()) {
         const offset = i * blockBytes;
-        const hash = hashBlockAt(bytes, offset, blockBytes, block);
+        const hash = cipher.hash(bytes, offset, blockBytes, block);
         const known = before[i] ?? ZERO_HASH;
         if (hash === known) continue;
         digestChange ^= known ^ hash;

@@ -9,6 +9,7 @@
  * them first, where the library is missing.
  */
 import koffi from 'koffi';
+import { AfterimageError } from '../errors.js';
 
 export type Xxh64 = (bytes: Uint8Array, seed: bigint) => bigint;
 
@@ -63,4 +64,11 @@ export function hashBlockAt(buffer: Buffer, start: number, length: number, block
 
 /** Digests as text: 16 hex digits. */
 export const digestToText = (digest: bigint): string => digest.toString(16).padStart(16, '0');
-export const digestFromText = (text: string): bigint => BigInt(`0x${text}`);
+export function digestFromText(text: string): bigint {
+  if (/^[0-9a-f]{16}$/.test(text)) return BigInt(`0x${text}`);
+  throw new AfterimageError('the digest is encrypted, and its key is not at hand', {
+    code: 'key-missing',
+    kind: 'refused',
+    hint: 'Give the recovery key file with --key FILE or AFTERIMAGE_KEY_FILE.',
+  });
+}

@@ -57,10 +57,18 @@ export class MachineCipher {
   /** Encrypts new chunks of a disk; a writer of its own each time, so that nonces never meet. Null: they are written plain. */
   sealer(disk: string): ChunkSealer | null {
     if (this.writesAs === 'plain') return null;
-    const set = this.#writing();
+    return this.#sealerOf(this.#writing(), disk);
+  }
+
+  /** The same with the keys of a source, by the check value of its hash key. */
+  sealerFor(hashCheck: string, disk: string): ChunkSealer {
+    return this.#sealerOf(this.#agentSet(hashCheck), disk);
+  }
+
+  #sealerOf(set: KeySet, disk: string): ChunkSealer {
     const current = set.data[set.data.length - 1];
     const held = current === undefined ? undefined : this.#held.get(current.id);
-    if (current === undefined || held === undefined) throw this.#missing(`keys of the ${this.writesAs}`);
+    if (current === undefined || held === undefined) throw new Error('a set of keys without a data key');
     const nonces = new NonceSource(this.#randomBytes);
     const context = this.#context(disk);
     return {
@@ -92,9 +100,13 @@ export class MachineCipher {
   /** The hashes under a digest of the machine, by the check value of their key; '' for plain ones. */
   hasherFor(hashCheck: string, disk: string): BlockHasher {
     if (hashCheck === '') return plainHasher;
+    return keyedHasher(this.#agentSet(hashCheck).hash, disk);
+  }
+
+  #agentSet(hashCheck: string): KeySet {
     const set = this.#sets.find((s) => s.holder === 'agent' && keyCheckOf(s.hash) === hashCheck);
-    if (set === undefined) throw this.#missing(`the hash key of the source (check ${hashCheck})`);
-    return keyedHasher(set.hash, disk);
+    if (set === undefined) throw this.#missing(`the key file of its source (hash key ${hashCheck})`);
+    return set;
   }
 
   /** A digest as it stands in the manifest: that of plain hashes isn't shown to whoever reads the store. */
@@ -105,6 +117,10 @@ export class MachineCipher {
     diskTag(disk).copy(block, 8);
     const cipher = createCipheriv('aes-256-ecb', this.#writing().hash, null).setAutoPadding(false);
     return `k${cipher.update(block).toString('hex')}`;
+  }
+
+  get canShowDigests(): boolean {
+    return this.#sets.some((s) => s.holder === 'receiver');
   }
 
   showDigest(disk: string, text: string): string {
@@ -130,11 +146,9 @@ export class MachineCipher {
   }
 
   #writing(): KeySet {
-    const set =
-      this.writesAs === 'agent'
-        ? this.#sets.find((s) => s.holder === 'agent' && keyCheckOf(s.hash) === this.hashCheck)
-        : this.#sets.find((s) => s.holder === 'receiver');
-    if (set === undefined) throw this.#missing(`the keys of the ${this.writesAs === 'agent' ? 'source' : 'receiver'}`);
+    if (this.writesAs === 'agent') return this.#agentSet(this.hashCheck);
+    const set = this.#sets.find((s) => s.holder === 'receiver');
+    if (set === undefined) throw this.#missing('the key of the receiver');
     return set;
   }
 

@@ -184,12 +184,13 @@ export class LayerIndexBuilder {
     return this.#blocks >= LAYER_BLOCKS_MAX || this.#offset >= storedBytesMax;
   }
 
-  append(bytes: Buffer, header: ChunkHeader): void {
+  /** `lengthBytes`: what the chunk takes in the layer, when that is an encrypted form of `bytes`. */
+  append(bytes: Buffer, header: ChunkHeader, lengthBytes = header.lengthBytes): void {
     const hashes = new BigUint64Array(header.dataBlocks);
     for (let i = 0; i < header.dataBlocks; i++) hashes[i] = chunkHash(bytes, header, i);
-    this.#chunks.push({ offset: this.#offset, lengthBytes: header.lengthBytes });
+    this.#chunks.push({ offset: this.#offset, lengthBytes });
     this.#headers.push({ extents: header.extents, hashes });
-    this.#offset += header.lengthBytes;
+    this.#offset += lengthBytes;
     this.#blocks += header.dataBlocks + header.extents.length;
   }
 

@@ -73,6 +73,12 @@ export const CLOSE = {
     'soon',
     'Data arrived damaged; it is sent again. If this repeats, check memory and network of both machines.',
   ),
+  keyMissing: reason(
+    4430,
+    'key missing',
+    'seldom',
+    'This machine is encrypted and its keys are not at hand: see `encryption:` in the receiver’s configuration.',
+  ),
   storeFull: reason(
     4507,
     'store full',

@@ -122,6 +122,8 @@ export const agentMessageSchema = z.discriminatedUnion('type', [
     hardwareId: text,
     /** Random per agent process. */
     session: uuid,
+    /** The source encrypts: what tells its keys from others. Absent: it doesn't. */
+    encryption: z.strictObject({ hashCheck: hex64, dataKeys: z.array(count.min(1)).min(1).max(1000) }).optional(),
     description: helloDescriptionSchema,
     /** Id of a cycle whose commit was sent and not answered, to be told by `welcome.lastCycle`. */
     inDoubtCycle: uuid.nullable(),
@@ -292,7 +294,16 @@ export const receiverMessageSchema = z.discriminatedUnion('type', [
     point: count,
     final: z.boolean(),
     disks: z
-      .array(z.strictObject({ disk: diskId, sizeBytes: count, blockBytes: count, digest: hex64 }))
+      .array(
+        z.strictObject({
+          disk: diskId,
+          sizeBytes: count,
+          blockBytes: count,
+          digest: hex64,
+          /** Check value of the key that the point's block hashes were made with; absent: plain. */
+          hashCheck: hex64.optional(),
+        }),
+      )
       .max(DISKS_PER_MACHINE_MAX),
   }),
   z.strictObject({ type: z.literal('restore-stop'), goal: count }),
