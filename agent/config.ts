@@ -74,6 +74,8 @@ export const agentConfigSchema = z.strictObject({
     .prefault({}),
   /** Whether the receiver may write points back onto the protected disks when the machine comes home. */
   failback: z.strictObject({ allow: z.boolean('expected true or false').default(true) }).prefault({}),
+  /** Encrypts before anything leaves this machine, with the keys of this file (`afterimage-agent keys init`). Absent: it doesn't. */
+  encryption: z.strictObject({ keyFile: absolutePath.optional() }).prefault({}),
   log: z.strictObject({ level: logLevelValue.default('info') }).prefault({}),
 });
 export type AgentConfig = z.infer<typeof agentConfigSchema>;

@@ -14,6 +14,7 @@ import { WindowArena } from './cycle/window-arena.js';
 import { describeMachine, hardwareId, type MachineDescription } from './describe.js';
 import { Sysfs } from './disks/sysfs.js';
 import { FinalCut, type FinalCutDeps } from './final-cut.js';
+import { SourceKeys } from './keys/source-keys.js';
 import { openDisk, type OpenContext, type OpenedDisk } from './open-disk.js';
 import { loadProtection, type ProtectedEntry, type ProtectionList } from './protection.js';
 import { connectToReceiver, type ConnectOptions } from './session/connect.js';
@@ -40,6 +41,8 @@ export interface MachineParts {
   ) => Promise<OpenedDisk>;
   readonly finalCut: (deps: FinalCutDeps) => Promise<FinalCutting>;
   readonly connect: (credentials: Credentials, options: ConnectOptions) => Promise<Transport>;
+  /** The keys of this source; absent, or null: it doesn't encrypt. */
+  readonly sourceKeys?: (machine: string) => Promise<SourceKeys | null>;
   /** Returns when the generation survives a crash. */
   readonly keepGeneration: (generation: number) => Promise<void>;
 }
@@ -57,6 +60,8 @@ export function realParts(config: AgentConfig, clock: Clock, log: Logger): Machi
     openDisk,
     finalCut: (deps) => FinalCut.open(deps),
     connect: connectToReceiver,
+    sourceKeys: async (machine) =>
+      config.encryption.keyFile === undefined ? null : SourceKeys.load(config.encryption.keyFile, machine),
     keepGeneration: (generation) => keepGeneration(config.stateDir, generation),
   };
 }

@@ -13,6 +13,7 @@ import type { AgentConfig } from './config.js';
 import type { CycleResult } from './cycle/machine-cycle.js';
 import { helloOf } from './hello.js';
 import type { FinalCutting, MachineParts } from './machine-parts.js';
+import type { SourceKeys } from './keys/source-keys.js';
 import { closeDisk, type OpenContext, type OpenedDisk } from './open-disk.js';
 import { DisksChanged, Replication } from './replication.js';
 import { Restoration } from './restore/restoration.js';
@@ -45,6 +46,7 @@ export class AgentMachine {
   #replication: Replication | null = null;
   #reopen = new AbortController();
   #generation: number;
+  #keys: SourceKeys | null = null;
   #finalCut: FinalCutting | null = null;
   /** Why the disks are not open. */
   problem: string | null = null;
@@ -214,6 +216,7 @@ export class AgentMachine {
       hardwareId: parts.hardwareId(),
       session: this.#session,
       description: parts.describe(),
+      ...(this.#keys === null ? {} : { encryption: this.#keys.hello }),
     };
     return helloOf(self, this.#disks, parts.tracker.tracker);
   }
@@ -230,8 +233,9 @@ export class AgentMachine {
   }
 
   async #openDisks(): Promise<void> {
-    const { config, clock, log, randomId, parts } = this.#deps;
+    const { config, clock, credentials, log, randomId, parts } = this.#deps;
     const list = await parts.protection();
+    this.#keys = (await parts.sourceKeys?.(credentials.machine)) ?? null;
     const context: OpenContext = {
       config,
       sysfs: parts.sysfs,
@@ -241,6 +245,7 @@ export class AgentMachine {
       tracker: parts.tracker.tracker,
       trackerReason: parts.tracker.reason,
       newUuid: randomId,
+      ...(this.#keys === null ? {} : { keys: this.#keys }),
     };
     for (const entry of list.disks) this.#disks.push(await parts.openDisk(entry, list, this.#disks, context));
   }

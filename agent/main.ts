@@ -15,6 +15,8 @@ import { loadAgentConfig } from './config.js';
 import type { CycleResult } from './cycle/machine-cycle.js';
 import { CONTROL, runAgent } from './daemon.js';
 import { hardwareId } from './describe.js';
+import { initKeys, KEEP_A_COPY, keysText, rotateKeys, showKeys, type KeysShown } from './keys/commands.js';
+import { loadCredentials } from './session/credentials.js';
 import { protect, replaceDisk, unprotect } from './protect.js';
 import { statusText } from './status-view.js';
 import type { AgentSnapshot } from './status.js';
@@ -161,6 +163,53 @@ program
       print(
         `Compared ${formatBytes(result.comparedBytes)}; point ${result.point} holds what the disks hold. ${formatBytes(result.sentBytes)} differed or changed meanwhile.`,
       );
+  });
+
+const keys = program.command('keys').description('keys with which this machine encrypts before anything leaves it');
+
+/** The key file of the configuration, unless another is named. */
+async function keyPath(given: string | undefined): Promise<string> {
+  const path = given ?? (await config()).encryption.keyFile;
+  if (path !== undefined) return path;
+  throw usageError('no key file is named', 'Give --file, or set `encryption: { keyFile: … }` in agent.yaml.');
+}
+
+function printKeys(shown: KeysShown, json: boolean | undefined): void {
+  if (json === true) printJson(shown);
+  else print(keysText(shown));
+}
+
+keys
+  .command('init')
+  .description('make the key file; an existing one is left alone')
+  .option('--file <path>', 'where (default: `encryption: { keyFile }` of the configuration)')
+  .option('--json', 'print JSON')
+  .action(async (options: { file?: string; json?: boolean }) => {
+    const path = await keyPath(options.file);
+    const credentials = await loadCredentials((await config()).stateDir);
+    printKeys(await initKeys(path, credentials?.machine ?? null, systemClock.nowMs()), options.json);
+    process.stderr.write(`${KEEP_A_COPY}\n`);
+  });
+
+keys
+  .command('rotate')
+  .description('add a data key: what is sent from now on is encrypted with it')
+  .option('--file <path>', 'which (default: that of the configuration)')
+  .option('--json', 'print JSON')
+  .action(async (options: { file?: string; json?: boolean }) => {
+    const { controlSocket } = await config();
+    printKeys(await rotateKeys(await keyPath(options.file), systemClock.nowMs()), options.json);
+    process.stderr.write(`${KEEP_A_COPY}\n`);
+    if (await isRunning(controlSocket)) await ask(controlSocket, 'POST', CONTROL.reload);
+  });
+
+keys
+  .command('show')
+  .description('show which keys there are, never a key')
+  .option('--file <path>', 'which (default: that of the configuration)')
+  .option('--json', 'print JSON')
+  .action(async (options: { file?: string; json?: boolean }) => {
+    printKeys(await showKeys(await keyPath(options.file)), options.json);
   });
 
 function diskIdOf(text: string): DiskId {

@@ -15,6 +15,8 @@ import type { ReadPool } from './cycle/read-pool.js';
 import type { ReadSource } from './cycle/read-source.js';
 import { DiskReader } from './cycle/reader.js';
 import { StillDisk } from './cycle/still-disk.js';
+import { agreeOnHashKey } from './keys/hash-key-note.js';
+import { PLAIN_DISK, type SourceKeys } from './keys/source-keys.js';
 import { inspectDevice, type InspectedDevice } from './disks/inspect.js';
 import { locateDisk } from './disks/locate.js';
 import type { Sysfs } from './disks/sysfs.js';
@@ -33,6 +35,8 @@ export interface OpenContext {
   readonly tracker: MarkTracker | null;
   readonly trackerReason: string;
   readonly newUuid: () => string;
+  /** Absent: this machine doesn't encrypt. */
+  readonly keys?: SourceKeys;
   /** What a disk stands on in this process, where it isn't the kernel and `stateDir`: a simulation's. */
   readonly ground?: DiskGround;
 }
@@ -108,8 +112,16 @@ async function openArmed(
   context: OpenContext,
 ): Promise<OpenedDisk> {
   const { sysfs, config, ground } = context;
+  const cipher = context.keys?.forDisk(entry.id) ?? PLAIN_DISK;
+  const dir = join(config.stateDir, 'hashes', entry.id);
+  // A simulation's disks aren't in this file system, and aren't encrypted.
+  if (ground === undefined && (await agreeOnHashKey(dir, cipher.hashCheck)))
+    context.log.warn(
+      { disk: entry.id },
+      'block hashes are made with another key from now on: all of the disk will be compared',
+    );
   const { store, state, reason } = await HashStore.open({
-    dir: ground?.hashFolder(entry.id) ?? join(config.stateDir, 'hashes', entry.id),
+    dir: ground?.hashFolder(entry.id) ?? dir,
     disk: entry.id,
     geometry,
     bootId: ground?.bootId ?? bootId(),
@@ -132,6 +144,7 @@ async function openArmed(
     store,
     trackable: armed.trackable,
     scanReason: armed.reason,
+    cipher,
   });
   if (armed.result !== null) {
     disk.series = armed.result.series;

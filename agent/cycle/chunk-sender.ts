@@ -12,6 +12,7 @@ import {
   encodeChunk,
   encodeChunkBeside,
   type ChunkExtent,
+  type ChunkSealer,
 } from '../../shared/layer/chunk.js';
 import {
   CHUNK_FRAME_BYTES_MAX,
@@ -20,6 +21,7 @@ import {
   COMPRESS_BESIDE_BYTES_MIN,
 } from '../../shared/limits.js';
 import { DATA_HEADER_BYTES, type DataTarget } from '../../shared/wire/messages.js';
+import type { DiskCipher } from '../keys/source-keys.js';
 import type { ReceiverSession } from '../session/session.js';
 
 /** Extents of a chunk: bounded so that the frame keeps its size even when every block is a run of its own. */
@@ -71,6 +73,7 @@ export interface SendingDisk {
   readonly counters: SendCounters;
   /** Holds the plain buffer that the disk's chunk is gathered in; replaced while its content is compressed. */
   readonly plain: { scratch: Buffer };
+  readonly cipher: Pick<DiskCipher, 'sealer'>;
 }
 
 export class ChunkSender {
@@ -83,6 +86,7 @@ export class ChunkSender {
   readonly #segment: number | null;
   readonly #plain: { scratch: Buffer };
   readonly #hashes: BigUint64Array;
+  readonly #sealer: ChunkSealer | null;
   #dataBlocks = 0;
   #extents: { first: number; count: number; zero: boolean }[] = [];
   #next = 0;
@@ -108,6 +112,7 @@ export class ChunkSender {
     this.#target = target;
     this.#segment = segment;
     this.#plain = disk.plain;
+    this.#sealer = disk.cipher.sealer();
     this.#hashes = new BigUint64Array(Math.floor(CHUNK_PLAIN_BYTES_MAX / disk.blockBytes));
   }
 
@@ -195,10 +200,10 @@ export class ChunkSender {
     const chunk = message.subarray(DATA_HEADER_BYTES);
     const hashes = this.#hashes.subarray(0, dataBlocks);
     const length = isLarge
-      ? encodeChunkBeside(chunk, this.#blockBytes, extents, hashes, plain).finally(() => {
+      ? encodeChunkBeside(chunk, this.#blockBytes, extents, hashes, plain, this.#sealer).finally(() => {
           this.#pool.spares.give(gathered);
         })
-      : encodeChunk(chunk, this.#blockBytes, extents, hashes, plain);
+      : encodeChunk(chunk, this.#blockBytes, extents, hashes, plain, this.#sealer);
     this.#dataBlocks = 0;
     this.#next = 0;
     this.#chunks++;

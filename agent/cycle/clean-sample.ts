@@ -2,7 +2,6 @@
  * The tracker is distrusted: in each cycle a few random blocks that it claims to be clean are hashed and compared with what the receiver has.
  * A mismatch means that a write went unseen: the series ends and a comparison follows.
  */
-import { hashBlockAt } from '../../shared/blocks/hash.js';
 import { CLEAN_SAMPLE_BLOCKS } from '../../shared/limits.js';
 import type { BlockNumber } from '../../shared/units.js';
 import type { ReceiverSession } from '../session/session.js';
@@ -16,7 +15,7 @@ export interface CleanSample {
 
 /** Reads random blocks that no mark names so far. `random` gives numbers in [0, 1). */
 export async function takeSample(cycle: DiskCycle, random: () => number): Promise<CleanSample> {
-  const { geometry, reader } = cycle.disk;
+  const { geometry, reader, cipher } = cycle.disk;
   const chosen = new Set<BlockNumber>();
   for (let i = 0; i < CLEAN_SAMPLE_BLOCKS; i++) {
     const block = Math.floor(random() * geometry.blockCount);
@@ -28,7 +27,7 @@ export async function takeSample(cycle: DiskCycle, random: () => number): Promis
   await reader.readRuns(extents, (buffer, first, count) => {
     for (let i = 0; i < count; i++) {
       blocks.push(first + i);
-      hashes.push(hashBlockAt(buffer, i * geometry.blockBytes, geometry.blockBytes, first + i));
+      hashes.push(cipher.hash(buffer, i * geometry.blockBytes, geometry.blockBytes, first + i));
     }
   });
   return { blocks, hashes };

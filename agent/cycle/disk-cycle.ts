@@ -5,7 +5,7 @@
  * receiver has now, not with the last point. If the cycle fails, all that it took is handed back (`taken`).
  */
 import { BlockSet } from '../../shared/blocks/block-set.js';
-import { hashBlock, isZero, ZERO_HASH } from '../../shared/blocks/hash.js';
+import { ZERO_HASH } from '../../shared/blocks/hash.js';
 import type { BlockNumber } from '../../shared/units.js';
 import type { ReceiverSession } from '../session/session.js';
 import type { DiskTake } from '../tracker/tracker.js';
@@ -40,7 +40,13 @@ export class DiskCycle {
     this.#sender = new ChunkSender(
       session,
       pool,
-      { index: disk.index, blockBytes: disk.geometry.blockBytes, counters: disk.counters, plain: disk },
+      {
+        index: disk.index,
+        blockBytes: disk.geometry.blockBytes,
+        counters: disk.counters,
+        plain: disk,
+        cipher: disk.cipher,
+      },
       'cycle',
       null,
     );
@@ -149,9 +155,7 @@ export class DiskCycle {
     for (let i = 0; i < numbers.length; i++) {
       const block = numbers[i] ?? 0;
       const start = offsetOf(i);
-      const hash = isZero(buffer, start, start + blockBytes)
-        ? ZERO_HASH
-        : hashBlock(buffer.subarray(start, start + blockBytes), block);
+      const hash = this.disk.cipher.hash(buffer, start, blockBytes, block);
       const sent = this.sent.get(block);
       const isAsked = sent === undefined && this.disk.resend.has(block);
       if (hash === (sent ?? known[i]) && !isAsked) continue;

@@ -6,6 +6,7 @@ import { BlockSet } from '../../shared/blocks/block-set.js';
 import type { Geometry } from '../../shared/blocks/geometry.js';
 import { CHUNK_PLAIN_BYTES_MAX } from '../../shared/limits.js';
 import type { DiskId, SeriesId } from '../../shared/units.js';
+import { PLAIN_DISK, type DiskCipher } from '../keys/source-keys.js';
 import type { TrackableDisk } from '../tracker/tracker.js';
 import type { SendCounters } from './chunk-sender.js';
 import type { HashStore } from './hash-store/store.js';
@@ -42,6 +43,7 @@ export class ProtectedDisk {
   readonly geometry: Geometry;
   readonly reader: DiskReader;
   readonly store: HashStore;
+  readonly cipher: DiskCipher;
   /** Null: the scan tracker. */
   readonly trackable: TrackableDisk | null;
   /** Why the scan tracker, when it is. */
@@ -84,7 +86,10 @@ export class ProtectedDisk {
     readonly store: HashStore;
     readonly trackable: TrackableDisk | null;
     readonly scanReason: string;
+    /** Absent: plain hashes, chunks in the clear. */
+    readonly cipher?: DiskCipher;
   }) {
+    this.cipher = options.cipher ?? PLAIN_DISK;
     this.id = options.id;
     this.device = options.device;
     this.geometry = options.geometry;

@@ -5,7 +5,7 @@
  */
 import type { BlockSet, Extent } from '../../shared/blocks/block-set.js';
 import { segmentBlocks } from '../../shared/blocks/geometry.js';
-import { hashBlock, isZero, ZERO_HASH } from '../../shared/blocks/hash.js';
+import { isZero, ZERO_HASH } from '../../shared/blocks/hash.js';
 import { failpoint } from '../../shared/failpoints.js';
 import { SEGMENT_BYTES, SWEEP_SEGMENTS_IN_FLIGHT } from '../../shared/limits.js';
 import type { SegmentNumber } from '../../shared/units.js';
@@ -96,7 +96,7 @@ async function sendSegment(
   const sender = new ChunkSender(
     context.session,
     context.pool,
-    { index: disk.index, blockBytes, counters: disk.counters, plain: disk },
+    { index: disk.index, blockBytes, counters: disk.counters, plain: disk, cipher: disk.cipher },
     target,
     segment,
   );
@@ -107,9 +107,7 @@ async function sendSegment(
       const start = i * blockBytes;
       const block = first + i;
       const at = block - segmentFirst;
-      const hash = isZero(buffer, start, start + blockBytes)
-        ? ZERO_HASH
-        : hashBlock(buffer.subarray(start, start + blockBytes), block);
+      const hash = disk.cipher.hash(buffer, start, blockBytes, block);
       if (hash === (known === null ? ZERO_HASH : hashes[at]) && !(known !== null && disk.resend.has(block))) continue;
       hashes[at] = hash;
       const wait = hash === ZERO_HASH ? sender.addZero(block, 1) : sender.addBlock(block, buffer, start, hash);

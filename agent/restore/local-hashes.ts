@@ -9,7 +9,7 @@
  */
 import { BlockSet } from '../../shared/blocks/block-set.js';
 import { segmentBlocks } from '../../shared/blocks/geometry.js';
-import { digestToText, hashBlockAt } from '../../shared/blocks/hash.js';
+import { digestToText } from '../../shared/blocks/hash.js';
 import { failpoint } from '../../shared/failpoints.js';
 import { RESTORE_AUDITS_MAX, RESTORE_SAMPLE_BLOCKS } from '../../shared/limits.js';
 import type { BlockNumber, DiskId, SegmentNumber } from '../../shared/units.js';
@@ -255,11 +255,12 @@ export class LocalHashes {
     signal: AbortSignal | undefined,
     onHash: (block: BlockNumber, hash: bigint) => void,
   ): Promise<void> {
+    const { cipher } = this.disk;
     const { blockBytes } = this.disk.geometry;
     const totals = await this.disk.reader.readRuns(
       extents,
       (buffer, first, count) => {
-        for (let i = 0; i < count; i++) onHash(first + i, hashBlockAt(buffer, i * blockBytes, blockBytes, first + i));
+        for (let i = 0; i < count; i++) onHash(first + i, cipher.hash(buffer, i * blockBytes, blockBytes, first + i));
       },
       signal,
     );

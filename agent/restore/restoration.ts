@@ -230,6 +230,7 @@ export class Restoration {
         );
       }
       checkFits(opened, wanted);
+      checkKeys(opened, wanted, goal.point);
       const verdict = checkDisk(sysfs, opened.inspected.state);
       if (verdict.is !== 'unchanged')
         throw refusedRestore('disk-changed', verdict.reason, 'Restart the agent: it opens its disks anew.');
@@ -377,6 +378,21 @@ async function readBack(local: LocalHashes): Promise<void> {
   const { reason } = local;
   await local.begin('what was written is read back');
   local.reason = reason;
+}
+
+/** Hashes of another key can't be compared with those of this disk. */
+function checkKeys({ disk }: OpenedDisk, { hashCheck = '' }: RestoreGoal['disks'][number], point: number): void {
+  if (disk.cipher.hashCheck === hashCheck) return;
+  const made = hashCheck === '' ? 'in the clear' : `with the source’s hash key ${hashCheck}`;
+  const here =
+    disk.cipher.hashCheck === '' ? 'this agent has no key' : `this agent has hash key ${disk.cipher.hashCheck}`;
+  throw refusedRestore(
+    'key-differs',
+    `point ${point} of disk ${disk.id} was made ${made}, and ${here}`,
+    hashCheck === ''
+      ? 'Take `encryption:` out of agent.yaml until the machine is home, and restart the agent.'
+      : 'Set `encryption: { keyFile }` in agent.yaml to the key file that it was made with, and restart the agent.',
+  );
 }
 
 /** Whether the hashes of what the disk holds add up to the point's digest. */
