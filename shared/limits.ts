@@ -392,11 +392,3 @@ export const OPEN_FILES_MAX = 32;
 export const OPEN_FILES_IDLE_MS = 2_000;
 /** A copy that was opened is made local after this: a guest that boots wants the store and the processors for itself. */
 export const HYDRATE_AFTER_MS = 30_000;
-/** A key file: a hundred bytes per key, one more for each rotation. */
-export const KEY_FILE_BYTES_MAX = 1 * MIB;
-/** A machine's keys object holds the same keys, wrapped. */
-export const KEYS_OBJECT_BYTES_MAX = 1 * MIB;
-/** A writer looks this often whether a machine's keys were rotated (one listing). */
-export const KEYS_RECHECK_MS = 5 * 60_000;
-/** A program that wraps or unwraps a key asks a service in the network. */
-export const KEY_COMMAND_TIMEOUT_MS = 30_000;

@@ -5,7 +5,7 @@
  */
 import { z } from 'zod';
 import { corrupt } from '../../shared/errors.js';
-import { KEYS_OBJECT_BYTES_MAX } from '../../shared/limits.js';
+import { KEYS_OBJECT_BYTES_MAX } from '../../shared/limits-keys.js';
 import { isUuid, type MachineId } from '../../shared/units.js';
 import type { ObjectStore } from '../store/store.js';
 import { keysName, keysPrefix, numberOfName } from './names.js';

@@ -31,6 +31,7 @@ export class LayerWriter {
   #batch: Buffer[];
   #batchBytes: number;
   readonly #writesAs: WritesAs;
+  readonly #isMove: boolean;
   readonly #sealer: ChunkSealer | null;
 
   private constructor(
@@ -39,7 +40,9 @@ export class LayerWriter {
     writer: ObjectWriter,
     writesAs: WritesAs,
     sealer: ChunkSealer | null,
+    isMove: boolean,
   ) {
+    this.#isMove = isMove;
     this.#writesAs = writesAs;
     this.#sealer = sealer;
     this.#identity = identity;
@@ -50,14 +53,19 @@ export class LayerWriter {
     this.#batchBytes = header.length;
   }
 
-  static async open(store: ObjectStore, identity: LayerIdentity): Promise<LayerWriter> {
+  /** `purpose` move: what comes is in the store already. What lies there in the clear, from before its source encrypted, may then stay so. */
+  static async open(
+    store: ObjectStore,
+    identity: LayerIdentity,
+    purpose: 'new' | 'move' = 'new',
+  ): Promise<LayerWriter> {
     const ref = { ...identity, sizeBytes: 0, indexChecksum: '' };
     const name = layerName(asMachineId(identity.machineId), asDiskId(identity.diskId), ref);
     const cipher = await keysOf(store).cipherOf(asMachineId(identity.machineId));
     const sealer = cipher.writesAs === 'receiver' ? cipher.sealer(identity.diskId) : null;
     const writer = await store.openWriter(name);
     failpoint('receiver.ingest.layer-open');
-    return new LayerWriter(identity, name, writer, cipher.writesAs, sealer);
+    return new LayerWriter(identity, name, writer, cipher.writesAs, sealer, purpose === 'move');
   }
 
   /** No room for more: finish this part and open the next. */
@@ -65,11 +73,18 @@ export class LayerWriter {
     return this.#index.isFull(LAYER_STORED_BYTES_MAX);
   }
 
-  /** Appends a chunk; `bytes` must stay as they are until the returned promise resolves and the batch is written. */
-  async append(bytes: Buffer, header: ChunkHeader): Promise<void> {
-    if (header.seal === null && this.#writesAs === 'agent') throw inTheClear(this.#name);
+  /**
+   * Appends a chunk; `bytes` must stay as they are until the returned promise resolves and the batch is written. `only`: of a chunk that can't be taken
+   * apart, the runs of blocks that count (LayerIndexBuilder.append).
+   */
+  async append(
+    bytes: Buffer,
+    header: ChunkHeader,
+    only: Parameters<LayerIndexBuilder['append']>[3] = null,
+  ): Promise<void> {
+    if (header.seal === null && this.#writesAs === 'agent' && !this.#isMove) throw inTheClear(this.#name);
     const stored = header.seal === null && this.#sealer !== null ? sealChunk(bytes, this.#sealer) : bytes;
-    this.#index.append(bytes, header, stored.length);
+    this.#index.append(bytes, header, stored.length, only);
     this.#batch.push(stored);
     this.#batchBytes += stored.length;
     if (this.#batchBytes >= WRITE_BATCH_BYTES) await this.#flush();

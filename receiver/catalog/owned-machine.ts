@@ -19,7 +19,14 @@ import { failpoint } from '../../shared/failpoints.js';
 import type { MachineId } from '../../shared/units.js';
 import type { ObjectStore } from '../store/store.js';
 import { MANIFEST_VERSION, type Manifest } from './manifest.js';
-import { mustBeReadable, readBoundary, readHighestManifest, readManifest, sealManifest, writeHistoryPage } from './manifest-io.js';
+import {
+  mustBeReadable,
+  readBoundary,
+  readHighestManifest,
+  readManifest,
+  sealManifest,
+  writeHistoryPage,
+} from './manifest-io.js';
 import { historyName, manifestName, manifestPrefix, numberOfName, writtenUnder } from './names.js';
 
 /** Tries of a takeover against others that take over at the same time. */

@@ -11,7 +11,8 @@ import { spawn } from 'node:child_process';
 import { z } from 'zod';
 import { KEY_BYTES } from '../../shared/crypto/xaes.js';
 import { AfterimageError, messageOf } from '../../shared/errors.js';
-import { COMMAND_ANSWER_BYTES_MAX, COMMAND_LINE_CHARS_MAX, KEY_COMMAND_TIMEOUT_MS } from '../../shared/limits.js';
+import { COMMAND_ANSWER_BYTES_MAX, COMMAND_LINE_CHARS_MAX } from '../../shared/limits.js';
+import { KEY_COMMAND_TIMEOUT_MS } from '../../shared/limits-keys.js';
 import type { KeyProvider, Wrapped } from './provider.js';
 
 const wrappedSchema = z.object({ kek: z.string().min(1).max(500), wrapped: z.base64().min(1) });

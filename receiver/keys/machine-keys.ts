@@ -9,7 +9,7 @@ import { MachineCipher } from '../../shared/crypto/machine-cipher.js';
 import { keyCheckOf, newKeySet, withNewDataKey, type KeySet, type RandomBytes } from '../../shared/crypto/keys.js';
 import type { Clock } from '../../shared/clock.js';
 import { AfterimageError } from '../../shared/errors.js';
-import { KEYS_RECHECK_MS } from '../../shared/limits.js';
+import { KEYS_RECHECK_MS } from '../../shared/limits-keys.js';
 import type { MachineId } from '../../shared/units.js';
 import { createKeys, KEYS_VERSION, loadKeys, type KeysObject, type WrappedKey } from '../catalog/keys-io.js';
 import type { AgentKeys, StoreKeys } from '../catalog/store-keys.js';

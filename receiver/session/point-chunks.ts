@@ -116,12 +116,12 @@ export async function* wantedChunks(
         yield chunk.bytes;
         continue;
       }
-      const opened = await reader.openMovable(unit.layer, index, chunk);
-      if (opened === null) {
+      if (!(await reader.keys.canOpen(chunk.header.seal))) {
         yield chunk.bytes;
         continue;
       }
-      gatherer ??= new Gatherer(blockBytes, await reader.sealerFor(source.disk));
+      const opened = await reader.open(reader.nameOf(unit.layer), index, chunk);
+      gatherer ??= new Gatherer(blockBytes, await reader.keys.sealerFor(source.disk));
       provePieces(reader.nameOf(unit.layer), index, opened, pieces, plain);
       for (const piece of pieces) {
         for (let i = 0; i < piece.count; i++) {

@@ -2,11 +2,12 @@
  * Moves the winning blocks of several layers into a sink: each chunk that holds any is read once, in the order of its lowest block; what is decoded is
  * checked block by block against the index, whole chunks by the checksum of their stored bytes. Memory: the sink, two ranges of READ_BYTES_MAX, a chunk.
  */
+import { plainHasher } from '../../shared/crypto/block-hasher.js';
 import type { ChunkHeader } from '../../shared/layer/chunk.js';
 import { CHUNK_PLAIN_BYTES_MAX } from '../../shared/limits.js';
 import { MERGE_COPY_PLAIN_BYTES_MIN } from '../../shared/limits-upkeep.js';
 import { cancelled } from '../volume/plan-point.js';
-import { provePieces } from '../volume/chunk-check.js';
+import { checkHashes, provePieces } from '../volume/chunk-check.js';
 import { spansOf, type LayerReader } from '../volume/layer-reader.js';
 import { byChunk, type Piece } from '../volume/unit-work.js';
 import type { LayerSink } from './layer-sink.js';
@@ -44,15 +45,18 @@ export async function copyBlocks(
     await pace.take(read.bytes);
     const { layer, index } = read.winner;
     const name = reader.nameOf(layer);
-    for await (const chunk of reader.chunks(layer, index, read.chunks)) {
+    for await (const chunk of reader.movableChunks(layer, index, read.chunks)) {
       const pieces = read.pieces.get(chunk.number) ?? [];
       readBytes += chunk.bytes.length;
-      if (isWholeAndLarge(chunk.header, pieces)) {
+      // What its source encrypted is never taken apart here, whether or not its key is at hand: of such a chunk the index names what counts.
+      const isSealed = chunk.header.seal !== null;
+      if (isSealed || isWholeAndLarge(chunk.header, pieces)) {
+        checkHashes(name, index, chunk, pieces);
         copiedChunks++;
-        await sink.addChunk(chunk.bytes);
+        await sink.addChunk(chunk.bytes, isSealed ? pieces : null);
         continue;
       }
-      provePieces(name, index, chunk, pieces, plain);
+      provePieces(name, index, { ...chunk, hash: plainHasher }, pieces, plain);
       const blocks = pieces.reduce((sum, piece) => sum + piece.count, 0);
       while (sink.isFullFor(blocks)) await sink.flush(reads[i]?.lowest ?? Infinity);
       for (const piece of pieces) {

@@ -15,6 +15,7 @@ import { MERGE_SORT_BYTES } from '../../shared/limits-upkeep.js';
 import { LayerWriter } from '../catalog/layer-writer.js';
 import type { LayerRef } from '../catalog/manifest.js';
 import type { ObjectStore } from '../store/store.js';
+import type { Piece } from '../volume/unit-work.js';
 
 /** Extents of a chunk: bounded so that it fits its frame even when every block is a run of its own. */
 const EXTENTS_MAX = 128;
@@ -65,10 +66,10 @@ export class LayerSink {
     if (this.#zeroes.length >= EXTENTS_MAX) await this.#writeZeroes();
   }
 
-  /** A chunk as it is. `bytes` is copied. */
-  async addChunk(bytes: Buffer): Promise<void> {
+  /** A chunk as it is, or of one that can't be taken apart only these runs. `bytes` is copied. */
+  async addChunk(bytes: Buffer, only: readonly Piece[] | null = null): Promise<void> {
     const copy = Buffer.from(bytes);
-    await this.#append(copy, decodeChunkHeader(copy, false));
+    await this.#append(copy, decodeChunkHeader(copy, false), only);
   }
 
   /** Writes the lowest blocks: those below `bound`, but a quarter of the room at least; the last chunk may stay for more to come. */
@@ -89,7 +90,8 @@ export class LayerSink {
   async finish(evenIfEmpty = false): Promise<LayerRef[]> {
     await this.flush(Infinity);
     await this.#writeZeroes();
-    if (evenIfEmpty && this.#parts.length === 0) this.#writer ??= await LayerWriter.open(this.#store, this.#identity());
+    if (evenIfEmpty && this.#parts.length === 0)
+      this.#writer ??= await LayerWriter.open(this.#store, this.#identity(), 'move');
     await this.#finishPart();
     return this.#parts;
   }
@@ -138,10 +140,10 @@ export class LayerSink {
     await this.#append(chunk, decodeChunkHeader(chunk, false));
   }
 
-  async #append(chunk: Buffer, header: ChunkHeader): Promise<void> {
+  async #append(chunk: Buffer, header: ChunkHeader, only: readonly Piece[] | null = null): Promise<void> {
     if (this.#writer?.isFull === true) await this.#finishPart();
-    this.#writer ??= await LayerWriter.open(this.#store, this.#identity());
-    await this.#writer.append(chunk, header);
+    this.#writer ??= await LayerWriter.open(this.#store, this.#identity(), 'move');
+    await this.#writer.append(chunk, header, only);
   }
 
   async #finishPart(): Promise<void> {

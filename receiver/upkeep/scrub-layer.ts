@@ -9,6 +9,7 @@ import {
   decodeFooter,
   decodeIndex,
   decodeLayerHeader,
+  indexSealOf,
   LAYER_FOOTER_BYTES,
   LAYER_HEADER_BYTES,
   type LayerIndex,
@@ -24,6 +25,7 @@ import type { LayerRef } from '../catalog/manifest.js';
 import { layerName } from '../catalog/names.js';
 import type { ObjectStore } from '../store/store.js';
 import { provePieces } from '../volume/chunk-check.js';
+import { DiskKeys } from '../volume/disk-keys.js';
 import { spansOf, type LayerOwner } from '../volume/layer-reader.js';
 import { allPieces } from '../volume/verify.js';
 
@@ -84,7 +86,7 @@ export async function checkLayer(check: LayerCheck): Promise<LayerReport> {
   }
   let index: LayerIndex;
   try {
-    index = await readIndex(read, layer, name);
+    index = await readIndex(check, read, name);
   } catch (error) {
     return broken(error);
   }
@@ -136,7 +138,7 @@ async function openLayer(check: LayerCheck, name: string, count: (bytes: number)
   };
 }
 
-async function readIndex(read: Read, layer: LayerRef, name: string): Promise<LayerIndex> {
+async function readIndex({ store, owner, layer }: LayerCheck, read: Read, name: string): Promise<LayerIndex> {
   const footer = decodeFooter(
     await read(layer.sizeBytes - LAYER_FOOTER_BYTES, LAYER_FOOTER_BYTES),
     layer.sizeBytes,
@@ -145,7 +147,11 @@ async function readIndex(read: Read, layer: LayerRef, name: string): Promise<Lay
   if (footer.indexOffset < LAYER_HEADER_BYTES || footer.indexBytes > LAYER_INDEX_BYTES_MAX) {
     throw corrupt('layer-index', `index of layer ${name} has ${footer.indexBytes} bytes at ${footer.indexOffset}`);
   }
-  const index = decodeIndex(await read(footer.indexOffset, footer.indexBytes), footer, name);
+  const bytes = await read(footer.indexOffset, footer.indexBytes);
+  // Whether a layer is whole can be said without its keys; the hashes of an encrypted index then stay unknown.
+  const keys = new DiskKeys(store, owner.machine, owner.disk);
+  const opener = (await keys.canOpen(indexSealOf(bytes))) ? await keys.indexOpener(bytes) : 'structure';
+  const index = decodeIndex(bytes, footer, name, opener);
   if (digestToText(footer.indexChecksum) !== layer.indexChecksum) {
     throw corrupt('layer-misplaced', `layer ${name} is not the one that its manifest names: other index`);
   }
@@ -163,7 +169,7 @@ async function readIndex(read: Read, layer: LayerRef, name: string): Promise<Lay
 }
 
 async function checkChunks(
-  { owner, layer, plain }: LayerCheck,
+  { store, owner, layer, plain }: LayerCheck,
   read: Read,
   index: LayerIndex,
   isBad: (chunk: number, error: unknown) => void,
@@ -171,6 +177,7 @@ async function checkChunks(
   const name = layerName(owner.machine, owner.disk, layer);
   const numbers = index.chunks.map((_, i) => i);
   const pieces = plain === true ? allPieces(index) : null;
+  const keys = new DiskKeys(store, owner.machine, owner.disk);
   const room = pieces === null ? null : Buffer.allocUnsafe(CHUNK_PLAIN_BYTES_MAX);
   for (const span of spansOf(index.chunks, numbers)) {
     const bytes = await read(span.offset, span.end - span.offset);
@@ -184,7 +191,9 @@ async function checkChunks(
           throw corrupt('chunk-malformed', `block size ${header.blockBytes}, expected ${owner.blockBytes}`);
         }
         if (pieces !== null && room !== null) {
-          provePieces(name, index, { number, bytes: chunk, header }, pieces.get(number) ?? [], room);
+          const stored = { number, bytes: chunk, header };
+          if (await keys.canOpen(header.seal))
+            provePieces(name, index, await keys.open(stored), pieces.get(number) ?? [], room);
         }
       } catch (error) {
         isBad(number, inChunk(name, number, ref.offset, error));

@@ -4,9 +4,9 @@
  */
 import { corrupt } from '../../shared/errors.js';
 import { COMPRESS_BESIDE_BYTES_MIN } from '../../shared/limits.js';
-import { decodeChunkData, decodeChunkDataBeside } from '../../shared/layer/chunk.js';
+import { chunkHash, decodeChunkData, decodeChunkDataBeside } from '../../shared/layer/chunk.js';
 import type { LayerIndex } from '../../shared/layer/layer.js';
-import { blockMismatch, inLayer, type ReadChunk } from './layer-reader.js';
+import { blockMismatch, inLayer, type ReadChunk, type StoredChunk } from './layer-reader.js';
 import type { Piece } from './unit-work.js';
 
 /** Decompresses a chunk into `plain` and checks the blocks of `pieces`; returns the XOR of their hashes. */
@@ -23,6 +23,18 @@ export function provePieces(
     throw inLayer(name, `chunk ${chunk.number}`, error);
   }
   return checkPieces(name, index, chunk, pieces, plain);
+}
+
+/** Checks of a chunk that is moved as a whole that it is the one whose blocks the index has, by the hashes that both have. */
+export function checkHashes(name: string, index: LayerIndex, chunk: StoredChunk, pieces: readonly Piece[]): void {
+  for (const piece of pieces) {
+    for (let i = 0; i < piece.count; i++) {
+      const at = piece.position + i;
+      const isSame =
+        at < chunk.header.dataBlocks && chunkHash(chunk.bytes, chunk.header, at) === index.hashes[piece.hashAt + i];
+      if (!isSame) throw blockMismatch(name, piece.first + i);
+    }
+  }
 }
 
 /** Decompresses a chunk into `plain`, on another thread if that is worth it; checks nothing. */

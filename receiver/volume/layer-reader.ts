@@ -5,22 +5,13 @@
 import type { LayerRef } from '../catalog/manifest.js';
 import { layerName } from '../catalog/names.js';
 import { AfterimageError, corrupt } from '../../shared/errors.js';
-import { plainHasher, type BlockHasher } from '../../shared/crypto/block-hasher.js';
-import type { MachineCipher } from '../../shared/crypto/machine-cipher.js';
-import {
-  decodeChunkHeader,
-  openChunk,
-  type ChunkHeader,
-  type ChunkSeal,
-  type ChunkSealer,
-} from '../../shared/layer/chunk.js';
-import { keysOf } from '../catalog/store-keys.js';
+import { plainHasher } from '../../shared/crypto/block-hasher.js';
+import { decodeChunkHeader } from '../../shared/layer/chunk.js';
 import {
   checkIdentity,
   decodeFooter,
   decodeIndex,
   decodeLayerHeader,
-  isIndexSealed,
   LAYER_FOOTER_BYTES,
   LAYER_HEADER_BYTES,
   type ChunkRef,
@@ -37,28 +28,15 @@ import {
 import { digestToText } from '../../shared/blocks/hash.js';
 import type { DiskId, MachineId } from '../../shared/units.js';
 import type { ObjectStore } from '../store/store.js';
+import { DiskKeys, type ReadChunk, type StoredChunk } from './disk-keys.js';
 import { IndexCache } from './index-cache.js';
+
+export type { ReadChunk, StoredChunk } from './disk-keys.js';
 
 export interface LayerOwner {
   readonly machine: MachineId;
   readonly disk: DiskId;
   readonly blockBytes: number;
-}
-
-export interface ReadChunk {
-  readonly number: number;
-  /** Decrypted. */
-  readonly bytes: Buffer;
-  readonly header: ChunkHeader;
-  /** As its hashes were made. */
-  readonly hash: BlockHasher;
-}
-
-/** A chunk in a form that a layer of the same machine and disk takes as it is. */
-export interface MovableChunk {
-  readonly number: number;
-  readonly bytes: Buffer;
-  readonly header: ChunkHeader;
 }
 
 const HINT =
@@ -97,12 +75,13 @@ export class LayerReader {
   readonly owner: LayerOwner;
   readonly #store: ObjectStore;
   readonly #cache: IndexCache;
-  /** Kept per key of the source: one cipher for many chunks. */
-  readonly #hashers = new Map<number, BlockHasher>();
+  /** What of this disk can be decrypted here. */
+  readonly keys: DiskKeys;
 
   constructor(store: ObjectStore, owner: LayerOwner, cache = new IndexCache()) {
     this.#store = store;
     this.owner = owner;
+    this.keys = new DiskKeys(store, owner.machine, owner.disk);
     this.#cache = cache;
   }
 
@@ -128,9 +107,9 @@ export class LayerReader {
     rooms?: readonly [Buffer, Buffer],
   ): AsyncGenerator<ReadChunk> {
     for await (const chunk of this.#stored(layer, index, numbers, rooms)) {
-      const { seal } = chunk.header;
-      if (seal === null) yield { ...chunk, hash: plainHasher };
-      else yield await this.#open(this.nameOf(layer), index, chunk, seal);
+      yield chunk.header.seal === null
+        ? { ...chunk, hash: plainHasher }
+        : await this.open(this.nameOf(layer), index, chunk);
     }
   }
 
@@ -138,51 +117,19 @@ export class LayerReader {
    * The same for whoever moves chunks as a whole: what the source encrypted stays as it is, so that its key isn't needed; what the receiver encrypted is
    * decrypted, and LayerWriter encrypts it anew.
    */
-  async *movableChunks(layer: LayerRef, index: LayerIndex, numbers: readonly number[]): AsyncGenerator<MovableChunk> {
+  async *movableChunks(layer: LayerRef, index: LayerIndex, numbers: readonly number[]): AsyncGenerator<StoredChunk> {
     for await (const chunk of this.#stored(layer, index, numbers)) {
-      const { seal } = chunk.header;
-      if (seal?.keyed === false) yield await this.#open(this.nameOf(layer), index, chunk, seal);
-      else yield chunk;
+      yield chunk.header.seal?.keyed === false ? await this.open(this.nameOf(layer), index, chunk) : chunk;
     }
   }
 
-  /** Makes block hashes as those of a point's disk were made. */
-  async hasherFor({ hashCheck }: { readonly hashCheck?: string | undefined }): Promise<BlockHasher> {
-    if (hashCheck === undefined) return plainHasher;
-    return (await keysOf(this.#store).cipherOf(this.owner.machine)).hasherFor(hashCheck, this.owner.disk);
-  }
-
-  /** A movable chunk with its data; null when its key isn't at hand. */
-  async openMovable(layer: LayerRef, index: LayerIndex, chunk: MovableChunk): Promise<ReadChunk | null> {
-    const { seal } = chunk.header;
-    if (seal === null) return { ...chunk, hash: plainHasher };
-    return (await this.#cipher(seal)).canOpen(seal) ? this.#open(this.nameOf(layer), index, chunk, seal) : null;
-  }
-
-  /** Encrypts as the source does, for it; null for hashes that aren't under its key. */
-  async sealerFor({ hashCheck }: { readonly hashCheck?: string | undefined }): Promise<ChunkSealer | null> {
-    if (hashCheck === undefined) return null;
-    return (await keysOf(this.#store).cipherOf(this.owner.machine)).sealerFor(hashCheck, this.owner.disk);
-  }
-
-  async #open(name: string, index: LayerIndex, chunk: MovableChunk, seal: ChunkSeal): Promise<ReadChunk> {
-    const { disk } = this.owner;
-    const cipher = await this.#cipher(seal);
+  /** Decrypts a chunk of a layer. */
+  async open(name: string, index: LayerIndex, chunk: StoredChunk): Promise<ReadChunk> {
     try {
-      const bytes = openChunk(chunk.bytes, chunk.header, cipher.opener(disk));
-      let hash = this.#hashers.get(seal.keyId);
-      if (hash === undefined) this.#hashers.set(seal.keyId, (hash = cipher.hasherOf(chunk.header, disk)));
-      return { number: chunk.number, bytes, header: decodeChunkHeader(bytes, false), hash };
+      return await this.keys.open(chunk);
     } catch (error) {
       throw inLayer(name, `chunk ${chunk.number} at byte ${index.chunks[chunk.number]?.offset ?? 0}`, error);
     }
-  }
-
-  /** The machine's keys; asked for once more when they lack this one, which may be new. */
-  async #cipher(seal: ChunkSeal): Promise<MachineCipher> {
-    const keys = keysOf(this.#store);
-    const cipher = await keys.cipherOf(this.owner.machine);
-    return cipher.canOpen(seal) ? cipher : keys.cipherOf(this.owner.machine, 'now');
   }
 
   /** Chunks as they are stored. */
@@ -191,7 +138,7 @@ export class LayerReader {
     index: LayerIndex,
     numbers: readonly number[],
     rooms?: readonly [Buffer, Buffer],
-  ): AsyncGenerator<MovableChunk> {
+  ): AsyncGenerator<StoredChunk> {
     const name = this.nameOf(layer);
     const spans = spansOf(index.chunks, numbers);
     const read = (i: number): Promise<Buffer> | undefined => {
@@ -212,7 +159,7 @@ export class LayerReader {
     }
   }
 
-  #chunk(name: string, index: LayerIndex, number: number, bytes: Buffer, spanOffset: number): MovableChunk {
+  #chunk(name: string, index: LayerIndex, number: number, bytes: Buffer, spanOffset: number): StoredChunk {
     const ref = index.chunks[number] as ChunkRef;
     const chunk = bytes.subarray(ref.offset - spanOffset, ref.offset - spanOffset + ref.lengthBytes);
     try {
@@ -244,8 +191,7 @@ export class LayerReader {
       footer.indexOffset >= tailAt
         ? tail.subarray(footer.indexOffset - tailAt, footer.indexOffset - tailAt + footer.indexBytes)
         : await this.#read(name, footer.indexOffset, footer.indexBytes);
-    const seal = isIndexSealed(bytes) ? { keyId: bytes.readUInt32LE(12), keyed: false } : null;
-    const index = decodeIndex(bytes, footer, name, seal === null ? undefined : (await this.#cipher(seal)).opener(disk));
+    const index = decodeIndex(bytes, footer, name, await this.keys.indexOpener(bytes));
     for (const [i, chunk] of index.chunks.entries()) {
       if (chunk.lengthBytes > CHUNK_FRAME_BYTES_MAX) {
         throw corrupt(

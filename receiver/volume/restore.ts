@@ -189,7 +189,7 @@ async function readBack(job: RestoreJob, clock: Clock): Promise<void> {
   const { geometry } = job.plan;
   const progress = new Progress('read back', geometry.sizeBytes, 0, clock, job.onProgress);
   const signal = job.signal ?? new AbortController().signal;
-  const hash = await job.reader.hasherFor(job.disk);
+  const hash = await job.reader.keys.hasherFor(job.disk);
   const digest = await readBackDigest(job.target, geometry, hash, progress, signal);
   progress.finish();
   await proveDigest(job, digest, 'read-back-mismatch', 'The target does not hold what was written to it');

@@ -4,7 +4,7 @@
 import { open, readFile, stat } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { errnoOf, messageOf, usageError } from '../errors.js';
-import { KEY_FILE_BYTES_MAX } from '../limits.js';
+import { KEY_FILE_BYTES_MAX } from '../limits-keys.js';
 import { parseKeyFile, type KeySet } from './keys.js';
 
 /** The text of a file that holds secrets; refused when others than its owner may read it. */

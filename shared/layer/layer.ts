@@ -21,7 +21,7 @@ import { checksum64 } from '../blocks/hash.js';
 import { corrupt } from '../errors.js';
 import { BLOCKS_PER_DISK_MAX, LAYER_BLOCKS_MAX } from '../limits.js';
 import { NONCE_BYTES, TAG_BYTES } from '../crypto/xaes.js';
-import type { ChunkHeader, ChunkOpener, ChunkSealer } from './chunk.js';
+import type { ChunkExtent, ChunkHeader, ChunkOpener, ChunkSeal, ChunkSealer } from './chunk.js';
 import { chunkHash } from './chunk.js';
 
 export const LAYER_MAGIC = 0x314c4941;
@@ -148,6 +148,14 @@ export interface LayerIndex {
   readonly hashes: BigUint64Array;
 }
 
+/** A run of blocks of one chunk. */
+interface Run {
+  readonly first: number;
+  readonly count: number;
+  readonly zero: boolean;
+  readonly position: number;
+}
+
 interface Piece {
   first: number;
   count: number;
@@ -162,7 +170,7 @@ interface Piece {
  */
 export class LayerIndexBuilder {
   readonly #chunks: ChunkRef[] = [];
-  readonly #headers: { extents: ChunkHeader['extents']; hashes: BigUint64Array }[] = [];
+  readonly #headers: { runs: readonly Run[]; hashes: BigUint64Array }[] = [];
   #blocks = 0;
   #offset = LAYER_HEADER_BYTES;
 
@@ -184,14 +192,23 @@ export class LayerIndexBuilder {
     return this.#blocks >= LAYER_BLOCKS_MAX || this.#offset >= storedBytesMax;
   }
 
-  /** `lengthBytes`: what the chunk takes in the layer, when that is an encrypted form of `bytes`. */
-  append(bytes: Buffer, header: ChunkHeader, lengthBytes = header.lengthBytes): void {
+  /**
+   * `lengthBytes`: what the chunk takes in the layer, when that is an encrypted form of `bytes`. `only`: of a chunk that can't be taken apart, the blocks
+   * that count; the others are in the layer and nobody reads them.
+   */
+  append(
+    bytes: Buffer,
+    header: ChunkHeader,
+    lengthBytes = header.lengthBytes,
+    only: readonly Pick<Run, 'first' | 'count' | 'position'>[] | null = null,
+  ): void {
+    const runs = only === null ? runsOf(header.extents) : only.map((run) => ({ ...run, zero: false }));
     const hashes = new BigUint64Array(header.dataBlocks);
     for (let i = 0; i < header.dataBlocks; i++) hashes[i] = chunkHash(bytes, header, i);
     this.#chunks.push({ offset: this.#offset, lengthBytes });
-    this.#headers.push({ extents: header.extents, hashes });
+    this.#headers.push({ runs, hashes });
     this.#offset += lengthBytes;
-    this.#blocks += header.dataBlocks + header.extents.length;
+    this.#blocks += header.dataBlocks + runs.length;
   }
 
   /** The index and footer, ready to be appended. With a sealer its hashes are encrypted. */
@@ -233,15 +250,21 @@ export class LayerIndexBuilder {
   /** Pieces of all chunks, newest wins, ascending: sweep over boundaries with the newest chunk's run on top. */
   #resolve(): Piece[] {
     const all: Piece[] = [];
-    this.#headers.forEach(({ extents }, chunk) => {
-      let position = 0;
-      for (const e of extents) {
-        all.push({ first: e.first, count: e.count, zero: e.zero, chunk, position });
-        if (!e.zero) position += e.count;
-      }
+    this.#headers.forEach(({ runs }, chunk) => {
+      for (const { first, count, zero, position } of runs) all.push({ first, count, zero, chunk, position });
     });
     return newestWins(all);
   }
+}
+
+/** The runs of a chunk, each with its position among the data blocks. */
+function runsOf(extents: readonly ChunkExtent[]): Run[] {
+  let position = 0;
+  return extents.map(({ first, count, zero }) => {
+    const run = { first, count, zero, position };
+    if (!zero) position += count;
+    return run;
+  });
 }
 
 function sealIndex(bytes: Buffer, hashCount: number, sealer: ChunkSealer): Buffer {
@@ -356,11 +379,22 @@ export function decodeFooter(f: Buffer, objectBytes: number, name: string): Laye
   return { indexOffset, indexBytes, indexChecksum: f.readBigUInt64LE(16) };
 }
 
-/** Whether the hashes of an index can be read only with a key. */
-export const isIndexSealed = (b: Buffer): boolean => b.length >= INDEX_HEADER_BYTES && b.readUInt32LE(12) !== 0;
+/** With which key the hashes of an index are encrypted; null for an index in the clear. */
+export function indexSealOf(b: Buffer): ChunkSeal | null {
+  const keyId = b.length < INDEX_HEADER_BYTES ? 0 : b.readUInt32LE(12);
+  return keyId === 0 ? null : { keyId, keyed: false };
+}
 
-/** Decodes and checks an index; `opener` for one that is sealed. */
-export function decodeIndex(b: Buffer, footer: LayerFooter, name: string, opener?: ChunkOpener): LayerIndex {
+/**
+ * Decodes and checks an index; `opener` for one that is encrypted. With `structure` an encrypted one needs none, and has no hashes then: for who only
+ * looks whether a layer is whole.
+ */
+export function decodeIndex(
+  b: Buffer,
+  footer: LayerFooter,
+  name: string,
+  opener?: ChunkOpener | 'structure',
+): LayerIndex {
   const bad = (what: string): never => {
     throw corrupt('layer-index', `index of layer ${name} is malformed: ${what}`, LAYER_HINT);
   };
@@ -390,7 +424,7 @@ export function decodeIndex(b: Buffer, footer: LayerFooter, name: string, opener
     chunk: new Uint32Array(entryCount),
     position: new Uint32Array(entryCount),
     hashAt: new Uint32Array(entryCount),
-    hashes: new BigUint64Array(hashCount),
+    hashes: new BigUint64Array(opener === 'structure' && indexSealOf(b) !== null ? 0 : hashCount),
   };
   let end = 0;
   let hashes = 0;
@@ -412,7 +446,8 @@ export function decodeIndex(b: Buffer, footer: LayerFooter, name: string, opener
     if (!zero) hashes += count;
   }
   if (hashes !== hashCount) bad(`${hashCount} hashes for ${hashes} blocks`);
-  const plain = keyId === 0 ? b.subarray(at) : openHashes(b, at, keyId, opener);
+  if (opener === 'structure' && keyId !== 0) return index;
+  const plain = keyId === 0 ? b.subarray(at) : openHashes(b, at, keyId, opener === 'structure' ? undefined : opener);
   for (let i = 0; i < hashCount; i++) index.hashes[i] = plain.readBigUInt64LE(i * 8);
   return index;
 }

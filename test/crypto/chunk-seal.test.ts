@@ -17,7 +17,7 @@ import {
 import {
   decodeFooter,
   decodeIndex,
-  isIndexSealed,
+  indexSealOf,
   LAYER_FOOTER_BYTES,
   LAYER_HEADER_BYTES,
   LayerIndexBuilder,
@@ -162,7 +162,7 @@ describe('a sealed index', () => {
   const index = tail.subarray(0, footer.indexBytes);
 
   it('comes back as it was', () => {
-    expect(isIndexSealed(index)).toBe(true);
+    expect(indexSealOf(index)).toEqual({ keyId: RECEIVER.data[0]?.id, keyed: false });
     const plain = builder.finish();
     const plainFooter = decodeFooter(
       plain.subarray(plain.length - LAYER_FOOTER_BYTES),
@@ -170,7 +170,7 @@ describe('a sealed index', () => {
       'layer',
     );
     const plainIndex = plain.subarray(0, plainFooter.indexBytes);
-    expect(isIndexSealed(plainIndex)).toBe(false);
+    expect(indexSealOf(plainIndex)).toBe(null);
     expect(decodeIndex(index, footer, 'layer', cipher.opener(DISK))).toEqual(
       decodeIndex(plainIndex, plainFooter, 'layer'),
     );
