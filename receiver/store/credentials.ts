@@ -5,7 +5,7 @@ import { open } from 'node:fs/promises';
 import { parse } from 'yaml';
 import type { z } from 'zod';
 import { messageOf, usageError } from '../../shared/errors.js';
-import { CREDENTIALS_BYTES_MAX } from '../../shared/store-limits.js';
+import { CREDENTIALS_BYTES_MAX } from '../../shared/limits-store.js';
 
 export async function readCredentials<T>(path: string, schema: z.ZodType<T>, keys: string): Promise<T> {
   const text = await readPrivate(path);

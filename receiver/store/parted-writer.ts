@@ -4,7 +4,7 @@
  * name; they are removed at a later open.
  */
 import { AfterimageError } from '../../shared/errors.js';
-import { STORE_PART_BYTES, STORE_PARTS_IN_FLIGHT } from '../../shared/store-limits.js';
+import { STORE_PART_BYTES, STORE_PARTS_IN_FLIGHT } from '../../shared/limits-store.js';
 import type { CreateResult, ObjectWriter } from './store.js';
 
 export interface PartSink {

@@ -13,7 +13,7 @@ import {
   STORE_REQUEST_TIMEOUT_MS,
   STORE_RETRY_MS,
   STORE_THROTTLED_RETRY_MS,
-} from '../../shared/store-limits.js';
+} from '../../shared/limits-store.js';
 import type { RequestKind, RequestWatch } from './watch.js';
 
 /** `busy`: the server asks for fewer requests. `again`: the next try may succeed. `final`: it will not. */

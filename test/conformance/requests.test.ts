@@ -3,7 +3,7 @@
  */
 import { describe, expect, it } from 'vitest';
 import { AfterimageError } from '../../shared/errors.js';
-import { STORE_PACE_MAX_MS } from '../../shared/store-limits.js';
+import { STORE_PACE_MAX_MS } from '../../shared/limits-store.js';
 import type { Clock } from '../../shared/clock.js';
 import { REQUEST_TIMING, Requests, type Verdict } from '../../receiver/store/requests.js';
 import { networkCode, judge } from '../../receiver/store/server-errors.js';

@@ -11,7 +11,7 @@ import { openPlace, openStore, type OpenStoreOptions } from '../../receiver/stor
 import type { ObjectStore, ObjectWriter } from '../../receiver/store/store.js';
 import { RequestCounts } from '../../receiver/store/watch.js';
 import { systemClock } from '../../shared/clock.js';
-import { STORE_PART_BYTES } from '../../shared/store-limits.js';
+import { STORE_PART_BYTES } from '../../shared/limits-store.js';
 import { MIB } from '../../shared/units.js';
 import { removeTempFolders, tempFolder } from '../helpers/folders.js';
 import { randomOf } from '../helpers/random.js';

@@ -9,7 +9,7 @@ import { S3Client, type S3ClientConfig } from '@aws-sdk/client-s3';
 import { z } from 'zod';
 import { messageOf, usageError } from '../../../shared/errors.js';
 import { CONNECT_TIMEOUT_MS } from '../../../shared/limits.js';
-import { STORE_CONNECTIONS_MAX } from '../../../shared/store-limits.js';
+import { STORE_CONNECTIONS_MAX } from '../../../shared/limits-store.js';
 import { readCredentials } from '../credentials.js';
 import {
   endpointOption,

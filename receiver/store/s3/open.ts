@@ -9,7 +9,7 @@ import {
   ListMultipartUploadsCommand,
 } from '@aws-sdk/client-s3';
 import { AfterimageError, usageError } from '../../../shared/errors.js';
-import { STORE_OPEN_RETRY_MS, STORE_PAGE_NAMES, STORE_UPLOAD_MAX_AGE_MS } from '../../../shared/store-limits.js';
+import { STORE_OPEN_RETRY_MS, STORE_PAGE_NAMES, STORE_UPLOAD_MAX_AGE_MS } from '../../../shared/limits-store.js';
 import { Requests } from '../requests.js';
 import type { RemoteOptions } from '../remote-options.js';
 import { classifyS3 } from './errors.js';

@@ -3,7 +3,7 @@
  * without a version would only hide the object behind a marker: it would be gone for us, and cost as before.
  */
 import { DeleteObjectsCommand, ListObjectVersionsCommand, type ObjectIdentifier } from '@aws-sdk/client-s3';
-import { STORE_DELETES_IN_FLIGHT } from '../../../shared/store-limits.js';
+import { STORE_DELETES_IN_FLIGHT } from '../../../shared/limits-store.js';
 import type { KeptObject } from '../delete-error.js';
 import { forEachAtOnce } from '../at-once.js';
 import type { S3Parts, S3Store } from './s3-store.js';
