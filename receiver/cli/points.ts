@@ -9,6 +9,7 @@ import type { RecoveryPoint } from '../catalog/manifest.js';
 import { listChecks, type BootRecord } from '../catalog/recovery-records.js';
 import { MachineReader } from '../catalog/reader.js';
 import { openConfiguredStore, type CliIo, type GlobalOptions } from './context.js';
+import { keptPoints, type KeptAs } from './kept-points.js';
 import { age, bytes, localIso, printJson, table, tellConcerns } from './output.js';
 
 export interface PointsOptions extends GlobalOptions {
@@ -25,6 +26,7 @@ export async function pointsCommand(machineWord: string, options: PointsOptions,
     return null;
   });
   const damageAt = (point: number): DamageItem | undefined => damageOf(damage?.items ?? [], point);
+  const { byPoint, holds } = await keptPoints(store, machine, options, io);
   const checks = await listChecks(store, machine.manifest.machine.id);
   const checksOf = (point: number): BootRecord[] => checks.filter((c) => c.point === point);
   if (options.json === true) {
@@ -35,7 +37,9 @@ export async function pointsCommand(machineWord: string, options: PointsOptions,
         ...p,
         bootChecks: checksOf(p.number),
         damage: damageAt(p.number)?.what ?? null,
+        retention: retentionOf(byPoint.get(p.number)),
       })),
+      holds,
       concerns: machine.concerns,
     });
     if (problem !== null) throw problem;
@@ -59,6 +63,7 @@ export async function pointsCommand(machineWord: string, options: PointsOptions,
         { title: 'CHANGED', right: true },
         ...(checks.length === 0 ? [] : [{ title: 'BOOT CHECK' }]),
         ...(isDamaged ? [{ title: 'DAMAGE' }] : []),
+        ...(byPoint.size === 0 ? [] : [{ title: 'KEPT' }]),
         { title: 'REASON' },
       ],
       points.map((p) => [
@@ -70,6 +75,7 @@ export async function pointsCommand(machineWord: string, options: PointsOptions,
         bytes(p.stats.changedBytes),
         ...(checks.length === 0 ? [] : [checkText(checksOf(p.number), now)]),
         ...(isDamaged ? [damageAt(p.number)?.code ?? '-'] : []),
+        ...(byPoint.size === 0 ? [] : [byPoint.get(p.number)?.short ?? '-']),
         p.reason,
       ]),
     ),
@@ -77,6 +83,9 @@ export async function pointsCommand(machineWord: string, options: PointsOptions,
   // What could be read is shown; that there is more is an error, so that no program takes this for the whole list.
   if (problem !== null) throw problem;
 }
+
+const retentionOf = (as: KeptAs | undefined): Omit<KeptAs, 'short'> | null =>
+  as === undefined ? null : { kept: as.kept, code: as.code, reason: as.reason };
 
 /** Points as far as they can be read, newest first, and why no further. */
 async function readable(

@@ -32,7 +32,7 @@ import { indexesOf, readerOf, writeWinners, type MergeDeps } from './merge-layer
 import type { Pace } from './pace.js';
 import { blocksPerSegment, learnLayers, planBases, planMerges, planPoints } from './plan.js';
 import { readersOf } from './readers.js';
-import { loadHeld } from './retention-held.js';
+import { loadHeld, loadHeldAndEndPins } from './retention-held.js';
 import { winnersOf } from './winners.js';
 import { compareLayers } from '../volume/read-plan.js';
 
@@ -299,7 +299,7 @@ export class MachineUpkeep {
     await owned.settle();
     const history = await loadHistory(this.#cache, owned.manifest);
     const machine = history.manifest.machine.id;
-    const held = await loadHeld(store, machine, clock.nowMs());
+    const held = await loadHeldAndEndPins(store, machine, clock.nowMs());
     mustNotBeBlocked(held.blockers);
     const pins = readersOf(held.pins, await loadRecovery(store, machine));
     const gc = { store, clock, delayMs: deletionDelayMs };

@@ -7,7 +7,7 @@
  */
 import type { MachineId } from '../../shared/units.js';
 import { readHolds, type Hold } from '../catalog/holds.js';
-import { isPinLive, readPins, type Pin } from '../catalog/pins.js';
+import { endPins, isPinLive, readPins, type Pin, type PinsRead } from '../catalog/pins.js';
 import { loadRecovery } from '../catalog/recovery-io.js';
 import type { Recovery } from '../catalog/recovery.js';
 import type { ObjectStore } from '../store/store.js';
@@ -22,9 +22,21 @@ export interface Held {
 }
 
 /** Throws when holds or the recovery object can't be read: then nothing may be dropped. Three listings and as many small reads. */
-export async function loadHeld(store: ObjectStore, machine: MachineId, nowMs: number): Promise<Held> {
+export const loadHeld = (store: ObjectStore, machine: MachineId, nowMs: number): Promise<Held> =>
+  heldWith(store, machine, nowMs, readPins(store, machine));
+
+/** The same for whoever deletes layers next: pins that have ended are removed first, so that a holder which comes back learns that it has none. */
+export const loadHeldAndEndPins = (store: ObjectStore, machine: MachineId, nowMs: number): Promise<Held> =>
+  heldWith(store, machine, nowMs, endPins(store, machine, nowMs));
+
+async function heldWith(
+  store: ObjectStore,
+  machine: MachineId,
+  nowMs: number,
+  reading: Promise<PinsRead>,
+): Promise<Held> {
   const [{ pins, unreadable }, holds, recovery] = [
-    await readPins(store, machine),
+    await reading,
     await readHolds(store, machine),
     await loadRecovery(store, machine),
   ];

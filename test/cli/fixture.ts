@@ -44,6 +44,7 @@ export async function runWith(args: readonly string[], options: RunOptions = {})
     text.err += String(bytes);
     options.onErr?.(text.err);
   });
+  let skippedMs = 0;
   const io: CliIo = {
     in: Object.assign(stream(options.typed ?? options.stdin ?? ''), { isTTY }),
     out,
@@ -52,7 +53,12 @@ export async function runWith(args: readonly string[], options: RunOptions = {})
     clock: {
       ...systemClock,
       nowMs: () => T0 + 2000,
-      sleep: (ms, signal) => systemClock.sleep(options.hurried === true ? Math.min(ms, 2) : ms, signal),
+      monotonicMs: () => systemClock.monotonicMs() + skippedMs,
+      sleep: (ms, signal) => {
+        const reallyMs = options.hurried === true ? Math.min(ms, 2) : ms;
+        skippedMs += ms - reallyMs;
+        return systemClock.sleep(reallyMs, signal);
+      },
     },
     signal: options.signal ?? new AbortController().signal,
   };

@@ -24,7 +24,7 @@ import {
 } from '../../shared/wire/messages.js';
 import type { MachineIdentity } from '../../receiver/catalog/manifest.js';
 import { MachineReader } from '../../receiver/catalog/reader.js';
-import { IngestSession, type IngestTransport } from '../../receiver/session/ingest.js';
+import { IngestSession, type IngestDeps, type IngestTransport } from '../../receiver/session/ingest.js';
 import { newMachineStatus, type MachineStatus } from '../../receiver/session/status.js';
 import type { ObjectStore } from '../../receiver/store/store.js';
 import { digestOfUnit } from '../../receiver/volume/block-hashes.js';
@@ -198,9 +198,14 @@ export class TestAgent {
   sequence = 0;
   cycle = randomUUID();
 
-  constructor(store: ObjectStore, model = new Map<number, Buffer>(), clock: Clock = systemClock) {
+  constructor(
+    store: ObjectStore,
+    model = new Map<number, Buffer>(),
+    clock: Clock = systemClock,
+    more: Partial<IngestDeps> = {},
+  ) {
     this.model = model;
-    const deps = { store, clock, randomId: randomUUID, log: silentLogger(), program: 'test' };
+    const deps = { store, clock, randomId: randomUUID, log: silentLogger(), program: 'test', ...more };
     this.done = new IngestSession(deps, IDENTITY, this.transport, this.status).run();
   }
 
