@@ -2,6 +2,7 @@
 /**
  * `afterimage-receiver`: the daemon, enrolment tokens, revocation.
  */
+import { randomBytes } from 'node:crypto';
 import { hostname } from 'node:os';
 import { setFlagsFromString } from 'node:v8';
 import { Command } from 'commander';
@@ -14,6 +15,7 @@ import { VERSION } from '../shared/version.js';
 import { resolveMachine } from './catalog/machines.js';
 import { loadReceiverConfig } from './config.js';
 import { runReceiver } from './daemon.js';
+import { addKek, initKekFile } from './keys/file-provider.js';
 import { openAuthority } from './session/ca.js';
 import { loadIdentity, revokeIdentity } from './session/identity.js';
 import { TokenStore } from './session/tokens.js';
@@ -89,6 +91,46 @@ program
         ? `${identity.name} is revoked: its agent is refused, and a connection that stands ends within half a minute.\n`
         : `${identity.name} was revoked already.\n`,
     );
+  });
+
+const keys = program.command('keys').description('key-encryption keys of this receiver, where they are in a file');
+
+/** The file of the configuration, unless another is named. */
+async function kekPath(given: string | undefined): Promise<string> {
+  const { provider } = (await loadReceiverConfig(configPath())).encryption;
+  const path = given ?? (provider !== undefined && 'file' in provider ? provider.file : undefined);
+  if (path !== undefined) return path;
+  throw usageError(
+    'no key file is named',
+    'Give --file, or set `encryption: { provider: { file: … } }` in receiver.yaml.',
+  );
+}
+
+const KEEP_A_COPY =
+  'Keep a copy where neither this host nor the store is, or export a recovery key file of each machine (`afterimage keys export`): without one of them nothing that is encrypted can be restored, by anybody.';
+
+keys
+  .command('init')
+  .description('make the file with a first key; an existing file is left alone')
+  .option('--file <path>', 'where (default: that of the configuration)')
+  .action(async (options: { file?: string }) => {
+    const path = await kekPath(options.file);
+    const id = await initKekFile(path, randomBytes, systemClock.nowMs());
+    process.stdout.write(`${path}: key-encryption key ${id}\n`);
+    process.stderr.write(`${KEEP_A_COPY}\n`);
+  });
+
+keys
+  .command('add')
+  .description(
+    'add a key, which wraps from now on; then `afterimage keys rewrap` each machine. Old keys stay in the file',
+  )
+  .option('--file <path>', 'which (default: that of the configuration)')
+  .action(async (options: { file?: string }) => {
+    const path = await kekPath(options.file);
+    const id = await addKek(path, randomBytes, systemClock.nowMs());
+    process.stdout.write(`${path}: key-encryption key ${id} is added\n`);
+    process.stderr.write(`${KEEP_A_COPY}\n`);
   });
 
 program

@@ -11,3 +11,5 @@ export const KEYS_OBJECT_BYTES_MAX = 1 * MIB;
 export const KEYS_RECHECK_MS = 5 * 60_000;
 /** A program that wraps or unwraps a key asks a service in the network. */
 export const KEY_COMMAND_TIMEOUT_MS = 30_000;
+/** A check of a key file proves a chunk of so many layers of each disk: some seconds on a far store. */
+export const KEY_SAMPLE_UNITS = 16;

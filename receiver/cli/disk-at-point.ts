@@ -26,6 +26,7 @@ export async function planDisk(
 ): Promise<PlannedDisk> {
   const owner = { machine: machine.manifest.machine.id, disk: disk.disk, blockBytes: disk.blockBytes };
   const reader = new LayerReader(store, owner, cache);
+  await reader.keys.require(disk);
   const layers = await machine.layersFor(disk.disk, point.number);
   return { reader, plan: await planPoint(reader, disk, layers, signal), point: point.number, disk };
 }

@@ -6,6 +6,7 @@ import { Command, CommanderError, Option } from 'commander';
 import { usageError } from '../../shared/errors.js';
 import { DEFAULT_CONFIG, type CliIo, type GlobalOptions } from './context.js';
 import type { JobsOptions } from './jobs.js';
+import { addKeysVerbs, collectKeys, KEY_OPTION } from './keys-verbs.js';
 import type { LaunchSettingsOptions } from './launch-settings.js';
 import { addOperationVerbs } from './operation-verbs.js';
 import { exitCodeOf, printError } from './output.js';
@@ -119,6 +120,7 @@ export function buildProgram(io: CliIo, quiet: boolean): Command {
     .addOption(new Option('--format <format>', 'what a file is to be').choices(TARGET_FORMATS).default('raw'))
     .option('--sparse', 'leave zeroes out of a file instead of reserving its space')
     .option('--force', 'write over a target that holds data')
+    .option(...KEY_OPTION, collectKeys)
     .option('--read-back', 'read the whole target again and prove what it holds')
     .option('--state <folder>', 'where journals of restores to devices are kept', DEFAULT_STATE)
     .option(...JSON_OPTION)
@@ -133,6 +135,7 @@ export function buildProgram(io: CliIo, quiet: boolean): Command {
     .argument('<machine>', MACHINE_HELP)
     .option('--point <point>', `${POINT_HELP}; the latest unless given`)
     .option('--all', 'all points; what they share is read once')
+    .option(...KEY_OPTION, collectKeys)
     .option(...JSON_OPTION)
     .addHelpText('after', '\nExamples:\n  afterimage verify web1\n  afterimage verify web1 --all --json\n')
     .action(async (machine: string, _: unknown, command: Command) =>
@@ -142,6 +145,7 @@ export function buildProgram(io: CliIo, quiet: boolean): Command {
   addScrub(program, io);
   addServe(program, io);
   addRetentionVerbs(program, io);
+  addKeysVerbs(program, io);
   addRecoveryVerbs(program, io);
   addOperationVerbs(program, io);
   return program;
@@ -178,6 +182,7 @@ function addServe(program: Command, io: CliIo): void {
     .argument('<machine>', MACHINE_HELP)
     .requiredOption('--point <point>', POINT_HELP)
     .option('--disk <disk>', 'only this disk')
+    .option(...KEY_OPTION, collectKeys)
     .option('--writable', 'take writes; they stay on this host and are thrown away at the end')
     .option('--keep', 'with --writable: keep the writes, and go on with them when the same command is run again')
     .option(

@@ -3,7 +3,7 @@
  * Keys are looked up when something encrypted is met, once more when one is missing (it may be new), and not at all for what is in the clear.
  */
 import { plainHasher, type BlockHasher } from '../../shared/crypto/block-hasher.js';
-import type { MachineCipher } from '../../shared/crypto/machine-cipher.js';
+import { isHiddenDigest, type MachineCipher } from '../../shared/crypto/machine-cipher.js';
 import {
   decodeChunkHeader,
   openChunk,
@@ -68,6 +68,14 @@ export class DiskKeys {
   async indexOpener(bytes: Buffer): Promise<ChunkOpener | undefined> {
     const seal = indexSealOf(bytes);
     return seal === null ? undefined : (await this.#cipher(seal)).opener(this.#disk);
+  }
+
+  /** Throws code `key-missing` when the point's disk can't be read with the keys at hand, before anything of it is. */
+  async require(disk: HashesUnder & { readonly digest: string }): Promise<void> {
+    if (!isHiddenDigest(disk.digest) && disk.hashCheck === undefined) return;
+    const cipher = await keysOf(this.#store).cipherOf(this.#machine);
+    cipher.showDigest(this.#disk, disk.digest);
+    if (disk.hashCheck !== undefined) cipher.hasherFor(disk.hashCheck, this.#disk);
   }
 
   async hasherFor({ hashCheck }: HashesUnder): Promise<BlockHasher> {

@@ -106,7 +106,7 @@ export class LayerReader {
     numbers: readonly number[],
     rooms?: readonly [Buffer, Buffer],
   ): AsyncGenerator<ReadChunk> {
-    for await (const chunk of this.#stored(layer, index, numbers, rooms)) {
+    for await (const chunk of this.storedChunks(layer, index, numbers, rooms)) {
       yield chunk.header.seal === null
         ? { ...chunk, hash: plainHasher }
         : await this.open(this.nameOf(layer), index, chunk);
@@ -118,7 +118,7 @@ export class LayerReader {
    * decrypted, and LayerWriter encrypts it anew.
    */
   async *movableChunks(layer: LayerRef, index: LayerIndex, numbers: readonly number[]): AsyncGenerator<StoredChunk> {
-    for await (const chunk of this.#stored(layer, index, numbers)) {
+    for await (const chunk of this.storedChunks(layer, index, numbers)) {
       yield chunk.header.seal?.keyed === false ? await this.open(this.nameOf(layer), index, chunk) : chunk;
     }
   }
@@ -133,7 +133,7 @@ export class LayerReader {
   }
 
   /** Chunks as they are stored. */
-  async *#stored(
+  async *storedChunks(
     layer: LayerRef,
     index: LayerIndex,
     numbers: readonly number[],

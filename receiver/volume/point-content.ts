@@ -32,6 +32,7 @@ export async function openPointContent(
 ): Promise<PointContent> {
   const owner = { machine: view.manifest.machine.id, disk: disk.disk, blockBytes: disk.blockBytes };
   const reader = new LayerReader(store, owner, cache);
+  await reader.keys.require(disk);
   const layers = await view.layersFor(disk.disk, point.number);
   return new LayerContent(reader, new PointMap(await planPoint(reader, disk, layers, signal)));
 }
