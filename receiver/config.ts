@@ -15,6 +15,7 @@ import {
 import { COPY_CACHE_BYTES, POINT_INTERVAL_MS } from '../shared/limits.js';
 import { policySchema } from './catalog/policy.js';
 import { encryptionSchema } from './keys/config.js';
+import { PROVE_EVERY_MS, SCRUB_BYTES_PER_SECOND, SCRUB_EVERY_MS } from '../shared/limits-scrub.js';
 import { DEFAULT_CONTROL_SOCKET, DEFAULT_STATE_DIR, RECEIVER_CONFIG_PATH } from './default-paths.js';
 
 export { DEFAULT_CONTROL_SOCKET, DEFAULT_STATE_DIR, RECEIVER_CONFIG_PATH };
@@ -56,6 +57,18 @@ export const receiverConfigSchema = z.strictObject({
   policy: policySchema.prefault({}),
   /** Nothing is encrypted by the receiver unless a provider is set; see keys/config.ts. */
   encryption: encryptionSchema.prefault({}),
+  /** Reads what is stored again, finds what has rotted, and has it mended. */
+  scrub: z
+    .strictObject({
+      enabled: z.boolean().default(true),
+      /** Of all machines together. */
+      rate: rateValue.default(SCRUB_BYTES_PER_SECOND),
+      /** Every object is read once in this time, if the rate allows it. */
+      every: durationValue(60_000, 366 * 24 * 3_600_000, '1min to 366d').default(SCRUB_EVERY_MS),
+      /** Points are proven from end to end, the newest and one at random: each reads a whole image. */
+      prove: durationValue(60_000, 366 * 24 * 3_600_000, '1min to 366d').default(PROVE_EVERY_MS),
+    })
+    .prefault({}),
   log: z.strictObject({ level: logLevelValue.default('info') }).prefault({}),
 });
 export type ReceiverConfig = z.infer<typeof receiverConfigSchema>;

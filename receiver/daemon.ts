@@ -26,7 +26,9 @@ import { authenticator } from './session/identity.js';
 import { SessionRegistry } from './session/registry.js';
 import { startSessionServer } from './session/server.js';
 import { TokenStore } from './session/tokens.js';
+import { scrubMetrics } from './scrub-metrics.js';
 import { openStore } from './store/open.js';
+import { ScrubTask } from './upkeep/scrub-task.js';
 
 export async function runReceiver(config: ReceiverConfig, signal: AbortSignal): Promise<void> {
   const clock = systemClock;
@@ -79,6 +81,22 @@ export async function runReceiver(config: ReceiverConfig, signal: AbortSignal): 
     () => process.memoryUsage.rss(),
     () => engine.figures,
   );
+  const scrub = new ScrubTask({
+    store,
+    clock,
+    log,
+    random: Math.random,
+    settings: {
+      enabled: config.scrub.enabled,
+      bytesPerSecond: config.scrub.rate,
+      everyMs: config.scrub.every,
+      proveEveryMs: config.scrub.prove,
+    },
+    isOurs: () => true,
+    repair: () => Promise.resolve(),
+  });
+  scrubMetrics(metrics, () => scrub.figures);
+  const scrubbing = scrub.run(signal);
   const status = await startStatusServer({
     listen: config.status,
     log,
@@ -89,6 +107,7 @@ export async function runReceiver(config: ReceiverConfig, signal: AbortSignal): 
       memory: { residentBytes: process.memoryUsage.rss() },
       caFingerprint: ca.fingerprint,
       machines: registry.machines,
+      scrub: scrub.figures,
     }),
     metrics: () => metrics,
   });
@@ -122,6 +141,7 @@ export async function runReceiver(config: ReceiverConfig, signal: AbortSignal): 
   // Last: guests go on and wait for their disks from here to the next start.
   await engine.stop();
   await resuming;
+  await scrubbing;
   await status.stop();
   await store.close();
   await watchdog;

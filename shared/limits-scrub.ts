@@ -28,3 +28,13 @@ export const SCRUB_NOTE_INTERVAL_MS = 60 * 60 * 1000;
 export const RESEND_BLOCKS_MAX = BULK_BLOCKS_MIN / 8;
 /** Runs in such an order: 10 bytes each, well within a control message. */
 export const RESEND_EXTENTS_MAX = DAMAGE_EXTENTS_MAX;
+/** Scrub: read at most this fast by default. An idle disk's worth of attention: 1 TiB of layers takes three days, and no guest or agent notices. */
+export const SCRUB_BYTES_PER_SECOND = 4_000_000;
+/** ... and each object every two weeks: bits rot over months, and each reading costs requests at a store that charges for them. */
+export const SCRUB_EVERY_MS = 14 * 24 * 3_600_000;
+/** Points are proven from end to end this often by default: each proof reads a whole image. */
+export const PROVE_EVERY_MS = 30 * 24 * 3_600_000;
+/** ... so many points each time, the newest among them. */
+export const PROVEN_POINTS_PER_RUN = 2;
+/** The receiver looks this often which machine's scrub is due: one or two small requests per machine. */
+export const SCRUB_LOOK_MS = 5 * 60_000;

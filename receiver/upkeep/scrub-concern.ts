@@ -149,7 +149,8 @@ export async function indexOrNull(reader: LayerReader, layer: LayerRef): Promise
   try {
     return await reader.index(layer);
   } catch (error) {
-    if (isCorrupt(error)) return null;
+    // Nor can one be read whose key is not here.
+    if (isCorrupt(error) || (error instanceof AfterimageError && error.code === 'key-missing')) return null;
     throw error;
   }
 }

@@ -1,0 +1,323 @@
+/**
+ * Mends damaged layers. What their own good chunks have, what other layers have of the same blocks, and what the agent sends once more goes into a new
+ * layer that takes the old one's place: same points, a new (epoch, sequence), each block proven by the hash that the damaged layer's index has for it.
+ * Where that index is gone too, the agent's copy of what the newest point needs is proven by the digests of the points instead.
+ *
+ * A new layer is later than all of its last point: so it leaves out what a later layer of that point has. Blocks that are nowhere stay with the damaged
+ * layer, where reading them fails: they never turn into what was there before. Points that can't be told any more, as nobody knows what the lost
+ * layer held, are not listed any longer; the list of what is damaged names them.
+ * On a crash: new layers and pages are orphans, and the repair is done again; what the agent sent is in a point and serves the next try.
+ */
+import type { Logger } from 'pino';
+import { BlockSet } from '../../shared/blocks/block-set.js';
+import { segmentBlocks, geometryOf } from '../../shared/blocks/geometry.js';
+import type { Clock } from '../../shared/clock.js';
+import { AfterimageError, messageOf } from '../../shared/errors.js';
+import type { LayerIndex } from '../../shared/layer/layer.js';
+import { RESEND_BLOCKS_MAX, RESEND_EXTENTS_MAX } from '../../shared/limits-scrub.js';
+import type { DiskId } from '../../shared/units.js';
+import { describePoints, isOpen, withState, type DamageItem, type PointRange } from '../catalog/damage.js';
+import { loadDamage, updateDamage } from '../catalog/damage-io.js';
+import type { LayerRef } from '../catalog/manifest.js';
+import { layerName } from '../catalog/names.js';
+import type { OwnedMachine } from '../catalog/owned-machine.js';
+import type { ObjectStore } from '../store/store.js';
+import { IndexCache } from '../volume/index-cache.js';
+import { LayerReader } from '../volume/layer-reader.js';
+import { compareLayers, freeRuns } from '../volume/read-plan.js';
+import { workOfRuns } from '../volume/unit-work.js';
+import { CatalogCache, loadHistory, type DiskHistory, type MachineHistory } from './history.js';
+import { writeWinners } from './merge-layers.js';
+import type { Pace } from './pace.js';
+import { concernOfLayer, indexOrNull } from './scrub-concern.js';
+import { findDonors, wantedOf, type Donors } from './scrub-donors.js';
+import { rebuildUnknown } from './scrub-rebuild.js';
+import { replaceLayer } from './scrub-replace.js';
+import { salvageLayer } from './scrub-salvage.js';
+import type { Winner } from './winners.js';
+
+/** Asks the agent for blocks once more; resolves to the point that holds them. Throws code `home-absent` when it is not there. */
+export type AskAgent = (
+  disk: DiskId,
+  extents: readonly (readonly [number, number])[],
+) => Promise<{ readonly point: number }>;
+
+export interface RepairDeps {
+  readonly store: ObjectStore;
+  readonly clock: Clock;
+  readonly log: Logger;
+  readonly owned: OwnedMachine;
+  readonly pace: Pace;
+  readonly signal: AbortSignal;
+  readonly ask: AskAgent;
+}
+
+/** A layer that is to be mended, and what is known of its disk. */
+export interface Patient {
+  readonly disk: DiskId;
+  readonly layer: LayerRef;
+  readonly blockBytes: number;
+  readonly reader: LayerReader;
+}
+
+/** All that is open of a machine's damage, one after the other. What can't be mended now stays open, with the reason. */
+export async function repairMachine(deps: RepairDeps): Promise<void> {
+  const { store, owned, log, signal } = deps;
+  const { id: machine, name } = owned.manifest.machine;
+  const items = (await loadDamage(store, machine))?.items ?? [];
+  for (const item of items) {
+    if (signal.aborted) return;
+    if (item.kind !== 'layer' || !isOpen(item) || item.state === 'lost' || item.layer === null || item.disk === null)
+      continue;
+    try {
+      await new Repair(deps, item, item.disk, item.layer, items).run();
+    } catch (error) {
+      if (!(error instanceof AfterimageError) || error.kind === 'fenced' || error.kind === 'cancelled') throw error;
+      log.warn({ err: error, machine, name, object: item.object }, `not mended yet: ${messageOf(error)}`);
+      await mark(deps, item, { state: 'found', reason: messageOf(error) });
+    }
+  }
+}
+
+type Mark = Pick<DamageItem, 'state' | 'reason'> & Partial<Pick<DamageItem, 'points'>>;
+
+async function mark(deps: RepairDeps, item: DamageItem, change: Mark): Promise<void> {
+  await updateDamage(deps, deps.owned.manifest.machine.id, (items, nowMs) => withState(items, item, change, nowMs));
+}
+
+class Repair {
+  readonly #deps: RepairDeps;
+  readonly #item: DamageItem;
+  readonly #disk: DiskId;
+  readonly #layer: LayerRef;
+  readonly #bad: ReadonlySet<string>;
+
+  constructor(deps: RepairDeps, item: DamageItem, disk: DiskId, layer: LayerRef, all: readonly DamageItem[]) {
+    this.#deps = deps;
+    this.#item = item;
+    this.#disk = disk;
+    this.#layer = layer;
+    this.#bad = new Set(all.filter(isOpen).map((other) => other.object));
+  }
+
+  async run(): Promise<void> {
+    const { store, owned } = this.#deps;
+    const history = await this.#history();
+    const disk = history.disks.get(this.#disk);
+    if (disk === undefined || !isReferred(disk, this.#layer)) {
+      return this.#mark({ state: 'gone', reason: 'nothing refers to it any more' });
+    }
+    const { blockBytes } = disk.entry;
+    const owner = { machine: owned.manifest.machine.id, disk: this.#disk, blockBytes };
+    const patient: Patient = {
+      disk: this.#disk,
+      layer: this.#layer,
+      blockBytes,
+      reader: new LayerReader(store, owner, new IndexCache()),
+    };
+    const salvaged = await salvageLayer(store, owner, this.#layer);
+    if (salvaged.report.problems.length === 0) {
+      return this.#mark({ state: 'repaired', reason: 'it was read again, and is whole' });
+    }
+    if (salvaged.index === null) return this.#unknown(patient);
+    await this.#known(patient, history, salvaged.index, salvaged.badChunks);
+  }
+
+  /** Its index is known: every block can be proven by its hash. */
+  async #known(
+    patient: Patient,
+    before: MachineHistory,
+    index: LayerIndex,
+    badChunks: ReadonlySet<number>,
+  ): Promise<void> {
+    const wanted = wantedOf(index, { badChunks });
+    let history = before;
+    let donors = await this.#donors(patient, history, index, wanted);
+    let askedPoint: number | null = null;
+    if (donors.missing.size > 0) {
+      askedPoint = await this.#ask(runsOf(donors.missing.keys()));
+      history = await this.#history();
+      donors = await this.#donors(patient, history, index, wanted);
+    }
+    const missing = runsOf(donors.missing.keys());
+    const lost =
+      missing.length === 0
+        ? []
+        : (
+            await concernOfLayer(this.#deps.store, this.#deps.owned.manifest, {
+              disk: this.#disk,
+              layer: this.#layer,
+              extents: missing,
+            })
+          ).points;
+    const own = lost.length > 0 ? [] : [goodPart(patient.layer, index, wanted)];
+    const made = await this.#write(patient, history, [...own, ...donors.winners]);
+    // Lost blocks stay with the damaged layer, where they can't be taken for what was there before.
+    const outputs = lost.length > 0 ? [this.#layer, ...made] : made;
+    if (lost.length === 0 || made.length > 0) await replaceLayer(this.#deps, history, patient, outputs, new Set());
+    const from =
+      askedPoint === null
+        ? 'what the store has'
+        : `what the store has and what its agent sent with point ${askedPoint}`;
+    if (lost.length === 0) {
+      await this.#mark({ state: 'repaired', reason: `made anew of ${from}` });
+      return this.#told('info', 'a damaged layer was made anew');
+    }
+    await this.#lost(lost, `${donors.missing.size} blocks of disk ${this.#disk} are nowhere`);
+  }
+
+  async #unknown(patient: Patient): Promise<void> {
+    const { store, owned } = this.#deps;
+    const bad = { disk: this.#disk, layer: this.#layer, extents: null };
+    const { newest } = await concernOfLayer(store, owned.manifest, bad);
+    const point = newest.isEmpty
+      ? null
+      : await this.#ask([...newest.extents()].map(({ first, count }) => [first, count] as const));
+    const result = await rebuildUnknown(this.#deps, await this.#history(), patient, newest);
+    const from =
+      point === null ? 'all of it was overwritten since' : `its agent sent what is left of it with point ${point}`;
+    if (result.lost.length === 0) {
+      await this.#mark({ state: 'repaired', reason: `${from}, and the digests of its points fit` });
+      return this.#told('info', 'a lost layer was made anew');
+    }
+    await this.#lost(result.lost, `nobody knows what the layer held; ${from}; its points are not listed any more`);
+  }
+
+  /** What can be asked for is that part of it which the newest point needs: nothing else is on the source any more. Returns the last point that holds it. */
+  async #ask(extents: readonly (readonly [number, number])[]): Promise<number | null> {
+    const { store, owned, log } = this.#deps;
+    const { newest } = await concernOfLayer(store, owned.manifest, { disk: this.#disk, layer: this.#layer, extents });
+    if (newest.isEmpty) return null;
+    await this.#mark({ state: 'asked', reason: `${newest.size} blocks were asked of the agent` });
+    log.info({ object: this.#item.object, blocks: newest.size }, 'damaged blocks are asked of the agent');
+    let point: number | null = null;
+    for (const part of partsOf(newest)) point = (await this.#deps.ask(this.#disk, part)).point;
+    return point;
+  }
+
+  #donors(
+    patient: Patient,
+    history: MachineHistory,
+    index: LayerIndex,
+    wanted: ReturnType<typeof wantedOf>,
+  ): Promise<Donors> {
+    const { bases = [], deltas = [] } = history.disks.get(this.#disk) ?? {};
+    const machine = history.manifest.machine.id;
+    const isBad = (layer: LayerRef): boolean => this.#bad.has(layerName(machine, this.#disk, layer));
+    return findDonors(patient.reader, [...bases, ...deltas], { layer: patient.layer, index }, wanted, isBad);
+  }
+
+  /** The new layer, without what later layers of the same last point have. */
+  async #write(patient: Patient, history: MachineHistory, winners: readonly Winner[]): Promise<readonly LayerRef[]> {
+    const { kind, segment, firstPoint, lastPoint } = patient.layer;
+    const { disk, blockBytes } = patient;
+    const hidden = await hiddenBlocks(patient, history);
+    const parts = winners.map((winner) => without(winner, hidden)).filter(hasBlocks);
+    if (parts.length === 0 && kind === 'delta') return [];
+    if (kind === 'base' && !hidden.isEmpty) throw notMovable(this.#item.object);
+    const what = { disk, blockBytes, kind, segment, firstPoint, lastPoint };
+    return (await writeWinners(this.#deps, patient.reader, parts, what)).layers;
+  }
+
+  async #lost(points: readonly PointRange[], why: string): Promise<void> {
+    await this.#mark({ state: 'lost', reason: why, points: [...points] });
+    this.#told('error', `points ${describePoints(points)} can not be had any more: ${why}`);
+  }
+
+  #told(level: 'info' | 'error', text: string): void {
+    const { id: machine, name } = this.#deps.owned.manifest.machine;
+    this.#deps.log[level]({ machine, name, object: this.#item.object }, text);
+  }
+
+  #mark(change: Mark): Promise<void> {
+    return mark(this.#deps, this.#item, change);
+  }
+
+  #history(): Promise<MachineHistory> {
+    return loadHistory(new CatalogCache(this.#deps.store), this.#deps.owned.manifest);
+  }
+}
+
+const isReferred = ({ bases, deltas }: DiskHistory, layer: LayerRef): boolean =>
+  [...bases, ...deltas].some(
+    (other) => compareLayers(other, layer) === 0 && other.kind === layer.kind && other.segment === layer.segment,
+  );
+
+/** What its own good chunks and zero runs have. */
+function goodPart(layer: LayerRef, index: LayerIndex, wanted: ReadonlyMap<number, bigint>): Winner {
+  const runs: [number, number][] = [];
+  for (let i = 0; i < index.first.length; i++) {
+    for (let b = 0; b < (index.count[i] ?? 0); b++) {
+      const block = (index.first[i] ?? 0) + b;
+      if (wanted.has(block)) continue;
+      const last = runs.at(-1);
+      if (last !== undefined && last[0] + last[1] === block) last[1]++;
+      else runs.push([block, 1]);
+    }
+  }
+  return { layer, index, work: workOfRuns(index, runs) };
+}
+
+/** Blocks that layers of the same last point, later than this one, have: a new layer would come after them. */
+async function hiddenBlocks({ disk, layer, blockBytes, reader }: Patient, history: MachineHistory): Promise<BlockSet> {
+  const hidden = new BlockSet();
+  const of = history.disks.get(disk);
+  if (of === undefined) return hidden;
+  const geometry = geometryOf(of.entry.sizeBytes, blockBytes);
+  for (const other of [...of.bases, ...of.deltas]) {
+    if (other.lastPoint !== layer.lastPoint || compareLayers(other, layer) <= 0) continue;
+    if (other.kind === 'base') {
+      // A base of the same point is what the segment was at it, as a newer base would be.
+      if (layer.kind === 'base' || other.segment === null || other.segment >= geometry.segmentCount) continue;
+      const { first, count } = segmentBlocks(geometry, other.segment);
+      hidden.addRange(first, count);
+      continue;
+    }
+    const index = await indexOrNull(reader, other);
+    if (index === null) throw notMovable(reader.nameOf(layer));
+    for (let i = 0; i < index.first.length; i++) hidden.addRange(index.first[i] ?? 0, index.count[i] ?? 0);
+  }
+  if (layer.kind === 'delta' || layer.segment === null) return hidden;
+  const { first, count } = segmentBlocks(geometry, layer.segment);
+  return BlockSet.of(hidden.blocksIn(first, count));
+}
+
+function without(winner: Winner, hidden: BlockSet): Winner {
+  if (hidden.isEmpty) return winner;
+  const { pieces, zeroes } = winner.work;
+  const runs = [...pieces.map(({ first, count }) => [first, count] as const), ...zeroes].sort((a, b) => a[0] - b[0]);
+  const left = runs.flatMap(([first, count]) => [...freeRuns(hidden, first, count)]);
+  return { ...winner, work: workOfRuns(winner.index, left) };
+}
+
+const hasBlocks = ({ work }: Winner): boolean => work.pieces.length > 0 || work.zeroes.length > 0;
+
+function runsOf(blocks: Iterable<number>): [number, number][] {
+  return [...BlockSet.of(blocks).extents()].map(({ first, count }) => [first, count]);
+}
+
+/** Orders to the agent: so many blocks and runs each. */
+function* partsOf(blocks: BlockSet): Generator<[number, number][]> {
+  let part: [number, number][] = [];
+  let size = 0;
+  for (const { first, count } of blocks.extents()) {
+    for (let at = first; at < first + count;) {
+      const n = Math.min(first + count - at, RESEND_BLOCKS_MAX - size);
+      part.push([at, n]);
+      size += n;
+      at += n;
+      if (size < RESEND_BLOCKS_MAX && part.length < RESEND_EXTENTS_MAX) continue;
+      yield part;
+      part = [];
+      size = 0;
+    }
+  }
+  if (part.length > 0) yield part;
+}
+
+const notMovable = (name: string): AfterimageError =>
+  new AfterimageError(`layer ${name} can't be put behind later layers of its point`, {
+    code: 'repair-order',
+    kind: 'refused',
+    hint: 'Bring the object back from a copy of the store; newer points are whole once its agent has sent the blocks again.',
+  });
