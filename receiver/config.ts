@@ -16,6 +16,7 @@ import { COPY_CACHE_BYTES, POINT_INTERVAL_MS } from '../shared/limits.js';
 import { policySchema } from './catalog/policy.js';
 import { encryptionSchema } from './keys/config.js';
 import { PROVE_EVERY_MS, SCRUB_BYTES_PER_SECOND, SCRUB_EVERY_MS } from '../shared/limits-scrub.js';
+import { DELETION_DELAY_MS, UPKEEP_BYTES_PER_SECOND, UPKEEP_INTERVAL_MS } from '../shared/limits-upkeep.js';
 import { DEFAULT_CONTROL_SOCKET, DEFAULT_STATE_DIR, RECEIVER_CONFIG_PATH } from './default-paths.js';
 
 export { DEFAULT_CONTROL_SOCKET, DEFAULT_STATE_DIR, RECEIVER_CONFIG_PATH };
@@ -67,6 +68,17 @@ export const receiverConfigSchema = z.strictObject({
       every: durationValue(60_000, 366 * 24 * 3_600_000, '1min to 366d').default(SCRUB_EVERY_MS),
       /** Points are proven from end to end, the newest and one at random: each reads a whole image. */
       prove: durationValue(60_000, 366 * 24 * 3_600_000, '1min to 366d').default(PROVE_EVERY_MS),
+    })
+    .prefault({}),
+  /** Thinning out points, merging layers, building bases, deleting what nobody needs any more. */
+  upkeep: z
+    .strictObject({
+      /** Each machine is looked after this often. */
+      interval: durationValue(1_000, 24 * 3_600_000, '1s to 24h').default(UPKEEP_INTERVAL_MS),
+      /** What it reads and writes at most, for all machines together. */
+      rate: rateValue.default(UPKEEP_BYTES_PER_SECOND),
+      /** So long an object stays in the store after nothing names it any more: a grace for readers, and for mistakes. */
+      deletionDelay: durationValue(0, 365 * 24 * 3_600_000, '0s to 365d').default(DELETION_DELAY_MS),
     })
     .prefault({}),
   log: z.strictObject({ level: logLevelValue.default('info') }).prefault({}),

@@ -11,7 +11,8 @@ import { createLogger } from '../shared/log.js';
 import { createNotifier, keepWatchdog } from '../shared/sd-notify.js';
 import { VERSION } from '../shared/version.js';
 import { startControlServer } from './api/control.js';
-import { Policies } from './catalog/policy-io.js';
+import { loadPolicy, Policies } from './catalog/policy-io.js';
+import { OwnedMachines } from './catalog/owned-machines.js';
 import { loadHead } from './catalog/reader.js';
 import type { ReceiverConfig } from './config.js';
 import { FailoverEngine } from './failover/engine.js';
@@ -29,6 +30,7 @@ import { TokenStore } from './session/tokens.js';
 import { scrubMetrics } from './scrub-metrics.js';
 import { openStore } from './store/open.js';
 import { ScrubTask } from './upkeep/scrub-task.js';
+import { UpkeepService } from './upkeep/service.js';
 
 export async function runReceiver(config: ReceiverConfig, signal: AbortSignal): Promise<void> {
   const clock = systemClock;
@@ -41,7 +43,8 @@ export async function runReceiver(config: ReceiverConfig, signal: AbortSignal): 
   if (config.encryption.provider === undefined)
     log.info('no key provider is configured: only machines whose source encrypts are encrypted');
   const policies = new Policies(store, clock, config.policy);
-  const registry = new SessionRegistry({ store, clock, randomId: randomUUID, log, program, policies });
+  const machines = new OwnedMachines();
+  const registry = new SessionRegistry({ store, clock, randomId: randomUUID, log, program, policies, machines });
   const enrollment = new Enrollment({
     store,
     tokens: new TokenStore(config.stateDir, clock),
@@ -58,6 +61,7 @@ export async function runReceiver(config: ReceiverConfig, signal: AbortSignal): 
       randomId: randomUUID,
       log,
       home: registry.homeAgents,
+      machines,
       intervalMs: failover.interval,
       cacheBytesMax: failover.cacheBytes,
       env: { ...process.env, AFTERIMAGE_QEMU_ACCEL: failover.accel },
@@ -70,8 +74,20 @@ export async function runReceiver(config: ReceiverConfig, signal: AbortSignal): 
       hydrate: failover.hydrate.enabled ? { bytesPerSecond: failover.hydrate.rate ?? null } : null,
     },
   );
+  const upkeep = new UpkeepService(
+    {
+      ...{ store, clock, randomId: randomUUID, log, machines },
+      isOurs: () => Promise.resolve(true),
+      policyOf: async ({ machine }) => ((await loadPolicy(store, machine.id))?.policy ?? config.policy).retention,
+    },
+    {
+      intervalMs: config.upkeep.interval,
+      bytesPerSecond: config.upkeep.rate,
+      deletionDelayMs: config.upkeep.deletionDelay,
+    },
+  );
   // Before anything is done: a second receiver on this host ends here, and must not have gone on with the jobs of the first.
-  const control = await startControlServer({ socketPath: config.controlSocket, service: engine, log });
+  const control = await startControlServer({ socketPath: config.controlSocket, service: engine, upkeep, log });
   // Guests may be waiting for their disks: first of all. A store that doesn't answer must not keep agents out.
   const resuming = engine.start().catch((error: unknown) => {
     log.error({ err: error }, 'not every machine that runs here could be resumed');
@@ -80,6 +96,7 @@ export async function runReceiver(config: ReceiverConfig, signal: AbortSignal): 
     () => registry.machines,
     () => process.memoryUsage.rss(),
     () => engine.figures,
+    () => upkeep.status,
   );
   const scrub = new ScrubTask({
     store,
@@ -108,6 +125,7 @@ export async function runReceiver(config: ReceiverConfig, signal: AbortSignal): 
       caFingerprint: ca.fingerprint,
       machines: registry.machines,
       scrub: scrub.figures,
+      upkeep: upkeep.status,
     }),
     metrics: () => metrics,
   });
@@ -128,6 +146,7 @@ export async function runReceiver(config: ReceiverConfig, signal: AbortSignal): 
   log.info({ host: server.host, port: server.port, status: status.port, store: store.url }, 'receiver is ready');
   notifier.ready();
   notifier.status(`serving ${store.url}`);
+  const upkeeping = upkeep.run(signal);
   const watchdog = keepWatchdog(notifier, clock, () => true, signal);
   await new Promise<void>((resolve) => {
     if (signal.aborted) resolve();
@@ -138,6 +157,7 @@ export async function runReceiver(config: ReceiverConfig, signal: AbortSignal): 
   await control.stop();
   await server.stop();
   await registry.settled();
+  await upkeeping;
   // Last: guests go on and wait for their disks from here to the next start.
   await engine.stop();
   await resuming;

@@ -4,6 +4,8 @@
 import { Gauge, Registry } from 'prom-client';
 import type { FailoverFigures } from './failover/engine.js';
 import type { MachineStatus } from './session/status.js';
+import { upkeepMetrics } from './upkeep-metrics.js';
+import type { MachineUpkeepStatus } from './upkeep/upkeep-status.js';
 
 interface Metric {
   readonly name: string;
@@ -96,8 +98,10 @@ export function receiverMetrics(
   machines: () => readonly MachineStatus[],
   rssBytes: () => number,
   failover: () => FailoverFigures,
+  upkeep: () => readonly MachineUpkeepStatus[] = () => [],
 ): Registry {
   const registry = new Registry();
+  upkeepMetrics(registry, upkeep);
   failoverMetrics(registry, failover);
   for (const metric of METRICS) {
     new Gauge({

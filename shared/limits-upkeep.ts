@@ -1,7 +1,7 @@
 /**
  * Limits of upkeep: merging, bases, history pages, garbage collection; each with its reason. Relations are checked by limits.test.ts.
  */
-import { LAYER_STORED_BYTES_MAX } from './limits.js';
+import { IDLE_POINT_INTERVAL_MS, LAYER_STORED_BYTES_MAX } from './limits.js';
 import { GIB, KIB, MIB } from './units.js';
 
 /** Stored bytes of the layers that one merge takes in, unless two alone are larger: bounds what a kill throws away, and the time until others' turn. */
@@ -60,10 +60,16 @@ export const DELETE_BATCH = 1000;
 export const STEPS_PER_RUN = 64;
 /** Machines without anything new are looked at anyway so often. */
 export const UPKEEP_INTERVAL_MS = 10 * 60 * 1000;
-/** Deleted objects stay readable for this long after the manifest stopped naming them: readers that pin nothing. */
+/** A receiver that was just started lets agents and guests come first. */
+export const UPKEEP_START_DELAY_MS = 60 * 1000;
+/** Objects stay for this long after the manifest stopped naming them: readers that pin nothing. */
 export const DELETION_DELAY_MS = 60 * 60 * 1000;
 /** Bytes per second that upkeep reads and writes for all machines together unless told otherwise: a tenth of a disk, or of a network of 10 Gbit/s. */
 export const UPKEEP_BYTES_PER_SECOND = 100 * MIB;
+/** `afterimage upkeep` waits this long for the receiver to be done; it goes on there anyway. */
+export const UPKEEP_ANSWER_TIMEOUT_MS = 60 * 60 * 1000;
+/** A machine whose newest manifest is younger is taken for owned by a receiver that lives: twice what an idle machine leaves between points. */
+export const UPKEEP_LIVE_OWNER_MS = 2 * IDLE_POINT_INTERVAL_MS;
 /** Names and reasons shown of a plan; the rest is counted. */
 export const PLAN_LINES_MAX = 20;
 /** Decoded history pages that upkeep keeps, in the bytes that they take in the store. */

@@ -12,11 +12,13 @@ import { CONTROL_REQUEST_BYTES_MAX } from '../../shared/limits.js';
 import type { Logger } from '../../shared/log.js';
 import { asMachineId, isUuid, type MachineId } from '../../shared/units.js';
 import type { RecoveryService } from '../failover/operations.js';
-import { parseOperation } from './parse-operation.js';
+import type { UpkeepService } from '../upkeep/service.js';
+import { parseOperation, parseUpkeepTasks } from './parse-operation.js';
 
 export interface ControlServerOptions {
   readonly socketPath: string;
   readonly service: RecoveryService;
+  readonly upkeep?: Pick<UpkeepService, 'runNow'>;
   readonly log: Logger;
 }
 
@@ -29,12 +31,12 @@ interface JobParams extends MachineParams {
 }
 
 export async function startControlServer(options: ControlServerOptions): Promise<{ stop(): Promise<void> }> {
-  const app = controlApp(options.service, options.log);
+  const app = controlApp(options);
   await mkdir(dirname(options.socketPath), { recursive: true, mode: 0o700 });
   return listenApp(app, { socketPath: options.socketPath });
 }
 
-function controlApp(service: RecoveryService, log: Logger): FastifyInstance {
+function controlApp({ service, upkeep, log }: Omit<ControlServerOptions, 'socketPath'>): FastifyInstance {
   const app = fastify({ bodyLimit: CONTROL_REQUEST_BYTES_MAX, forceCloseConnections: true });
   app.get('/v1/machines', async () => ({ machines: await service.list() }));
   app.get<{ Params: MachineParams }>('/v1/machines/:id', async ({ params }) => service.view(machineOf(params)));
@@ -45,6 +47,11 @@ function controlApp(service: RecoveryService, log: Logger): FastifyInstance {
     const job = await service.begin(machineOf(request.params), parseOperation(request.body));
     return reply.code(202).send(job);
   });
+  if (upkeep !== undefined) {
+    app.post<{ Params: MachineParams }>('/v1/machines/:id/upkeep', async (request) => ({
+      results: await upkeep.runNow(machineOf(request.params), parseUpkeepTasks(request.body)),
+    }));
+  }
   answerErrors(app, log);
   return app;
 }

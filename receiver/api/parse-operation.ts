@@ -1,9 +1,18 @@
 /**
  * An operation as it arrives from outside, checked: what is wrong is said with the field's name. Pure.
  */
-import type { z } from 'zod';
+import { z } from 'zod';
 import { usageError } from '../../shared/errors.js';
+import { UPKEEP_TASKS, type UpkeepTask } from '../upkeep/machine-upkeep.js';
 import { operationRequestSchema, type OperationRequest } from '../failover/operations.js';
+
+const upkeepSchema = z.strictObject({ tasks: z.array(z.enum(UPKEEP_TASKS)).min(1) });
+
+export function parseUpkeepTasks(input: unknown): UpkeepTask[] {
+  const parsed = upkeepSchema.safeParse(input);
+  if (parsed.success) return parsed.data.tasks;
+  throw usageError(`the request is not valid: ${parsed.error.issues.map(describeIssue).join('; ')}`);
+}
 
 export function parseOperation(input: unknown): OperationRequest {
   const parsed = operationRequestSchema.safeParse(input);

@@ -6,6 +6,9 @@ import { request, type IncomingMessage } from 'node:http';
 import { z } from 'zod';
 import { AfterimageError, errnoOf, messageOf, type ErrorKind } from '../../shared/errors.js';
 import { CONTROL_ANSWER_BYTES_MAX, CONTROL_ANSWER_TIMEOUT_MS } from '../../shared/limits.js';
+import { UPKEEP_ANSWER_TIMEOUT_MS } from '../../shared/limits-upkeep.js';
+import type { MachineId } from '../../shared/units.js';
+import type { TaskResult, UpkeepTask } from '../upkeep/machine-upkeep.js';
 import type { Job } from '../catalog/recovery.js';
 import type { RecoveryService, RecoveryView } from '../failover/operations.js';
 
@@ -31,6 +34,18 @@ const errorSchema = z.object({
   kind: z.enum(Object.keys(KINDS) as [ErrorKind, ...ErrorKind[]]),
 });
 
+/** Upkeep of a machine in the running receiver: resolves when it is done. */
+export async function askUpkeep(
+  socketPath: string,
+  signal: AbortSignal,
+  machine: MachineId,
+  tasks: readonly UpkeepTask[],
+): Promise<TaskResult[]> {
+  const peer = { socketPath, signal, timeoutMs: UPKEEP_ANSWER_TIMEOUT_MS };
+  const answer = await roundTrip(peer, 'POST', `/v1/machines/${machine}/upkeep`, { tasks });
+  return (answer as { results: TaskResult[] }).results;
+}
+
 /** `signal` gives up waiting for an answer; what the receiver was asked to begin goes on there. */
 export function controlClient(socketPath: string, signal: AbortSignal): RecoveryService {
   const ask = (method: string, path: string, body?: unknown): Promise<unknown> =>
@@ -46,6 +61,7 @@ export function controlClient(socketPath: string, signal: AbortSignal): Recovery
 interface Peer {
   readonly socketPath: string;
   readonly signal: AbortSignal;
+  readonly timeoutMs?: number;
 }
 
 async function roundTrip(peer: Peer, method: string, path: string, body?: unknown): Promise<unknown> {
@@ -61,14 +77,13 @@ async function roundTrip(peer: Peer, method: string, path: string, body?: unknow
 }
 
 function exchange(
-  { socketPath, signal }: Peer,
+  { socketPath, signal, timeoutMs: timeout = CONTROL_ANSWER_TIMEOUT_MS }: Peer,
   method: string,
   path: string,
   body?: unknown,
 ): Promise<{ readonly status: number; readonly text: string }> {
   return new Promise((resolve, reject) => {
     const headers = body === undefined ? {} : { 'content-type': 'application/json' };
-    const timeout = CONTROL_ANSWER_TIMEOUT_MS;
     const sent = request({ socketPath, method, path, headers, signal, timeout, agent: false }, (response) => {
       textOf(response).then((text) => resolve({ status: response.statusCode ?? 0, text }), reject);
     });

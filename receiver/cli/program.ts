@@ -18,6 +18,7 @@ import type { ServeOptions } from './serve.js';
 import { addRetentionVerbs } from './retention-verbs.js';
 import type { StatusOptions } from './status.js';
 import { JSON_OPTION, MACHINE_HELP, POINT_HELP, positive, rate, SOCKET_OPTION } from './verb-options.js';
+import { UPKEEP_TASK_NAMES, type UpkeepOptions } from './upkeep-options.js';
 import type { VerifyOptions } from './verify.js';
 
 const DEFAULT_STATE = '/var/lib/afterimage/restore';
@@ -143,6 +144,7 @@ export function buildProgram(io: CliIo, quiet: boolean): Command {
     );
 
   addScrub(program, io);
+  addUpkeep(program, io);
   addServe(program, io);
   addRetentionVerbs(program, io);
   addKeysVerbs(program, io);
@@ -172,6 +174,23 @@ function addScrub(program: Command, io: CliIo): void {
     .addHelpText('after', '\nExamples:\n  afterimage damage web1\n  afterimage damage web1 --json\n')
     .action(async (machine: string, _: unknown, command: Command) =>
       (await import('./scrub.js')).damageCommand(machine, command.optsWithGlobals<GlobalOptions>(), io),
+    );
+}
+
+function addUpkeep(program: Command, io: CliIo): void {
+  program
+    .command('upkeep')
+    .description(
+      'drop points by the policy, merge layers, build bases, delete what nobody needs; the receiver does it by itself',
+    )
+    .argument('<machine>', MACHINE_HELP)
+    .addOption(new Option('--task <task>', 'only this one').choices(UPKEEP_TASK_NAMES))
+    .option('--dry-run', 'show what would be done and why; changes nothing')
+    .option(...SOCKET_OPTION)
+    .option(...JSON_OPTION)
+    .addHelpText('after', '\nExamples:\n  afterimage upkeep web1 --dry-run\n  afterimage upkeep web1 --task gc\n')
+    .action(async (machine: string, _: unknown, command: Command) =>
+      (await import('./upkeep.js')).upkeepCommand(machine, command.optsWithGlobals<UpkeepOptions>(), io),
     );
 }
 

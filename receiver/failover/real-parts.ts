@@ -3,6 +3,7 @@
  */
 import type { Logger } from 'pino';
 import type { Clock } from '../../shared/clock.js';
+import type { OwnedMachines } from '../catalog/owned-machines.js';
 import type { HomeAgents } from '../session/home-agent.js';
 import type { ObjectStore } from '../store/store.js';
 import { IndexCache } from '../volume/index-cache.js';
@@ -22,6 +23,8 @@ export interface RealPartsOptions {
   readonly randomId: () => string;
   readonly log: Logger;
   readonly home: HomeAgents;
+  /** Is told of machines whose copies are replicated here. */
+  readonly machines?: OwnedMachines;
   readonly intervalMs: number;
   readonly cacheBytesMax: number | null;
   readonly env: Readonly<NodeJS.ProcessEnv>;
@@ -48,14 +51,16 @@ export function realParts(options: RealPartsOptions): FailoverParts {
       const state = () => provider.state(spec);
       return runBootCheck(check, { spec, serialPath, startedAtMs, clock, signal, say, state });
     },
-    replicator: ({ owned, volumes }) =>
-      replicatorOf(
+    replicator: ({ owned, volumes }) => {
+      options.machines?.add(owned);
+      return replicatorOf(
         new VolumeReplicator(
           { store, clock, randomId, log },
           { owned, volumes, intervalMs: options.intervalMs, reason: 'running copy' },
         ),
         clock,
-      ),
+      );
+    },
   };
 }
 

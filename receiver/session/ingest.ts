@@ -31,6 +31,7 @@ import type { DiskEntry, LayerRef, MachineIdentity, Manifest } from '../catalog/
 import { writeLayerList, readLayerList } from '../catalog/manifest-io.js';
 import { layerListName } from '../catalog/names.js';
 import type { OwnedMachine } from '../catalog/owned-machine.js';
+import type { OwnedMachines } from '../catalog/owned-machines.js';
 import type { ObjectStore } from '../store/store.js';
 import { contentAfterCommit, type DiskLayers } from '../catalog/commit-content.js';
 import type { DiskIngest } from './disk-ingest.js';
@@ -56,6 +57,8 @@ export interface IngestDeps {
   readonly program: string;
   /** How often the machines' points are to be made; absent: the agents decide. */
   readonly policies?: Policies;
+  /** Is told of machines that are taken over here. */
+  readonly machines?: OwnedMachines;
 }
 
 export class IngestSession {
@@ -214,6 +217,7 @@ export class IngestSession {
     }
     this.#status.mode = 'replicate';
     this.#owned = opened.owned;
+    this.#deps.machines?.add(opened.owned);
     this.#disks = opened.disks;
     this.#status.epoch = opened.owned.epoch;
     this.#status.lastPoint = opened.owned.manifest.tail.points.at(-1) ?? null;

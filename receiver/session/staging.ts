@@ -6,12 +6,9 @@
  * acknowledged, the agent sends their segments again, and a stale one must not show through.
  */
 import { AfterimageError } from '../../shared/errors.js';
-import { digestToText } from '../../shared/blocks/hash.js';
-import { decodeFooter, decodeLayerHeader, LAYER_FOOTER_BYTES, LAYER_HEADER_BYTES } from '../../shared/layer/layer.js';
-import type { DiskId } from '../../shared/units.js';
 import type { DiskEntry, LayerRef, Manifest } from '../catalog/manifest.js';
 import { readLayerList } from '../catalog/manifest-io.js';
-import { diskPrefix } from '../catalog/names.js';
+import { findStaged } from '../catalog/staged-layers.js';
 import type { ObjectStore } from '../store/store.js';
 
 export const byAge = (a: LayerRef, b: LayerRef): number => a.epoch - b.epoch || a.sequence - b.sequence;
@@ -32,51 +29,4 @@ export async function keepStaged(
   if (found === null) return null;
   const all = [...recorded, ...found].sort(byAge);
   return all.length < wanted ? null : all.slice(0, wanted);
-}
-
-/** Durable layers of sweeps that the owner of the manifest's epoch wrote after its last manifest. */
-async function findStaged(
-  store: ObjectStore,
-  manifest: Manifest,
-  disk: DiskId,
-  firstCopy: boolean,
-): Promise<LayerRef[]> {
-  const found: LayerRef[] = [];
-  // Base layers are staged before the first point only; they are what it stands on.
-  for (const kind of firstCopy ? ['base', 'delta'] : ['delta']) {
-    for await (const object of store.list(`${diskPrefix(manifest.machine.id, disk)}${kind}/`)) {
-      const { lastPoint, epoch } = numbersOf(object.name);
-      if (epoch !== manifest.epoch) continue;
-      if (kind === 'delta' && lastPoint <= manifest.lastPoint) continue;
-      const ref = await refOf(store, object.name, object.sizeBytes);
-      if (ref.segment !== null) found.push(ref);
-    }
-  }
-  return found;
-}
-
-/** `…/<last point>-<epoch>-<sequence>`: the end of both kinds of names. */
-function numbersOf(name: string): { lastPoint: number; epoch: number } {
-  const match = /(\d+)-(\d+)-\d+$/.exec(name);
-  return match === null ? { lastPoint: 0, epoch: -1 } : { lastPoint: Number(match[1]), epoch: Number(match[2]) };
-}
-
-async function refOf(store: ObjectStore, name: string, sizeBytes: number): Promise<LayerRef> {
-  const header = decodeLayerHeader(await store.read(name, 0, LAYER_HEADER_BYTES), name);
-  const footer = decodeFooter(
-    await store.read(name, sizeBytes - LAYER_FOOTER_BYTES, LAYER_FOOTER_BYTES),
-    sizeBytes,
-    name,
-  );
-  const { kind, firstPoint, lastPoint, segment, epoch, sequence } = header;
-  return {
-    kind,
-    firstPoint,
-    lastPoint,
-    segment,
-    epoch,
-    sequence,
-    sizeBytes,
-    indexChecksum: digestToText(footer.indexChecksum),
-  };
 }

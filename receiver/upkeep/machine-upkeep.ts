@@ -15,7 +15,7 @@ import {
 } from '../../shared/limits-upkeep.js';
 import type { Logger } from '../../shared/log.js';
 import type { DiskId } from '../../shared/units.js';
-import type { LayerRef, Manifest } from '../catalog/manifest.js';
+import type { LayerRef, Manifest, RecoveryPoint } from '../catalog/manifest.js';
 import type { RetentionPolicy } from '../catalog/policy.js';
 import { loadRecovery } from '../catalog/recovery-io.js';
 import type { OwnedMachine } from '../catalog/owned-machine.js';
@@ -24,13 +24,16 @@ import { cancelled } from '../volume/plan-point.js';
 import { applyEdit, NO_EDIT, type CatalogEdit } from './apply-edit.js';
 import { buildBases } from './build-bases.js';
 import { layerKey, type Replacement } from './edit-history.js';
-import { GcMemory, runGc, type GcResult } from './gc.js';
+import { GcMemory, planGc, runGc, type GcResult } from './gc.js';
 import { CatalogCache, loadHistory, type DiskHistory, type MachineHistory } from './history.js';
 import { basesAt, LayerStats } from './layer-stats.js';
-import type { MergeStep } from './merge-plan.js';
+import type { MergePlan, MergeStep } from './merge-plan.js';
+import type { BaseStep } from './base-plan.js';
+import type { GcPlan } from './gc-plan.js';
+import type { RetentionPlan } from './retention.js';
 import { indexesOf, readerOf, writeWinners, type MergeDeps } from './merge-layers.js';
 import type { Pace } from './pace.js';
-import { blocksPerSegment, learnLayers, planBases, planMerges, planPoints } from './plan.js';
+import { blocksPerSegment, learnLayers, planBases, planMerges, planPoints, withoutPoints } from './plan.js';
 import { readersOf } from './readers.js';
 import { loadHeld, loadHeldAndEndPins } from './retention-held.js';
 import { winnersOf } from './winners.js';
@@ -67,6 +70,16 @@ export interface TaskResult {
   /** Why, in a few lines; more are counted by the last one. */
   readonly reasons: readonly string[];
   readonly problem: string | null;
+}
+
+/** The plans of all tasks. What points are dropped is taken for done by those of merges and bases. */
+export interface DryRun {
+  /** Not empty: nothing is dropped or deleted. */
+  readonly blockers: readonly string[];
+  readonly points: RetentionPlan<RecoveryPoint>;
+  readonly merges: MergePlan;
+  readonly bases: readonly BaseStep[];
+  readonly gc: GcPlan;
 }
 
 type Figures = { -readonly [K in keyof Omit<TaskResult, 'task' | 'endedAtMs' | 'reasons' | 'problem'>]: TaskResult[K] };
@@ -115,6 +128,48 @@ export class MachineUpkeep {
     const done: TaskResult[] = [];
     for (const task of UPKEEP_TASKS) if (tasks.includes(task)) done.push(await this.#task(task, owned, signal));
     return done;
+  }
+
+  /** What a run would do to the machine as it is in the store, with reasons. Changes nothing. */
+  async dryRun(manifest: Manifest): Promise<DryRun> {
+    const { store, clock, deletionDelayMs } = this.#deps;
+    const history = await loadHistory(this.#cache, manifest);
+    const held = await loadHeld(store, manifest.machine.id, clock.nowMs());
+    const policy = await this.#deps.policyOf(manifest);
+    const points = planPoints(history, policy, clock.nowMs(), held.points);
+    const after = withoutPoints(history, new Set(points.drop.map(({ point }) => point.number)));
+    await learnLayers(store, after, this.#stats);
+    const pins = readersOf(held.pins, await loadRecovery(store, manifest.machine.id));
+    const gc = await planGc({ store, clock, delayMs: deletionDelayMs }, history, this.#gc, pins, () => true);
+    return {
+      blockers: held.blockers,
+      points,
+      merges: planMerges(after, this.#stats),
+      bases: [...planBases(after, this.#stats).values()].flatMap((plan) => plan.steps),
+      gc,
+    };
+  }
+
+  /**
+   * Whether a run would change anything, as far as reading tells: for a machine that would have to be taken over first. Sees garbage as GC does, so a
+   * second look after the delay finds it due.
+   */
+  async hasWork(manifest: Manifest): Promise<boolean> {
+    const { store, clock, deletionDelayMs } = this.#deps;
+    const history = await loadHistory(this.#cache, manifest);
+    const held = await loadHeld(store, manifest.machine.id, clock.nowMs());
+    if (held.blockers.length > 0) return false;
+    const policy = await this.#deps.policyOf(manifest);
+    const points = planPoints(history, policy, clock.nowMs(), held.points);
+    if (points.drop.length > 0) return true;
+    await learnLayers(store, history, this.#stats);
+    if (planMerges(history, this.#stats).steps.some((step) => !this.#refused.has(stepKey(step)))) return true;
+    if ([...planBases(history, this.#stats).values()].some((plan) => plan.steps.length > 0)) return true;
+    const pins = readersOf(held.pins, await loadRecovery(store, manifest.machine.id));
+    // What the newest epoch left may be in flight with whoever has it.
+    const plan = await planGc({ store, clock, delayMs: deletionDelayMs }, history, this.#gc, pins, () => true);
+    this.#gc.seen = plan.seen;
+    return plan.deletable.length > 0;
   }
 
   async #task(task: UpkeepTask, owned: OwnedMachine, signal: AbortSignal): Promise<TaskResult> {

@@ -65,24 +65,30 @@ export class TestDisk {
     this.geometry = geometryOf(sizeBytes, blockBytes);
   }
 
+  #digest = 0n;
+
   apply(writes: readonly Write[]): void {
     for (const write of writes) {
       if ('zeroCount' in write) {
         for (const block of [...this.now.keys()])
-          if (block >= write.first && block < write.first + write.zeroCount) this.now.delete(block);
-      } else {
-        write.values.forEach((value, i) =>
-          value === 0 ? this.now.delete(write.first + i) : this.now.set(write.first + i, value),
-        );
-      }
+          if (block >= write.first && block < write.first + write.zeroCount) this.#set(block, 0);
+      } else write.values.forEach((value, i) => this.#set(write.first + i, value));
     }
   }
 
   digest(): string {
-    let digest = 0n;
-    for (const [block, value] of this.now)
-      digest ^= hashBlockAt(blockOf(this.geometry.blockBytes, value), 0, this.geometry.blockBytes, block);
-    return digestToText(digest);
+    return digestToText(this.#digest);
+  }
+
+  #set(block: number, value: number): void {
+    this.#digest ^= this.#hash(block, this.now.get(block) ?? 0) ^ this.#hash(block, value);
+    if (value === 0) this.now.delete(block);
+    else this.now.set(block, value);
+  }
+
+  #hash(block: number, value: number): bigint {
+    const { blockBytes } = this.geometry;
+    return value === 0 ? 0n : hashBlockAt(blockOf(blockBytes, value), 0, blockBytes, block);
   }
 }
 

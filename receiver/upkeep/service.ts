@@ -1,0 +1,164 @@
+/**
+ * Upkeep in a running receiver: at an interval, one machine after the other, each through the OwnedMachine of its session or copy. A machine that nobody
+ * owns is taken over when it is ours to look after and there is something to do. Keeps what each run found for status and metrics.
+ *
+ * One run at a time, paced, so that ingest never waits for more than the manifest that upkeep writes. On a crash: see machine-upkeep.ts.
+ */
+import type { Clock } from '../../shared/clock.js';
+import { AfterimageError, messageOf } from '../../shared/errors.js';
+import { UPKEEP_START_DELAY_MS } from '../../shared/limits-upkeep.js';
+import type { Logger } from '../../shared/log.js';
+import { asMachineId, isUuid, type MachineId } from '../../shared/units.js';
+import { MACHINES_PREFIX } from '../catalog/names.js';
+import type { CatalogDeps, OwnedMachine } from '../catalog/owned-machine.js';
+import type { OwnedMachines } from '../catalog/owned-machines.js';
+import { loadHead } from '../catalog/reader.js';
+import type { ObjectStore } from '../store/store.js';
+import { cancelled } from '../volume/plan-point.js';
+import { MachineUpkeep, UPKEEP_TASKS, type TaskResult, type UpkeepDeps, type UpkeepTask } from './machine-upkeep.js';
+import { Pace } from './pace.js';
+import { isUnused, takeOverForUpkeep } from './take-over.js';
+import { statusOf, type MachineUpkeepStatus } from './upkeep-status.js';
+
+export interface UpkeepServiceDeps extends CatalogDeps {
+  readonly store: ObjectStore;
+  readonly clock: Clock;
+  readonly log: Logger;
+  readonly machines: OwnedMachines;
+  /** Whether a machine that nobody here owns is ours to look after. */
+  readonly isOurs: (machine: MachineId) => Promise<boolean>;
+  readonly policyOf: UpkeepDeps['policyOf'];
+}
+
+export interface UpkeepSettings {
+  readonly intervalMs: number;
+  readonly bytesPerSecond: number;
+  readonly deletionDelayMs: number;
+}
+
+export class UpkeepService {
+  readonly #deps: UpkeepServiceDeps;
+  readonly #settings: UpkeepSettings;
+  readonly #upkeep = new Map<MachineId, MachineUpkeep>();
+  readonly #names = new Map<MachineId, string>();
+  /** The run under way and those that wait. Never rejects. */
+  #queue: Promise<unknown> = Promise.resolve();
+  #running: MachineId | null = null;
+  readonly #stopped = new AbortController();
+  /** One for all machines. */
+  readonly #pace: Pace;
+
+  constructor(deps: UpkeepServiceDeps, settings: UpkeepSettings) {
+    this.#deps = deps;
+    this.#settings = settings;
+    this.#pace = new Pace(deps.clock, settings.bytesPerSecond, this.#stopped.signal);
+  }
+
+  get status(): MachineUpkeepStatus[] {
+    return [...this.#upkeep].map(([machine, upkeep]) =>
+      statusOf(machine, this.#names.get(machine) ?? machine, upkeep, this.#running === machine),
+    );
+  }
+
+  /** Until aborted; what is under way then is given up at the next step. */
+  async run(signal: AbortSignal): Promise<void> {
+    const { clock, log } = this.#deps;
+    signal.addEventListener('abort', () => this.#stopped.abort(), { once: true });
+    await clock.sleep(Math.min(UPKEEP_START_DELAY_MS, this.#settings.intervalMs), signal);
+    while (!signal.aborted) {
+      const startedMs = clock.monotonicMs();
+      await this.#round(signal).catch((error: unknown) => {
+        if (!signal.aborted) log.warn({ err: error }, `upkeep: ${messageOf(error)}`);
+      });
+      const elapsedMs = clock.monotonicMs() - startedMs;
+      await clock.sleep(Math.max(0, this.#settings.intervalMs - elapsedMs), signal);
+    }
+    await this.#queue;
+  }
+
+  /** These tasks of one machine now, after what is under way. Throws when it isn't ours, or was taken over meanwhile. */
+  runNow(machine: MachineId, tasks: readonly UpkeepTask[] = UPKEEP_TASKS): Promise<TaskResult[]> {
+    return this.#inTurn(async () => {
+      const owned = this.#deps.machines.get(machine) ?? (await this.#take(machine));
+      return this.#runOwned(owned, tasks);
+    });
+  }
+
+  async #round(signal: AbortSignal): Promise<void> {
+    const { store, log } = this.#deps;
+    for (const folder of await store.listFolders(MACHINES_PREFIX)) {
+      if (signal.aborted) return;
+      if (!isUuid(folder)) continue;
+      const machine = asMachineId(folder);
+      await this.#inTurn(() => this.#one(machine)).catch((error: unknown) => {
+        if (signal.aborted) return;
+        // Another has it now, and looks after it.
+        if (error instanceof AfterimageError && error.kind === 'fenced') log.info({ machine }, 'upkeep: taken over');
+        else log.warn({ err: error, machine }, `upkeep: ${messageOf(error)}`);
+      });
+    }
+  }
+
+  async #one(machine: MachineId): Promise<void> {
+    const owned = this.#deps.machines.get(machine);
+    if (owned !== null) {
+      await this.#runOwned(owned, UPKEEP_TASKS);
+      return;
+    }
+    if (!(await this.#deps.isOurs(machine)) || !(await isUnused(this.#deps.store, machine))) return;
+    const head = await loadHead(this.#deps.store, machine);
+    if (head === null || !(await this.#of(machine).hasWork(head))) return;
+    await this.#runOwned(await this.#take(machine), UPKEEP_TASKS);
+  }
+
+  async #take(machine: MachineId): Promise<OwnedMachine> {
+    const { machines, isOurs, log } = this.#deps;
+    const mayTake = async (): Promise<void> => {
+      const isFree = machines.get(machine) === null && (await isUnused(this.#deps.store, machine));
+      if (!isFree || !(await isOurs(machine))) throw othersHave(machine);
+    };
+    await mayTake();
+    const owned = await takeOverForUpkeep(this.#deps, machine, mayTake);
+    log.info({ machine, epoch: owned.epoch }, 'upkeep: took a machine over that nobody writes');
+    machines.add(owned);
+    return owned;
+  }
+
+  async #runOwned(owned: OwnedMachine, tasks: readonly UpkeepTask[]): Promise<TaskResult[]> {
+    const { id, name } = owned.manifest.machine;
+    this.#names.set(id, name);
+    this.#running = id;
+    try {
+      return await this.#of(id).run(owned, this.#stopped.signal, tasks);
+    } finally {
+      this.#running = null;
+    }
+  }
+
+  #of(machine: MachineId): MachineUpkeep {
+    let upkeep = this.#upkeep.get(machine);
+    if (upkeep === undefined) {
+      const { store, clock, log, policyOf } = this.#deps;
+      const { deletionDelayMs } = this.#settings;
+      upkeep = new MachineUpkeep({ store, clock, log, pace: this.#pace, deletionDelayMs, policyOf });
+      this.#upkeep.set(machine, upkeep);
+    }
+    return upkeep;
+  }
+
+  #inTurn<T>(work: () => Promise<T>): Promise<T> {
+    const run = this.#queue.then(() => {
+      if (this.#stopped.signal.aborted) throw cancelled('upkeep');
+      return work();
+    });
+    this.#queue = run.catch(() => undefined);
+    return run;
+  }
+}
+
+const othersHave = (machine: MachineId): AfterimageError =>
+  new AfterimageError(`machine ${machine} is another's to look after`, {
+    code: 'machine-not-ours',
+    kind: 'refused',
+    hint: 'Ask the receiver that its agent is connected to.',
+  });

@@ -1,0 +1,37 @@
+/**
+ * What upkeep knows of a machine, as plain data for /status, /metrics and the command line.
+ */
+import type { MachineId } from '../../shared/units.js';
+import type { Count } from './gc-plan.js';
+import type { MachineUpkeep, TaskResult } from './machine-upkeep.js';
+
+export interface MachineUpkeepStatus {
+  readonly machine: MachineId;
+  readonly name: string;
+  readonly running: boolean;
+  /** The last run of each task. */
+  readonly tasks: readonly TaskResult[];
+  /** What the last garbage collection found: objects that the manifest names, and others by why they stay. Null before the first. */
+  readonly objects: Readonly<Record<string, Count>> | null;
+  /** Names that nobody knows, and objects that are named and not there. */
+  readonly unknown: readonly string[];
+  readonly missing: readonly string[];
+}
+
+export function statusOf(
+  machine: MachineId,
+  name: string,
+  upkeep: MachineUpkeep,
+  running: boolean,
+): MachineUpkeepStatus {
+  const plan = upkeep.garbage?.plan ?? null;
+  return {
+    machine,
+    name,
+    running,
+    tasks: [...upkeep.results.values()],
+    objects: plan === null ? null : Object.fromEntries(plan.kept),
+    unknown: plan?.unknown.slice(0, 20) ?? [],
+    missing: plan?.missing.slice(0, 20) ?? [],
+  };
+}
