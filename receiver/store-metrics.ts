@@ -38,6 +38,8 @@ export class StoreMetrics implements RequestWatch {
   }
 
   register(registry: Registry): void {
-    for (const metric of [this.#requests, this.#latency, this.#bytes]) registry.registerMetric(metric);
+    registry.registerMetric(this.#requests);
+    registry.registerMetric(this.#latency);
+    registry.registerMetric(this.#bytes);
   }
 }

@@ -13,6 +13,7 @@ import { STORE_PART_BYTES } from '../../shared/limits-store.js';
 import { removeTempFolders, tempFolder } from '../helpers/folders.js';
 import { ACCOUNT, ACCOUNT_KEY, Azurite, missingAzurite } from '../servers/azurite.js';
 import { large, namesIn, networkConformance, write } from './network.js';
+import { probeByCommand } from './probe-by-command.js';
 import { storeConformance } from './store.js';
 
 removeTempFolders();
@@ -105,6 +106,14 @@ describe.skipIf(missing !== false)('Azure Blob', () => {
     const store = await open(urlOf('keys', `&credentials=${file}`));
     expect(await store.createIfAbsent('x', Buffer.from('x'))).toBe('created');
     expect(store.url).not.toContain(ACCOUNT_KEY);
+  });
+
+  it('is found fit by a probe, which leaves nothing', async () => {
+    const { findings, code } = await probeByCommand(urlOf('probed'));
+    expect(findings.filter((f) => f.verdict !== 'ok')).toEqual([]);
+    expect(findings.map((f) => f.check)).toContain('clock');
+    expect(code).toBe(0);
+    expect(await namesIn(await open(urlOf('probed')))).toEqual([]);
   });
 
   it('says so when a lock is wanted and the service gives none', async () => {

@@ -15,6 +15,7 @@ import { STORE_PART_BYTES } from '../../shared/limits-store.js';
 import { removeTempFolders, tempFolder } from '../helpers/folders.js';
 import { missingRgw, OWNER, Rgw, WRITER } from '../servers/rgw.js';
 import { large, namesIn, networkConformance, SHORT_LIMITS, write } from './network.js';
+import { probeByCommand } from './probe-by-command.js';
 import { storeConformance } from './store.js';
 
 removeTempFolders();
@@ -168,6 +169,36 @@ describe.skipIf(missing !== false)('S3', () => {
       expect(error).toMatchObject({ code: 'delete-failed' });
       expect((error as DeleteError).kept.map((k) => k.name)).toContain('a/b');
       expect((await store.get('a/b', 10))?.toString()).toBe('x');
+    });
+  });
+
+  describe('probe', () => {
+    it('finds the server fit, and says what credentials are not enough for', async () => {
+      const verdicts = async (url: string): Promise<Record<string, string>> => {
+        const { findings, code } = await probeByCommand(url);
+        expect(code).toBe(0);
+        return Object.fromEntries(findings.map((f) => [f.check, f.verdict]));
+      };
+      const fit = { open: 'ok', create: 'ok', read: 'ok', list: 'ok', race: 'ok', large: 'ok', clock: 'ok' };
+      const speeds = { 'write-speed': 'ok', 'read-speed': 'ok' };
+      expect(await verdicts(urlOf('probed'))).toEqual({ ...fit, ...speeds, delete: 'ok' });
+      expect(await namesIn(await open(urlOf('probed')))).toEqual([]);
+      const file = join(await tempFolder('credentials'), 'keys.json');
+      await writeFile(file, JSON.stringify(WRITER), { mode: 0o600 });
+      const limited = urlOf('probed', 'append-only', `&credentials=${file}`);
+      expect(await verdicts(limited)).toEqual({ ...fit, ...speeds, delete: 'warn' });
+    });
+
+    it('fails without a server or with wrong credentials', async () => {
+      const file = join(await tempFolder('credentials'), 'keys.json');
+      await writeFile(file, JSON.stringify({ ...WRITER, secretAccessKey: 'wrong' }), { mode: 0o600 });
+      const { findings, code } = await probeByCommand(urlOf('', 'append-only', `&credentials=${file}`));
+      expect(code).toBe(1);
+      expect(findings).toMatchObject([
+        { check: 'open', verdict: 'ok' },
+        { check: 'create', verdict: 'fail' },
+      ]);
+      expect((await probeByCommand(urlOf('', 'not-there'))).code).toBe(2);
     });
   });
 
