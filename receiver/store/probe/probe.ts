@@ -71,8 +71,11 @@ class ProbeRun {
     const [store, other] = this.#stores as [ObjectStore, ObjectStore];
     // Without these nothing else can be tried.
     const create = (): Promise<string | undefined> => this.#creation(store, other);
-    if (!(await this.#check('create', 'objects are created, and never overwritten', TRUST, create)))
-      return this.#remove();
+    if (!(await this.#check('create', 'objects are created, and never overwritten', TRUST, create))) {
+      // There is nothing to say about deletion; most likely nothing was written.
+      await store.deleteMany(this.#written).catch(() => undefined);
+      return;
+    }
     const needed = 'Allow reading and listing: no receiver can do without.';
     const read = await this.#check('read', 'objects and exact ranges of them are read', needed, () =>
       this.#reading(other),
