@@ -7,6 +7,7 @@ import { hostname } from 'node:os';
 import { join } from 'node:path';
 import { systemClock } from '../shared/clock.js';
 import { startStatusServer } from '../shared/http/status-server.js';
+import { RESEND_ANSWER_MS } from '../shared/limits-scrub.js';
 import { createLogger } from '../shared/log.js';
 import { createNotifier, keepWatchdog } from '../shared/sd-notify.js';
 import { VERSION } from '../shared/version.js';
@@ -28,8 +29,9 @@ import { SessionRegistry } from './session/registry.js';
 import { startSessionServer } from './session/server.js';
 import { TokenStore } from './session/tokens.js';
 import { scrubMetrics } from './scrub-metrics.js';
-import { StoreMetrics } from './store-metrics.js';
 import { openStore } from './store/open.js';
+import { Pace } from './upkeep/pace.js';
+import { repairMachine, type AskAgent } from './upkeep/scrub-repair.js';
 import { ScrubTask } from './upkeep/scrub-task.js';
 import { UpkeepService } from './upkeep/service.js';
 
@@ -39,8 +41,7 @@ export async function runReceiver(config: ReceiverConfig, signal: AbortSignal): 
   const program = `afterimage-receiver ${VERSION}`;
   const notifier = createNotifier();
   const ca = await openAuthority(config.stateDir, clock);
-  const storeMetrics = new StoreMetrics();
-  const store = await openStore(config.store, { clock, create: true, watch: storeMetrics });
+  const store = await openStore(config.store, { clock, create: true });
   await openKeys(store, config.encryption, { clock, warn: (machine, message) => log.warn({ machine }, message) });
   if (config.encryption.provider === undefined)
     log.info('no key provider is configured: only machines whose source encrypts are encrypted');
@@ -76,10 +77,11 @@ export async function runReceiver(config: ReceiverConfig, signal: AbortSignal): 
       hydrate: failover.hydrate.enabled ? { bytesPerSecond: failover.hydrate.rate ?? null } : null,
     },
   );
+  const isOurs = (): Promise<boolean> => Promise.resolve(true);
   const upkeep = new UpkeepService(
     {
       ...{ store, clock, randomId: randomUUID, log, machines },
-      isOurs: () => Promise.resolve(true),
+      isOurs,
       policyOf: async ({ machine }) => ((await loadPolicy(store, machine.id))?.policy ?? config.policy).retention,
     },
     {
@@ -111,12 +113,20 @@ export async function runReceiver(config: ReceiverConfig, signal: AbortSignal): 
       everyMs: config.scrub.every,
       proveEveryMs: config.scrub.prove,
     },
-    isOurs: () => true,
-    repair: () => Promise.resolve(),
+    isOurs,
+    repair: async (machine, ended) => {
+      const owned = await upkeep.ownerOf(machine);
+      if (owned === null) return;
+      const pace = new Pace(clock, config.scrub.rate, ended);
+      const ask: AskAgent = (disk, extents) => {
+        const limit = AbortSignal.any([ended, AbortSignal.timeout(RESEND_ANSWER_MS)]);
+        return registry.homeAgents.resend(machine, disk, extents, limit);
+      };
+      await repairMachine({ store, clock, log, owned, pace, signal: ended, ask });
+    },
   });
   scrubMetrics(metrics, () => scrub.figures);
   const scrubbing = scrub.run(signal);
-  storeMetrics.register(metrics);
   const status = await startStatusServer({
     listen: config.status,
     log,

@@ -38,3 +38,5 @@ export const PROVE_EVERY_MS = 30 * 24 * 3_600_000;
 export const PROVEN_POINTS_PER_RUN = 2;
 /** The receiver looks this often which machine's scrub is due: one or two small requests per machine. */
 export const SCRUB_LOOK_MS = 5 * 60_000;
+/** An agent that was asked for blocks sends them with its next point; one that makes none for so long is asked again by the next look. */
+export const RESEND_ANSWER_MS = 10 * 60_000;

@@ -42,7 +42,7 @@ export interface ScrubTaskDeps {
   readonly random: () => number;
   readonly settings: ScrubSettings;
   /** Whether this receiver looks after a machine. */
-  readonly isOurs: (machine: MachineId) => boolean;
+  readonly isOurs: (machine: MachineId) => Promise<boolean>;
   /** Mends what can be mended; called when anything is open. */
   readonly repair: (machine: MachineId, signal: AbortSignal) => Promise<void>;
 }
@@ -88,7 +88,7 @@ export class ScrubTask {
       try {
         for (const folder of await store.listFolders(MACHINES_PREFIX)) {
           if (signal.aborted) return;
-          if (isUuid(folder) && this.#deps.isOurs(asMachineId(folder)))
+          if (isUuid(folder) && (await this.#deps.isOurs(asMachineId(folder))))
             await this.look(asMachineId(folder), pace, signal);
         }
       } catch (error) {

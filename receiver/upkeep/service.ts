@@ -84,6 +84,20 @@ export class UpkeepService {
     });
   }
 
+  /** For other work on a machine, such as mending it: whoever has it here, or a takeover when nobody writes it. Null: it is another's. */
+  async ownerOf(machine: MachineId): Promise<OwnedMachine | null> {
+    const { machines, isOurs, store } = this.#deps;
+    return (
+      machines.get(machine) ??
+      this.#inTurn(async () => {
+        const owned = machines.get(machine);
+        if (owned !== null) return owned;
+        if (!(await isOurs(machine)) || !(await isUnused(store, machine))) return null;
+        return (await loadHead(store, machine)) === null ? null : this.#take(machine);
+      })
+    );
+  }
+
   async #round(signal: AbortSignal): Promise<void> {
     const { store, log } = this.#deps;
     for (const folder of await store.listFolders(MACHINES_PREFIX)) {

@@ -36,39 +36,25 @@ export async function freePorts(count: number): Promise<number> {
 
 export class ServerProcess {
   readonly #child: ChildProcess;
-  /** Who waits for a line. Lines that nobody waits for are dropped. */
-  #waiting: { readonly wanted: RegExp; readonly resolve: () => void; readonly reject: (error: Error) => void } | null =
-    null;
+  readonly #lines: AsyncIterator<string, undefined>;
 
   private constructor(command: string, args: readonly string[]) {
-    // Ends with the test even when that is killed.
-    this.#child = spawn('setpriv', ['--pdeathsig', 'KILL', '--', command, ...args], {
-      stdio: ['pipe', 'pipe', 'inherit'],
-    });
+    this.#child = spawn(command, args, { stdio: ['pipe', 'pipe', 'inherit'] });
     const { stdout } = this.#child;
     if (stdout === null) throw new Error('no pipe');
-    createInterface({ input: stdout }).on('line', (line) => {
-      if (this.#waiting?.wanted.test(line) === true) this.#waiting.resolve();
-    });
-    this.#child.once('exit', () => this.#waiting?.reject(new Error('the server ended')));
+    this.#lines = createInterface({ input: stdout })[Symbol.asyncIterator]();
   }
 
   static async start(command: string, args: readonly string[], ready: RegExp): Promise<ServerProcess> {
     const server = new ServerProcess(command, args);
-    try {
-      await server.#until(ready);
-      return server;
-    } catch (error) {
-      await server.stop();
-      throw error;
-    }
+    await server.#until(ready);
+    return server;
   }
 
   /** For servers that take commands on their standard input. */
   async tell(command: string): Promise<void> {
-    const done = this.#until(/^done$/);
     this.#child.stdin?.write(`${command}\n`);
-    await done;
+    await this.#until(/^done$/);
   }
 
   async stop(): Promise<void> {
@@ -79,11 +65,11 @@ export class ServerProcess {
     await ended;
   }
 
-  #until(wanted: RegExp): Promise<void> {
-    return new Promise<void>((resolve, reject) => {
-      this.#waiting = { wanted, resolve, reject };
-    }).finally(() => {
-      this.#waiting = null;
-    });
+  async #until(wanted: RegExp): Promise<void> {
+    for (;;) {
+      const { value, done } = await this.#lines.next();
+      if (done === true) throw new Error(`the server ended before it said ${String(wanted)}`);
+      if (wanted.test(value)) return;
+    }
   }
 }
