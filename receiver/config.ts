@@ -12,6 +12,7 @@ import {
   portValue,
   rateValue,
 } from '../shared/config/values.js';
+import { STORE_CACHE_BYTES } from '../shared/limits-store.js';
 import { COPY_CACHE_BYTES, POINT_INTERVAL_MS } from '../shared/limits.js';
 import { policySchema } from './catalog/policy.js';
 import { encryptionSchema } from './keys/config.js';
@@ -27,6 +28,15 @@ export const receiverConfigSchema = z.strictObject({
     .string('expected a store URL')
     .regex(/^[a-z][a-z0-9+.-]*:.+$/, 'expected a store URL, such as file:/srv/afterimage')
     .default('file:/var/lib/afterimage-receiver/store'),
+  /** Newest objects of a store in a bucket, kept on this host so that upkeep's reads cost no requests. A folder needs none. */
+  storeCache: z
+    .strictObject({
+      enabled: z.boolean().default(true),
+      /** Emptied at each start. Default: `store-cache` in `stateDir`. */
+      folder: absolutePath.optional(),
+      bytes: bytesValue.default(STORE_CACHE_BYTES),
+    })
+    .prefault({}),
   /** CA and enrolment tokens. Losing it means enrolling the agents again, never losing data. */
   stateDir: absolutePath.default(DEFAULT_STATE_DIR),
   /** Where `afterimage` reaches this receiver; for its owner alone. */

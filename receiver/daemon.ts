@@ -29,6 +29,7 @@ import { SessionRegistry } from './session/registry.js';
 import { startSessionServer } from './session/server.js';
 import { TokenStore } from './session/tokens.js';
 import { scrubMetrics } from './scrub-metrics.js';
+import { StoreMetrics } from './store-metrics.js';
 import { openStore } from './store/open.js';
 import { Pace } from './upkeep/pace.js';
 import { repairMachine, type AskAgent } from './upkeep/scrub-repair.js';
@@ -41,7 +42,8 @@ export async function runReceiver(config: ReceiverConfig, signal: AbortSignal): 
   const program = `afterimage-receiver ${VERSION}`;
   const notifier = createNotifier();
   const ca = await openAuthority(config.stateDir, clock);
-  const store = await openStore(config.store, { clock, create: true });
+  const storeMetrics = new StoreMetrics();
+  const store = await openStore(config.store, { clock, create: true, watch: storeMetrics });
   await openKeys(store, config.encryption, { clock, warn: (machine, message) => log.warn({ machine }, message) });
   if (config.encryption.provider === undefined)
     log.info('no key provider is configured: only machines whose source encrypts are encrypted');
@@ -127,6 +129,7 @@ export async function runReceiver(config: ReceiverConfig, signal: AbortSignal): 
   });
   scrubMetrics(metrics, () => scrub.figures);
   const scrubbing = scrub.run(signal);
+  storeMetrics.register(metrics);
   const status = await startStatusServer({
     listen: config.status,
     log,

@@ -32,3 +32,9 @@ export const STORE_PAGE_NAMES = 1_000;
 export const STORE_DELETES_IN_FLIGHT = 16;
 /** A file with a store's credentials. */
 export const CREDENTIALS_BYTES_MAX = 64 * KIB;
+/** Objects that a local cache keeps: those that go to a bucket in one request. */
+export const CACHED_OBJECT_BYTES_MAX = STORE_PART_BYTES;
+/** Unit in which a cached copy is proven: what reading a little of it costs. */
+export const CACHE_PIECE_BYTES = 64 * KIB;
+/** What a receiver keeps of a bucket's newest objects unless told otherwise: hours of changes of a hundred machines, until upkeep has merged them. */
+export const STORE_CACHE_BYTES = 2 * 1024 * MIB;

@@ -8,6 +8,7 @@ import { DEFAULT_CONFIG, type CliIo, type GlobalOptions } from './context.js';
 import type { JobsOptions } from './jobs.js';
 import { addKeysVerbs, collectKeys, KEY_OPTION } from './keys-verbs.js';
 import type { LaunchSettingsOptions } from './launch-settings.js';
+import { addStoreVerbs } from './store-verbs.js';
 import { addOperationVerbs } from './operation-verbs.js';
 import { exitCodeOf, printError } from './output.js';
 import type { PointsOptions } from './points.js';
@@ -150,6 +151,7 @@ export function buildProgram(io: CliIo, quiet: boolean): Command {
   addKeysVerbs(program, io);
   addRecoveryVerbs(program, io);
   addOperationVerbs(program, io);
+  addStoreVerbs(program, io);
   return program;
 }
 

@@ -71,6 +71,7 @@ async function openFolder(url: string, options: OpenStoreOptions): Promise<Objec
 /** What opens each kind of store. Adapters of buckets are loaded only when they are used: their SDKs take longer than most commands. */
 const SCHEMES: Readonly<Record<string, (url: string, options: OpenStoreOptions) => Promise<ObjectStore>>> = {
   file: openFolder,
+  azblob: async (url, options) => (await import('./azure/open.js')).openAzure(url, remoteOptions(options)),
   s3: async (url, options) => (await import('./s3/open.js')).openS3(url, remoteOptions(options)),
 };
 

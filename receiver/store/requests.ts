@@ -88,7 +88,8 @@ export class Requests {
       if (outcome === 'final') throw error;
       const pauseMs = backoffMs(n + 1, random);
       const limitMs = outcome === 'busy' ? Math.max(retryMs, this.#timing.busyRetryMs) : retryMs;
-      if (clock.monotonicMs() - startMs + pauseMs > limitMs) throw error;
+      // One that took long to fail gets a second try all the same.
+      if (n > 1 && clock.monotonicMs() - startMs + pauseMs > limitMs) throw error;
       await clock.sleep(pauseMs);
     }
   }

@@ -49,6 +49,8 @@ export interface ObjectStore {
    * there and why, after the others have been deleted. Not for what somebody may still need: that is upkeep's to decide.
    */
   deleteMany(names: readonly string[]): Promise<void>;
+  /** How far the server's clock is ahead of ours, by its last answer; null when none is known. Absent where there is no server. */
+  serverClockMs?(): number | null;
   /** Bytes that can still be stored, when the backend knows; null when unbounded or unknown. */
   freeBytes(): Promise<number | null>;
   close(): Promise<void>;

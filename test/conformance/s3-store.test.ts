@@ -5,18 +5,17 @@ import { chmod, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { inspect } from 'node:util';
 import { ListMultipartUploadsCommand, ListObjectVersionsCommand } from '@aws-sdk/client-s3';
-import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { DeleteError } from '../../receiver/store/delete-error.js';
 import { openPlace, openStore, type OpenStoreOptions } from '../../receiver/store/open.js';
-import type { ObjectStore, ObjectWriter } from '../../receiver/store/store.js';
+import type { ObjectStore } from '../../receiver/store/store.js';
 import { RequestCounts } from '../../receiver/store/watch.js';
 import { systemClock } from '../../shared/clock.js';
 import { STORE_PART_BYTES } from '../../shared/limits-store.js';
-import { MIB } from '../../shared/units.js';
 import { removeTempFolders, tempFolder } from '../helpers/folders.js';
-import { randomOf } from '../helpers/random.js';
-import { HttpProxy, type Fate } from '../servers/http-proxy.js';
 import { missingRgw, OWNER, Rgw, WRITER } from '../servers/rgw.js';
+import { large, namesIn, networkConformance, SHORT_LIMITS, write } from './network.js';
+import { probeByCommand } from './probe-by-command.js';
 import { storeConformance } from './store.js';
 
 removeTempFolders();
@@ -48,27 +47,8 @@ describe.skipIf(missing !== false)('S3', () => {
     return store;
   };
 
-  const failing = { timeoutMs: 1_500, retryMs: 1_000, busyRetryMs: 20_000 };
-  const namesIn = async (store: ObjectStore, prefix = ''): Promise<string[]> => {
-    const found: string[] = [];
-    for await (const { name } of store.list(prefix)) found.push(name);
-    return found;
-  };
   const uploads = async (bucket: string): Promise<number> =>
     (await server.client.send(new ListMultipartUploadsCommand({ Bucket: bucket }))).Uploads?.length ?? 0;
-  const bytes = (length: number): Buffer => {
-    const random = randomOf(length);
-    const result = Buffer.alloc(length);
-    for (let i = 0; i < length; i += 64) result.writeUInt32LE(Math.floor(random() * 2 ** 32), i);
-    return result;
-  };
-  const write = async (store: ObjectStore, name: string, content: Buffer): Promise<ObjectWriter> => {
-    const writer = await store.openWriter(name);
-    for (let i = 0; i < content.length; i += MIB) await writer.write([content.subarray(i, i + MIB)]);
-    return writer;
-  };
-  const large = bytes(2 * STORE_PART_BYTES + 12_288);
-
   storeConformance('s3', {
     many: 230,
     fresh: async () => {
@@ -141,81 +121,12 @@ describe.skipIf(missing !== false)('S3', () => {
     });
   });
 
-  describe('behind an unreliable network', () => {
-    let proxy: HttpProxy;
-    let store: ObjectStore;
-    beforeAll(async () => {
-      proxy = await HttpProxy.open(server.endpoint);
-    });
-    afterAll(() => proxy.close());
-    beforeEach(async () => {
-      proxy.reset();
-      store = await open(`s3://plain/net-${places++}?endpoint=${proxy.endpoint}`, {
-        timing: failing,
-        random: () => 0.1,
-      });
-      proxy.reset();
-    });
-    /** The first of its kind meets this; all others pass. */
-    const first = (method: string, part: string, fate: Fate): void => {
-      proxy.fate = (seen) => (seen.method === method && seen.path.includes(part) && seen.nth === 0 ? fate : 'pass');
-    };
-
-    it('a creation whose answer was lost is recognised as its own', async () => {
-      first('PUT', '/own', 'answer-lost');
-      expect(await store.createIfAbsent('own', Buffer.from('mine'))).toBe('created');
-      expect(proxy.seen.map((s) => s.method)).toEqual(['PUT', 'PUT', 'HEAD']);
-      first('PUT', '/lost', 'lost');
-      expect(await store.createIfAbsent('lost', Buffer.from('mine'))).toBe('created');
-    });
-
-    it('... and one that lost against another is not', async () => {
-      await store.createIfAbsent('theirs', Buffer.from('theirs'));
-      proxy.reset();
-      first('PUT', '/theirs', 'answer-lost');
-      expect(await store.createIfAbsent('theirs', Buffer.from('mine'))).toBe('exists');
-      expect((await store.get('theirs', 10))?.toString()).toBe('theirs');
-      proxy.fate = () => 'twice';
-      expect(await store.createIfAbsent('doubled', Buffer.from('mine'))).toBe('created');
-    });
-
-    it('a completion whose answer was lost is recognised, too', async () => {
-      const writer = await write(store, 'layer', large);
-      proxy.fate = (seen) => (seen.method === 'POST' && seen.nth === 0 ? 'answer-lost' : 'pass');
-      expect(await writer.finish()).toBe('created');
-      expect((await store.get('layer', large.length))?.equals(large)).toBe(true);
-    });
-
-    it('parts are sent again, and a read goes on where it was cut', async () => {
-      first('PUT', 'partNumber=2', 'lost');
-      expect(await (await write(store, 'layer', large)).finish()).toBe('created');
-      proxy.reset();
-      proxy.fate = (seen) => (seen.nth === 0 ? 'cut' : 'pass');
-      expect((await store.get('layer', large.length))?.equals(large)).toBe(true);
-      expect(proxy.seen).toHaveLength(2);
-      proxy.reset();
-      proxy.fate = (seen) => (seen.nth === 0 ? 'cut' : 'pass');
-      expect((await store.read('layer', 1000, 500_000)).equals(large.subarray(1000, 501_000))).toBe(true);
-    });
-
-    it('a busy server is asked again until it is not', async () => {
-      proxy.fate = (seen) => (seen.nth < 6 ? 'busy' : 'pass');
-      expect(await store.createIfAbsent('busy', Buffer.from('x'))).toBe('created');
-      expect(proxy.seen).toHaveLength(7);
-    });
-
-    it('an error without end is told after a bounded time, and what does not help is not tried again', async () => {
-      proxy.fate = () => 'lost';
-      await expect(store.createIfAbsent('never', Buffer.from('x'))).rejects.toMatchObject({
-        code: 'store-unavailable',
-        kind: 'io',
-      });
-      expect(proxy.seen.length).toBeGreaterThan(1);
-      proxy.reset();
-      const gone = `s3://no-such-bucket/x?endpoint=${proxy.endpoint}`;
-      await expect(openPlace(gone)).rejects.toMatchObject({ code: 'store-missing', kind: 'usage' });
-      expect(proxy.seen).toHaveLength(1);
-    });
+  networkConformance({
+    endpoint: () => server.endpoint,
+    open: (endpoint, prefix, options) => open(`s3://plain/${prefix}?endpoint=${endpoint}`, options),
+    isPart: (seen) => seen.path.includes('partNumber=2'),
+    isCompletion: (seen) => seen.method === 'POST',
+    nowhere: (endpoint) => `s3://no-such-bucket/x?endpoint=${endpoint}`,
   });
 
   describe('credentials', () => {
@@ -261,6 +172,36 @@ describe.skipIf(missing !== false)('S3', () => {
     });
   });
 
+  describe('probe', () => {
+    it('finds the server fit, and says what credentials are not enough for', async () => {
+      const verdicts = async (url: string): Promise<Record<string, string>> => {
+        const { findings, code } = await probeByCommand(url);
+        expect(code).toBe(0);
+        return Object.fromEntries(findings.map((f) => [f.check, f.verdict]));
+      };
+      const fit = { open: 'ok', create: 'ok', read: 'ok', list: 'ok', race: 'ok', large: 'ok', clock: 'ok' };
+      const speeds = { 'write-speed': 'ok', 'read-speed': 'ok' };
+      expect(await verdicts(urlOf('probed'))).toEqual({ ...fit, ...speeds, delete: 'ok' });
+      expect(await namesIn(await open(urlOf('probed')))).toEqual([]);
+      const file = join(await tempFolder('credentials'), 'keys.json');
+      await writeFile(file, JSON.stringify(WRITER), { mode: 0o600 });
+      const limited = urlOf('probed', 'append-only', `&credentials=${file}`);
+      expect(await verdicts(limited)).toEqual({ ...fit, ...speeds, delete: 'warn' });
+    });
+
+    it('fails without a server or with wrong credentials', async () => {
+      const file = join(await tempFolder('credentials'), 'keys.json');
+      await writeFile(file, JSON.stringify({ ...WRITER, secretAccessKey: 'wrong' }), { mode: 0o600 });
+      const { findings, code } = await probeByCommand(urlOf('', 'append-only', `&credentials=${file}`));
+      expect(code).toBe(1);
+      expect(findings).toMatchObject([
+        { check: 'open', verdict: 'ok' },
+        { check: 'create', verdict: 'fail' },
+      ]);
+      expect((await probeByCommand(urlOf('', 'not-there'))).code).toBe(2);
+    });
+  });
+
   describe('object lock', () => {
     it('keeps what is written from deletion, which is told apart from an error, and lets the rest go', async () => {
       await server.makeBucket('locked', { lock: true });
@@ -299,7 +240,7 @@ describe.skipIf(missing !== false)('S3', () => {
 
   describe('faults of the server', () => {
     it('a stalled server is given up after a bounded time, and the store works again with it', async () => {
-      const store = await open(urlOf('stalled'), { timing: failing });
+      const store = await open(urlOf('stalled'), { timing: SHORT_LIMITS });
       await store.createIfAbsent('before', Buffer.from('x'));
       await server.stall();
       const create = store.createIfAbsent('during', Buffer.from('x'));

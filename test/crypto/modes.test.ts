@@ -2,7 +2,7 @@
  * Through the real session, the real restore, the real way home and the replication of a running copy, in the clear, encrypted by the receiver and
  * encrypted by the source: what went in comes out, and an onlooker finds nothing.
  */
-import { randomUUID } from 'node:crypto';
+import { randomBytes, randomUUID } from 'node:crypto';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { raiseGeneration } from '../../receiver/catalog/generation.js';
@@ -10,13 +10,17 @@ import { OwnedMachine } from '../../receiver/catalog/owned-machine.js';
 import { MachineReader } from '../../receiver/catalog/reader.js';
 import { PointSource } from '../../receiver/session/differences.js';
 import { wantedChunks } from '../../receiver/session/point-chunks.js';
+import { checkHashes } from '../../receiver/volume/chunk-check.js';
+import { workOf } from '../../receiver/volume/unit-work.js';
 import { openPointContent } from '../../receiver/volume/point-content.js';
 import { IndexCache } from '../../receiver/volume/index-cache.js';
 import { VolumeReplicator } from '../../receiver/volume/replicate.js';
 import { newBitmap, setBit } from '../../shared/blocks/bitmap.js';
 import { systemClock } from '../../shared/clock.js';
-import type { KeySet } from '../../shared/crypto/keys.js';
-import { decodeChunkData, decodeChunkHeader, openChunk } from '../../shared/layer/chunk.js';
+import { hashBlockAt } from '../../shared/blocks/hash.js';
+import { keyCheckOf, type KeySet } from '../../shared/crypto/keys.js';
+import { MachineCipher } from '../../shared/crypto/machine-cipher.js';
+import { decodeChunkData, decodeChunkHeader, encodeChunk, openChunk } from '../../shared/layer/chunk.js';
 import { silentLogger } from '../../shared/log.js';
 import { removeTempFolders, tempFolder } from '../helpers/folders.js';
 import { MemoryCutSource } from '../helpers/memory-cut-source.js';
@@ -25,6 +29,7 @@ import { randomOf } from '../helpers/random.js';
 import { planOf, restoreTo } from '../helpers/restore.js';
 import { differences } from '../helpers/restored.js';
 import { blockBytes, BLOCK_BYTES, DISK, GEOMETRY, MACHINE, soundPoints } from '../session/ingest-fixture.js';
+import { noise, OTHER_MACHINE } from './fixture.js';
 import { agentCipher, agentKeySet, KeyedAgent, keysFor, leaks, MemoryProvider, seenBy } from './world.js';
 
 removeTempFolders();
@@ -336,3 +341,90 @@ it('a store that nobody gave keys to is as it always was', async () => {
   expect(owned.epoch).toBe(1);
   expect([...store.objects.keys()].some((name) => name.includes('/keys/'))).toBe(false);
 });
+
+describe.each(['receiver', 'agent'] as const)('whoever can write to a store that the %s encrypted', (mode) => {
+  /** Offset and length of the only chunk of a layer. */
+  const only = (bytes: Buffer): readonly [number, number] => {
+    const indexAt = Number(bytes.readBigUInt64LE(bytes.length - 32));
+    return [Number(bytes.readBigUInt64LE(indexAt + 16)), bytes.readUInt32LE(indexAt + 16 + 8)];
+  };
+
+  /** Two cycles that write the same block, of the same length. */
+  async function twice(): Promise<World> {
+    const made = await world(mode);
+    const agent = new KeyedAgent(made.store, made.keys, new Map(made.models.get(2)));
+    await agent.hello(agent.helloMessage({ committedPoint: 2, hashStore: 'valid', changedBlocks: 1 }));
+    for (const seed of ['old', 'new']) {
+      agent.begin();
+      agent.data(new Map([[800, noise(BLOCK_BYTES, seed)]]));
+      made.models.set(await agent.commit(), new Map(agent.model));
+    }
+    await agent.end();
+    return made;
+  }
+
+  it('can not put an older chunk in the place of a newer one, nor have it moved on as if it were', async () => {
+    const made = await twice();
+    const [before = '', after = ''] = [...made.store.objects.keys()]
+      .filter((name) => name.includes('/delta/'))
+      .sort()
+      .slice(-2);
+    const older = made.store.objects.get(before) ?? Buffer.alloc(0);
+    const newer = made.store.objects.get(after) ?? Buffer.alloc(0);
+    const [from, length] = only(older);
+    const [to, sameLength] = only(newer);
+    expect(length).toBe(sameLength);
+    older.copy(newer, to, from, from + length);
+    const store = viewerOf(made, mode);
+    await expect(wrongBlocks(store, 4, new Map())).rejects.toMatchObject({ code: 'block-hash' });
+    expect(await wrongBlocks(store, 3, made.models.get(3) ?? new Map())).toEqual([]);
+    const { reader, plan } = await planOf(store, MACHINE, DISK, 4);
+    const unit = plan.units.find((u) => u.kind === 'delta' && u.layer.lastPoint === 4);
+    if (unit?.kind !== 'delta') throw new Error('the plan has no such layer');
+    const index = await reader.index(unit.layer);
+    const pieces = workOf(plan, unit, index).pieces;
+    for await (const chunk of reader.movableChunks(unit.layer, index, [0]))
+      expect(() => checkHashes('layer', index, chunk, pieces)).toThrow(/do not match/);
+  });
+
+  it('can not put a chunk of another disk or machine there, even with a checksum that fits', async () => {
+    const made = await twice();
+    const name =
+      [...made.store.objects.keys()]
+        .filter((n) => n.includes('/delta/'))
+        .sort()
+        .at(-1) ?? '';
+    const layer = made.store.objects.get(name) ?? Buffer.alloc(0);
+    const [at, length] = only(layer);
+    const set = made.keys ?? (await keysFor(made.store, { provider: made.provider }).exportKeys(MACHINE));
+    for (const [machine, disk] of [
+      [MACHINE, 'disk1'],
+      [OTHER_MACHINE, DISK],
+    ] as const) {
+      const foreign = new MachineCipher({
+        machine,
+        sets: [set],
+        writesAs: mode,
+        hashCheck: keyCheckOf(set.hash),
+        randomBytes,
+      });
+      const target = Buffer.alloc(length);
+      const own = agentCipherHash(made, 800, noise(BLOCK_BYTES, 'new'));
+      encodeChunk(
+        target,
+        BLOCK_BYTES,
+        [{ first: 800, count: 1, zero: false }],
+        BigUint64Array.of(own),
+        noise(BLOCK_BYTES, 'new'),
+        foreign.sealer(disk),
+      );
+      target.copy(layer, at);
+      await expect(wrongBlocks(viewerOf(made, mode), 4, new Map())).rejects.toMatchObject({ code: 'unauthentic' });
+    }
+  });
+});
+
+function agentCipherHash({ keys }: World, block: number, bytes: Buffer): bigint {
+  if (keys === null) return hashBlockAt(bytes, 0, BLOCK_BYTES, block);
+  return agentCipher(keys).hasherFor(keyCheckOf(keys.hash), DISK)(bytes, 0, BLOCK_BYTES, block);
+}

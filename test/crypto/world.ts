@@ -62,9 +62,9 @@ export function seenBy(store: MemoryStore, more: Partial<MachineKeysDeps> = {}):
 
 export const agentKeySet = (): KeySet => newKeySet('agent', MACHINE, randomBytes, 1_700_000_000_000);
 
-export const agentCipher = (set: KeySet): MachineCipher =>
+export const agentCipher = (set: KeySet, machine: string = MACHINE): MachineCipher =>
   new MachineCipher({
-    machine: MACHINE,
+    machine,
     sets: [set],
     writesAs: 'agent',
     hashCheck: keyCheckOf(set.hash),

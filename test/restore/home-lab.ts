@@ -14,6 +14,7 @@ import { readHighestManifest } from '../../receiver/catalog/manifest-io.js';
 import type { OwnedMachine } from '../../receiver/catalog/owned-machine.js';
 import { initialRecovery, type Recovery } from '../../receiver/catalog/recovery.js';
 import { loadRecovery, writeRecovery } from '../../receiver/catalog/recovery-io.js';
+import { encryptionSchema, openKeys } from '../../receiver/keys/config.js';
 import { openAuthority } from '../../receiver/session/ca.js';
 import { enrollHandler } from '../../receiver/session/enroll-http.js';
 import { Enrollment } from '../../receiver/session/enroll.js';
@@ -25,7 +26,9 @@ import { TokenStore } from '../../receiver/session/tokens.js';
 import { openStore } from '../../receiver/store/open.js';
 import type { ObjectStore } from '../../receiver/store/store.js';
 import { geometryOf } from '../../shared/blocks/geometry.js';
-import { digestToText, hashBlockAt } from '../../shared/blocks/hash.js';
+import { digestToText } from '../../shared/blocks/hash.js';
+import { plainHasher, type BlockHasher } from '../../shared/crypto/block-hasher.js';
+import type { MachineCipher } from '../../shared/crypto/machine-cipher.js';
 import { systemClock } from '../../shared/clock.js';
 import { chunkBytesMax, decodeChunkHeader, encodeChunk } from '../../shared/layer/chunk.js';
 import { CHUNK_PLAIN_BYTES_MAX } from '../../shared/limits.js';
@@ -70,6 +73,10 @@ export class HomeLab {
   images: Buffer[] = [];
   owned!: OwnedMachine;
   steps: HomeStep[] = [];
+  /** Key files that the receiver is given. */
+  keyFiles: string[] = [];
+  /** The source's keys, where it encrypts: the recovery site goes on with them. */
+  cipher: MachineCipher | null = null;
 
   private constructor(lab: Lab) {
     this.lab = lab;
@@ -107,6 +114,7 @@ export class HomeLab {
     const stateDir = join(this.lab.folder, 'receiver');
     const ca = await openAuthority(stateDir, systemClock);
     this.store = await openStore(this.lab.storeUrl, { create: true });
+    await openKeys(this.store, encryptionSchema.parse({}), { clock: systemClock, files: this.keyFiles });
     this.registry = new SessionRegistry({ ...this.deps, log, program: 'test' });
     const tokens = new TokenStore(stateDir, systemClock);
     const manifestGeneration = async (m: MachineId) => (await readHighestManifest(this.store, m))?.generation ?? 0;
@@ -185,13 +193,14 @@ export class HomeLab {
       const image = this.images[i] as Buffer;
       const deltas = change.size === 0 ? [] : [await this.#layer(id, change)];
       const entry = owned.manifest.disks.find((d) => d.id === id);
-      layers.set(id, { entry, bases: null, deltas, storedBytes: 0 } as never);
+      const hashCheck = this.cipher?.hashCheck ?? '';
+      layers.set(id, { entry, bases: null, deltas, storedBytes: 0, hashCheck } as never);
       sizes.set(id, image.length);
       for (const [block, bytes] of change) {
         if (bytes === null) image.fill(0, block * BLOCK_BYTES, (block + 1) * BLOCK_BYTES);
         else bytes.copy(image, block * BLOCK_BYTES);
       }
-      disks.push({ disk: asDiskId(id), series: null, digest: digestOf(image) });
+      disks.push({ disk: asDiskId(id), series: null, digest: digestOf(image, this.#hashOf(id)) });
     }
     const commit = {
       type: 'commit' as const,
@@ -228,13 +237,21 @@ export class HomeLab {
       const part = all.slice(at, at + BLOCKS_PER_CHUNK);
       const data = part.flatMap(([, bytes]) => (bytes === null ? [] : [bytes]));
       const extents = part.map(([first, bytes]) => ({ first, count: 1, zero: bytes === null }));
-      const withData = part.flatMap(([n, bytes]) => (bytes === null ? [] : [hashBlockAt(bytes, 0, BLOCK_BYTES, n)]));
+      const withData = part.flatMap(([n, bytes]) =>
+        bytes === null ? [] : [this.#hashOf(disk)(bytes, 0, BLOCK_BYTES, n)],
+      );
       const plain = Buffer.concat(data);
       const target = Buffer.alloc(chunkBytesMax(extents.length, data.length, plain.length));
-      const chunk = target.subarray(0, encodeChunk(target, BLOCK_BYTES, extents, BigUint64Array.from(withData), plain));
+      const hashes = BigUint64Array.from(withData);
+      const sealer = this.cipher?.sealer(disk) ?? null;
+      const chunk = target.subarray(0, encodeChunk(target, BLOCK_BYTES, extents, hashes, plain, sealer));
       await writer.append(chunk, decodeChunkHeader(chunk));
     }
     return writer.finish();
+  }
+
+  #hashOf(disk: string): BlockHasher {
+    return this.cipher?.hasherFor(this.cipher.hashCheck, disk) ?? plainHasher;
   }
 
   restore(point: number, final: boolean, signal = AbortSignal.timeout(60_000)): Promise<RestoreReport> {
@@ -287,9 +304,9 @@ const plannedFailover = (): Recovery['job'] => ({
   error: null,
 });
 
-export function digestOf(image: Buffer): string {
+export function digestOf(image: Buffer, hash: BlockHasher = plainHasher): string {
   const geometry = geometryOf(image.length, BLOCK_BYTES);
   let digest = 0n;
-  for (let b = 0; b < geometry.blockCount; b++) digest ^= hashBlockAt(image, b * BLOCK_BYTES, BLOCK_BYTES, b);
+  for (let b = 0; b < geometry.blockCount; b++) digest ^= hash(image, b * BLOCK_BYTES, BLOCK_BYTES, b);
   return digestToText(digest);
 }

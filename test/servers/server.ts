@@ -36,25 +36,39 @@ export async function freePorts(count: number): Promise<number> {
 
 export class ServerProcess {
   readonly #child: ChildProcess;
-  readonly #lines: AsyncIterator<string, undefined>;
+  /** Who waits for a line. Lines that nobody waits for are dropped. */
+  #waiting: { readonly wanted: RegExp; readonly resolve: () => void; readonly reject: (error: Error) => void } | null =
+    null;
 
   private constructor(command: string, args: readonly string[]) {
-    this.#child = spawn(command, args, { stdio: ['pipe', 'pipe', 'inherit'] });
+    // Ends with the test even when that is killed.
+    this.#child = spawn('setpriv', ['--pdeathsig', 'KILL', '--', command, ...args], {
+      stdio: ['pipe', 'pipe', 'inherit'],
+    });
     const { stdout } = this.#child;
     if (stdout === null) throw new Error('no pipe');
-    this.#lines = createInterface({ input: stdout })[Symbol.asyncIterator]();
+    createInterface({ input: stdout }).on('line', (line) => {
+      if (this.#waiting?.wanted.test(line) === true) this.#waiting.resolve();
+    });
+    this.#child.once('exit', () => this.#waiting?.reject(new Error('the server ended')));
   }
 
   static async start(command: string, args: readonly string[], ready: RegExp): Promise<ServerProcess> {
     const server = new ServerProcess(command, args);
-    await server.#until(ready);
-    return server;
+    try {
+      await server.#until(ready);
+      return server;
+    } catch (error) {
+      await server.stop();
+      throw error;
+    }
   }
 
   /** For servers that take commands on their standard input. */
   async tell(command: string): Promise<void> {
+    const done = this.#until(/^done$/);
     this.#child.stdin?.write(`${command}\n`);
-    await this.#until(/^done$/);
+    await done;
   }
 
   async stop(): Promise<void> {
@@ -65,11 +79,11 @@ export class ServerProcess {
     await ended;
   }
 
-  async #until(wanted: RegExp): Promise<void> {
-    for (;;) {
-      const { value, done } = await this.#lines.next();
-      if (done === true) throw new Error(`the server ended before it said ${String(wanted)}`);
-      if (wanted.test(value)) return;
-    }
+  #until(wanted: RegExp): Promise<void> {
+    return new Promise<void>((resolve, reject) => {
+      this.#waiting = { wanted, resolve, reject };
+    }).finally(() => {
+      this.#waiting = null;
+    });
   }
 }

@@ -1,13 +1,11 @@
 /**
  * What an `s3:` URL says: where the bucket is, how it is asked, with which credentials. Reads the files that it names; asks no server.
  */
-import { readFile } from 'node:fs/promises';
 import { Agent as HttpAgent } from 'node:http';
 import { Agent as HttpsAgent } from 'node:https';
-import { rootCertificates } from 'node:tls';
 import { S3Client, type S3ClientConfig } from '@aws-sdk/client-s3';
 import { z } from 'zod';
-import { messageOf, usageError } from '../../../shared/errors.js';
+import { usageError } from '../../../shared/errors.js';
 import { CONNECT_TIMEOUT_MS } from '../../../shared/limits.js';
 import { STORE_CONNECTIONS_MAX } from '../../../shared/limits-store.js';
 import { readCredentials } from '../credentials.js';
@@ -20,6 +18,7 @@ import {
   type BucketUrl,
   type LockRule,
 } from '../store-url.js';
+import { trusted } from '../trusted.js';
 
 export const S3_URL_HINT =
   'Give it as s3://BUCKET/PREFIX?endpoint=https://HOST:PORT&region=REGION&ca=/ca.pem&credentials=/file&lock=compliance:30d; all options are optional.';
@@ -97,13 +96,4 @@ export async function s3Client(location: S3Location): Promise<S3Client> {
     config.credentials = sessionToken === undefined ? keys : { ...keys, sessionToken };
   }
   return new S3Client(config);
-}
-
-/** The system's authorities and the operator's own. */
-export async function trusted(path: string | undefined): Promise<{ ca?: string[] }> {
-  if (path === undefined) return {};
-  const own = await readFile(path, 'utf8').catch((error: unknown) => {
-    throw usageError(`the certificates in ${path} can't be read: ${messageOf(error)}`);
-  });
-  return { ca: [...rootCertificates, own] };
 }

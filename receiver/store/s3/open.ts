@@ -11,6 +11,7 @@ import {
 import { AfterimageError, usageError } from '../../../shared/errors.js';
 import { STORE_OPEN_RETRY_MS, STORE_PAGE_NAMES, STORE_UPLOAD_MAX_AGE_MS } from '../../../shared/limits-store.js';
 import { Requests } from '../requests.js';
+import { ServerClock } from '../server-clock.js';
 import type { RemoteOptions } from '../remote-options.js';
 import { classifyS3 } from './errors.js';
 import { parseS3Url, s3Client } from './location.js';
@@ -29,7 +30,17 @@ export async function openS3(url: string, options: RemoteOptions & { readonly ti
     ...(timing === undefined ? {} : { timing }),
   });
   const pageNames = options.pageNames ?? STORE_PAGE_NAMES;
-  const known = { location, client, requests, clock, newId: options.newId ?? randomUUID, watch, pageNames };
+  const server = new ServerClock(clock);
+  client.middlewareStack.add(
+    (next) => async (args) => {
+      const result = await next(args);
+      const answer = result.response as { readonly headers?: Record<string, string> } | undefined;
+      server.saw(answer?.headers?.['date']);
+      return result;
+    },
+    { step: 'deserialize', priority: 'low' },
+  );
+  const known = { server, location, client, requests, clock, newId: options.newId ?? randomUUID, watch, pageNames };
   try {
     const parts = { ...known, versioned: await keepsVersions(known) };
     if (location.lock !== undefined) await checkLock(parts);

@@ -19,6 +19,7 @@ import { DeleteError, failedAll, type KeptObject } from '../delete-error.js';
 import { checkName, checkPrefix, isNamePart, isObjectName, startAfter } from '../object-name.js';
 import { PartedWriter } from '../parted-writer.js';
 import type { Requests } from '../requests.js';
+import type { ServerClock } from '../server-clock.js';
 import type { CreateResult, ListOptions, ObjectInfo, ObjectStore, ObjectWriter } from '../store.js';
 import type { RequestWatch } from '../watch.js';
 import { codeOf, statusOf } from './errors.js';
@@ -36,6 +37,7 @@ export interface S3Parts {
   readonly requests: Requests;
   readonly clock: Clock;
   readonly newId: () => string;
+  readonly server: ServerClock;
   readonly watch: RequestWatch | undefined;
   /** Names in one page, one request for deletion. */
   readonly pageNames: number;
@@ -215,6 +217,10 @@ export class S3Store implements ObjectStore {
       }
     }
     if (kept.length > 0) throw new DeleteError(kept);
+  }
+
+  serverClockMs(): number | null {
+    return this.#parts.server.aheadMs;
   }
 
   /** A bucket has no end; a quota shows as an error of a request. */
