@@ -67,7 +67,8 @@ describe.each([
 
   it('is refused when any bit of it is flipped, even when the checksum is made to fit', () => {
     const wrong: number[] = [];
-    for (let at = 8; at < bytes.length; at++) {
+    // Every byte of what isn't data, and some of that.
+    for (let at = 8; at < bytes.length; at += at < 200 ? 1 : 53) {
       const bad = Buffer.from(bytes);
       bad[at] = (bad[at] ?? 0) ^ (1 << (at % 8));
       expect(() => open(cipher, bad), `byte ${at}, checksum not made to fit`).toThrow();
