@@ -32,7 +32,7 @@ export const receiverConfigSchema = z.strictObject({
   storeCache: z
     .strictObject({
       enabled: z.boolean().default(true),
-      /** Emptied at each start. Default: `store-cache` in `stateDir`. */
+      /** Where it lies, in a folder of its own that is emptied at each start. Default: `stateDir`. */
       folder: absolutePath.optional(),
       bytes: bytesValue.default(STORE_CACHE_BYTES),
     })

@@ -15,6 +15,7 @@ import { startControlServer } from './api/control.js';
 import { loadPolicy, Policies } from './catalog/policy-io.js';
 import { OwnedMachines } from './catalog/owned-machines.js';
 import { loadHead } from './catalog/reader.js';
+import { attachKeys, keysOf } from './catalog/store-keys.js';
 import type { ReceiverConfig } from './config.js';
 import { FailoverEngine } from './failover/engine.js';
 import { realParts } from './failover/real-parts.js';
@@ -29,6 +30,7 @@ import { SessionRegistry } from './session/registry.js';
 import { startSessionServer } from './session/server.js';
 import { TokenStore } from './session/tokens.js';
 import { scrubMetrics } from './scrub-metrics.js';
+import { withCache } from './store-cache.js';
 import { StoreMetrics } from './store-metrics.js';
 import { openStore } from './store/open.js';
 import { Pace } from './upkeep/pace.js';
@@ -43,8 +45,10 @@ export async function runReceiver(config: ReceiverConfig, signal: AbortSignal): 
   const notifier = createNotifier();
   const ca = await openAuthority(config.stateDir, clock);
   const storeMetrics = new StoreMetrics();
-  const store = await openStore(config.store, { clock, create: true, watch: storeMetrics });
+  const uncached = await openStore(config.store, { clock, create: true, watch: storeMetrics });
+  const store = await withCache(uncached, config);
   await openKeys(store, config.encryption, { clock, warn: (machine, message) => log.warn({ machine }, message) });
+  attachKeys(uncached, keysOf(store));
   if (config.encryption.provider === undefined)
     log.info('no key provider is configured: only machines whose source encrypts are encrypted');
   const policies = new Policies(store, clock, config.policy);
@@ -105,7 +109,8 @@ export async function runReceiver(config: ReceiverConfig, signal: AbortSignal): 
     () => upkeep.status,
   );
   const scrub = new ScrubTask({
-    store,
+    // What the store really holds: a healthy copy would hide that an object is damaged.
+    store: uncached,
     clock,
     log,
     random: Math.random,

@@ -45,6 +45,9 @@ export function pathOfFileUrl(url: string): string {
   return normal.length > 1 && normal.endsWith('/') ? normal.slice(0, -1) : normal;
 }
 
+/** Whether a store lies in a folder of this host. */
+export const isFolderUrl = (url: string): boolean => /^file:/i.test(url);
+
 async function prepareFolder(path: string, create: boolean): Promise<void> {
   if (create) {
     await mkdir(path, { recursive: true, mode: 0o750 }).catch((error: unknown) => {

@@ -43,6 +43,7 @@ test('an empty file is all defaults', () => {
       freeze: { enabled: true, deadline: 2000 },
       failover: { preShutdown: [], resume: [], timeout: 300_000 },
       failback: { allow: true },
+      encryption: {},
       log: { level: 'info' },
     });
     expect(parseConfig('FILE', text, receiverConfigSchema)).toEqual({
@@ -59,6 +60,23 @@ test('an empty file is all defaults', () => {
         provider: 'qemu',
         accel: 'auto',
       },
+      storeCache: { enabled: true, bytes: 2 * 2 ** 30 },
+      policy: {
+        intervalMs: null,
+        applicationIntervalMs: null,
+        retention: {
+          tiers: [
+            { everyMs: 0, upToMs: 2 * 3_600_000 },
+            { everyMs: 3_600_000, upToMs: 24 * 3_600_000 },
+            { everyMs: 2 * 3_600_000, upToMs: 7 * 24 * 3_600_000 },
+            { everyMs: 4 * 3_600_000, upToMs: 15 * 24 * 3_600_000 },
+          ],
+          applicationTiers: [],
+        },
+      },
+      encryption: { atRest: true, machineKeys: [] },
+      scrub: { enabled: true, rate: 4_000_000, every: 14 * 24 * 3_600_000, prove: 30 * 24 * 3_600_000 },
+      upkeep: { interval: 600_000, rate: 100 * 2 ** 20, deletionDelay: 3_600_000 },
       log: { level: 'info' },
     });
   }

@@ -6,6 +6,7 @@ import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { systemClock } from '../../shared/clock.js';
 import { CACHE_PIECE_BYTES, CACHED_OBJECT_BYTES_MAX } from '../../shared/limits-store.js';
+import { withCache } from '../../receiver/store-cache.js';
 import { CachedStore } from '../../receiver/store/cached-store.js';
 import { MeteredStore } from '../../receiver/store/metered-store.js';
 import { RequestCounts } from '../../receiver/store/watch.js';
@@ -107,5 +108,26 @@ describe('cached store', () => {
     expect(await readdir(folder)).toHaveLength(1);
     await CachedStore.open(under, folder, 1000);
     expect(await readdir(folder)).toEqual([]);
+  });
+});
+
+describe('the receiver’s cache', () => {
+  const storeCache = { enabled: true, folder: undefined, bytes: 1000 };
+
+  it('is for buckets alone, and empties no folder but its own', async () => {
+    const stateDir = await tempFolder('state');
+    await writeFile(join(stateDir, 'ca-key.pem'), 'x');
+    const folder = new MemoryStore();
+    Object.assign(folder, { url: 'file:/srv/x' });
+    expect(await withCache(folder, { stateDir, storeCache })).toBe(folder);
+    const bucket = new MemoryStore();
+    expect(await withCache(bucket, { stateDir, storeCache: { ...storeCache, enabled: false } })).toBe(bucket);
+    for (let i = 0; i < 2; i++) {
+      const store = await withCache(bucket, { stateDir, storeCache });
+      expect(store).toBeInstanceOf(CachedStore);
+      await store.createIfAbsent(`object-${i}`, Buffer.from('x'));
+    }
+    expect((await readdir(stateDir)).sort()).toEqual(['afterimage-store-cache', 'ca-key.pem']);
+    expect(await readdir(join(stateDir, 'afterimage-store-cache'))).toHaveLength(1);
   });
 });
