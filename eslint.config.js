@@ -51,6 +51,7 @@ export default tseslint.config(
     [
       '**/agent/**',
       '**/catalog/**',
+      '**/fleet/**',
       '**/session/**',
       '**/volume/**',
       '**/failover/**',
@@ -62,13 +63,27 @@ export default tseslint.config(
   ),
   layer(
     ['receiver/catalog/**'],
-    ['**/agent/**', '**/session/**', '**/volume/**', '**/failover/**', '**/api/**', '**/cli/**', '**/test/**'],
+    [
+      '**/agent/**',
+      '**/fleet/**',
+      '**/session/**',
+      '**/volume/**',
+      '**/failover/**',
+      '**/api/**',
+      '**/cli/**',
+      '**/test/**',
+    ],
     'catalog knows the store only.',
   ),
   layer(
     ['receiver/volume/**'],
     ['**/agent/**', '**/session/**', '**/failover/**', '**/api/**', '**/cli/**', '**/test/**'],
     'volume does not know session, failover, api or cli.',
+  ),
+  layer(
+    ['receiver/fleet/**'],
+    ['**/agent/**', '**/session/**', '**/volume/**', '**/failover/**', '**/api/**', '**/cli/**', '**/test/**'],
+    'fleet knows store and catalog only.',
   ),
   layer(
     ['receiver/session/**'],

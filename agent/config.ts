@@ -8,6 +8,7 @@ import {
   absolutePath,
   daysValue,
   durationValue,
+  hostPortValue,
   loopbackHost,
   logLevelValue,
   portValue,
@@ -15,6 +16,7 @@ import {
   timeOfDayValue,
 } from '../shared/config/values.js';
 import { CUT_DEADLINE_MS, FREEZE_DEADLINE_MS, HOOK_TIMEOUT_MS, POINT_INTERVAL_MS } from '../shared/limits.js';
+import { FLEET_MAX } from '../shared/limits-fleet.js';
 
 export const AGENT_CONFIG_PATH = '/etc/afterimage/agent.yaml';
 
@@ -42,6 +44,8 @@ const commands = z.array(z.string('expected a command as text').min(1)).max(100)
 
 export const agentConfigSchema = z.strictObject({
   stateDir: absolutePath.default('/var/lib/afterimage-agent'),
+  /** Further addresses of receivers (host:port), tried when those that the agent was told of don't answer. They must have the CA of the enrolment. */
+  receivers: z.array(hostPortValue).max(FLEET_MAX).default([]),
   /** Distance between crash-consistent recovery points (ms), unless the receiver's policy of this machine says otherwise. */
   interval: durationValue(1_000, 24 * HOUR_MS, '1s to 24h').default(POINT_INTERVAL_MS),
   status: z.strictObject({ host: loopbackHost.default('127.0.0.1'), port: portValue.default(7445) }).prefault({}),

@@ -32,7 +32,7 @@ export async function runAgent(config: AgentConfig, signal: AbortSignal): Promis
     program: `afterimage-agent ${VERSION}`,
     random: Math.random,
     randomId: randomUUID,
-    parts: realParts(config, clock, machineLog),
+    parts: realParts(config, credentials, clock, machineLog),
   });
   const metrics = agentMetrics(() => machine.status.snapshot());
   const endpoints = {

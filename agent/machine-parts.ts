@@ -19,6 +19,8 @@ import { openDisk, type OpenContext, type OpenedDisk } from './open-disk.js';
 import { loadProtection, type ProtectedEntry, type ProtectionList } from './protection.js';
 import { connectToReceiver, type ConnectOptions } from './session/connect.js';
 import { keepGeneration, type Credentials } from './session/credentials.js';
+import { keepFleet, loadFleet } from './session/fleet-file.js';
+import type { KnownFleet } from './session/route.js';
 import { EbpfTracker } from './tracker/ebpf/tracker.js';
 import type { MarkTracker } from './tracker/tracker.js';
 
@@ -43,11 +45,18 @@ export interface MachineParts {
   readonly connect: (credentials: Credentials, options: ConnectOptions) => Promise<Transport>;
   /** The keys of this source; absent, or null: it doesn't encrypt. */
   readonly sourceKeys?: (machine: string) => Promise<SourceKeys | null>;
+  /** The receivers that are known, over a restart. Absent: known by this process alone. */
+  readonly fleet?: { readonly load: () => Promise<KnownFleet>; readonly keep: (fleet: KnownFleet) => Promise<void> };
   /** Returns when the generation survives a crash. */
   readonly keepGeneration: (generation: number) => Promise<void>;
 }
 
-export function realParts(config: AgentConfig, clock: Clock, log: Logger): MachineParts {
+export function realParts(
+  config: AgentConfig,
+  { caPem }: Pick<Credentials, 'caPem'>,
+  clock: Clock,
+  log: Logger,
+): MachineParts {
   const tracker = openTracker(config, clock);
   if (tracker.tracker === null) log.warn({ reason: tracker.reason }, 'change tracking is not possible on this machine');
   return {
@@ -62,6 +71,10 @@ export function realParts(config: AgentConfig, clock: Clock, log: Logger): Machi
     connect: connectToReceiver,
     sourceKeys: async (machine) =>
       config.encryption.keyFile === undefined ? null : SourceKeys.load(config.encryption.keyFile, machine),
+    fleet: {
+      load: () => loadFleet(config.stateDir, caPem),
+      keep: (fleet) => keepFleet(config.stateDir, caPem, fleet),
+    },
     keepGeneration: (generation) => keepGeneration(config.stateDir, generation),
   };
 }

@@ -5,7 +5,13 @@
 import type { Logger } from 'pino';
 import type { Clock } from '../shared/clock.js';
 import { AfterimageError, messageOf } from '../shared/errors.js';
-import { FAILED_OVER_RETRY_MS, REFUSED_RETRY_MS } from '../shared/limits.js';
+import {
+  CONNECT_TIMEOUT_MS,
+  FAILED_OVER_RETRY_MS,
+  RECONNECT_BACKOFF_MIN_MS,
+  REFUSED_RETRY_MS,
+} from '../shared/limits.js';
+import { FLEET_CONNECT_TIMEOUT_MS } from '../shared/limits-fleet.js';
 import { failpoint } from '../shared/failpoints.js';
 import { CLOSE } from '../shared/wire/close-codes.js';
 import { PROTOCOL_VERSION, type Hello } from '../shared/wire/messages.js';
@@ -19,6 +25,7 @@ import { DisksChanged, Replication } from './replication.js';
 import { Restoration } from './restore/restoration.js';
 import { backoffMs } from './session/backoff.js';
 import type { Credentials } from './session/credentials.js';
+import { NO_FLEET, Route } from './session/route.js';
 import { ReceiverSession, SessionEnded } from './session/session.js';
 import { Throttle } from './session/throttle.js';
 import { AgentStatus } from './status.js';
@@ -48,6 +55,8 @@ export class AgentMachine {
   #generation: number;
   #keys: SourceKeys | null = null;
   #finalCut: FinalCutting | null = null;
+  #route: Route | null = null;
+  #keeping: Promise<void> = Promise.resolve();
   /** Why the disks are not open. */
   problem: string | null = null;
 
@@ -120,24 +129,32 @@ export class AgentMachine {
 
   async #connectForEver(stop: AbortSignal): Promise<void> {
     const { clock, log, random } = this.#deps;
+    const route = await this.#openRoute();
     let failures = 0;
     let said = '';
     while (!stop.aborted) {
-      const ended = await this.#connectOnce(stop, () => (failures = 0));
+      const attempt = { address: route.next(), connected: false, welcomed: false };
+      const ended = await this.#connectOnce(attempt, route, stop, () => (failures = 0));
       if (failures === 0) said = '';
       if (stop.aborted) return;
-      failures++;
+      const pace = route.ended({ ...attempt, ended: ended instanceof SessionEnded ? ended : null });
+      if (pace === 'now') {
+        this.status.disconnected(messageOf(ended), 0);
+        log.info({ reason: messageOf(ended) }, 'going to another receiver');
+        continue;
+      }
+      if (pace === 'round') failures++;
       if (ended instanceof SessionEnded && ended.close !== null && ended.close.retry === 'seldom') {
         this.status.refused(ended.close.name, messageOf(ended), ended.close.hint);
         // The receiver answers: when it is away for a moment later, a failback must not wait for a backoff that refusals have made long.
         failures = 1;
       }
-      const waitMs = retryMs(ended, failures, random);
+      const waitMs = pace === 'next' ? RECONNECT_BACKOFF_MIN_MS * random() : retryMs(ended, failures, random);
       this.status.disconnected(messageOf(ended), waitMs);
       const hint = ended instanceof AfterimageError ? ended.hint : undefined;
       // Said once: a machine that is failed over may go on asking for weeks.
       log[messageOf(ended) === said ? 'debug' : 'warn'](
-        { reason: messageOf(ended), hint, retryInMs: Math.round(waitMs) },
+        { receiver: attempt.address, reason: messageOf(ended), hint, retryInMs: Math.round(waitMs) },
         'not connected to the receiver',
       );
       said = messageOf(ended);
@@ -155,20 +172,35 @@ export class AgentMachine {
   }
 
   /** One connection, from dialling to its end; resolves to why it ended. */
-  async #connectOnce(stop: AbortSignal, onProgress: () => void): Promise<unknown> {
+  async #connectOnce(
+    attempt: { readonly address: string; connected: boolean; welcomed: boolean },
+    route: Route,
+    stop: AbortSignal,
+    onProgress: () => void,
+  ): Promise<unknown> {
     const { clock, log, credentials, config, random, randomId, parts } = this.#deps;
     let session: ReceiverSession | null = null;
     const onStop = (): void => session?.close('the agent is stopping');
     try {
       this.#finalCut ??= await parts.finalCut({ config, clock, log, status: this.status });
-      const transport = await parts.connect(credentials, { clock, signal: stop });
+      this.status.dialling(attempt.address);
+      const timeoutMs = route.hasOthers ? FLEET_CONNECT_TIMEOUT_MS : CONNECT_TIMEOUT_MS;
+      const receiver = { ...credentials, receiver: attempt.address };
+      const transport = await parts.connect(receiver, { clock, signal: stop, timeoutMs });
+      attempt.connected = true;
       const open = new ReceiverSession(transport, this.#throttle, log, clock);
       session = open;
+      open.onFleet((fleet) => {
+        if (route.learnt(fleet)) this.#keepRoute(route);
+      });
       stop.addEventListener('abort', onStop, { once: true });
-      const welcome = await open.hello(this.#hello());
+      const welcome = await open.hello(this.#hello(route));
+      attempt.welcomed = true;
+      if (route.welcomed(attempt.address)) this.#keepRoute(route);
       await this.#granted(welcome.generation);
       this.status.connected(welcome);
-      log.info({ mode: welcome.mode, epoch: welcome.epoch, lastPoint: welcome.lastPoint }, 'connected to the receiver');
+      const { mode, epoch, lastPoint } = welcome;
+      log.info({ receiver: attempt.address, mode, epoch, lastPoint }, 'connected to the receiver');
       const deps = {
         config,
         clock,
@@ -206,7 +238,25 @@ export class AgentMachine {
     }
   }
 
-  #hello(): Hello {
+  async #openRoute(): Promise<Route> {
+    const { credentials, config, random, parts } = this.#deps;
+    const fixed = [...new Set([credentials.receiver, ...config.receivers])];
+    this.#route ??= new Route(fixed, (await parts.fleet?.load()) ?? NO_FLEET, random);
+    return this.#route;
+  }
+
+  /** Without it the agent goes on all the same; after a restart it may have to look longer. */
+  #keepRoute(route: Route): void {
+    const { parts, log } = this.#deps;
+    // One after the other: an older list must not be written over a newer one.
+    this.#keeping = this.#keeping
+      .then(() => parts.fleet?.keep(route.fleet))
+      .catch((error: unknown) => {
+        log.warn({ err: error }, `the receivers that are known could not be kept: ${messageOf(error)}`);
+      });
+  }
+
+  #hello(route: Route): Hello {
     const { credentials, program, parts } = this.#deps;
     const self = {
       protocol: PROTOCOL_VERSION,
@@ -218,7 +268,8 @@ export class AgentMachine {
       description: parts.describe(),
       ...(this.#keys === null ? {} : { encryption: this.#keys.hello }),
     };
-    return helloOf(self, this.#disks, parts.tracker.tracker);
+    const { soFar } = route;
+    return { ...helloOf(self, this.#disks, parts.tracker.tracker), ...(soFar === undefined ? {} : { route: soFar }) };
   }
 
   /** A higher generation is kept before anything is done under it: an agent that forgot it would be refused as one of the past. */

@@ -91,6 +91,7 @@ export interface StatusIdentity {
 export class AgentStatus {
   readonly #clock: Clock;
   readonly #identity: StatusIdentity;
+  #address: string;
   readonly #disks: () => readonly OpenedDisk[];
   readonly #tracker: () => MarkTracker | null;
   #epoch: number | null = null;
@@ -116,6 +117,7 @@ export class AgentStatus {
   ) {
     this.#clock = clock;
     this.#identity = identity;
+    this.#address = identity.address;
     this.#generation = identity.machine.generation;
     this.#disks = disks;
     this.#tracker = tracker;
@@ -144,6 +146,11 @@ export class AgentStatus {
 
   generation(generation: number): void {
     this.#generation = generation;
+  }
+
+  /** The receiver that is being asked, or that answered. */
+  dialling(address: string): void {
+    this.#address = address;
   }
 
   /** `retryInMs`: null when nothing will be tried by itself. */
@@ -185,7 +192,7 @@ export class AgentStatus {
       program: this.#identity.program,
       machine: { ...this.#identity.machine, generation: this.#generation },
       receiver: {
-        address: this.#identity.address,
+        address: this.#address,
         connected: this.#connected,
         epoch: this.#epoch,
         reason: this.#reason,

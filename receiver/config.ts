@@ -7,6 +7,7 @@ import {
   absolutePath,
   bytesValue,
   durationValue,
+  hostPortValue,
   loopbackHost,
   logLevelValue,
   portValue,
@@ -14,6 +15,7 @@ import {
 } from '../shared/config/values.js';
 import { STORE_CACHE_BYTES } from '../shared/limits-store.js';
 import { COPY_CACHE_BYTES, POINT_INTERVAL_MS } from '../shared/limits.js';
+import { HANDOVERS_PER_MINUTE, RECEIVER_ADDRESSES_MAX, RECEIVER_HEARTBEAT_MS } from '../shared/limits-fleet.js';
 import { policySchema } from './catalog/policy.js';
 import { encryptionSchema } from './keys/config.js';
 import { PROVE_EVERY_MS, SCRUB_BYTES_PER_SECOND, SCRUB_EVERY_MS } from '../shared/limits-scrub.js';
@@ -47,6 +49,25 @@ export const receiverConfigSchema = z.strictObject({
     .prefault({}),
   /** Further names and addresses that the receiver's certificate holds, for other clients than our agents. */
   names: z.array(z.string().regex(/^[A-Za-z0-9.:_-]{1,253}$/, 'expected a host name or an IP address')).default([]),
+  /** Where agents reach this receiver (host:port), told to them and to other receivers on the store. Default: this host's name and the port. */
+  advertise: z.array(hostPortValue).min(1).max(RECEIVER_ADDRESSES_MAX).optional(),
+  /** Several receivers on one store. */
+  fleet: z
+    .strictObject({
+      /** For people; default: this host's name. */
+      name: z.string().min(1).max(100).optional(),
+      /** A receiver counts as gone after three silent ones. Each costs 3 requests to the store, and a small read for each other receiver. */
+      heartbeat: durationValue(200, 10 * 60_000, '200ms to 10min').default(RECEIVER_HEARTBEAT_MS),
+      /** Share of the machines, relative to the other receivers'. */
+      weight: z
+        .number('expected a number')
+        .min(0.01, 'expected 0.01 to 100')
+        .max(100, 'expected 0.01 to 100')
+        .default(1),
+      /** Machines that are handed to other receivers per minute when they come. */
+      handoversPerMinute: z.int().min(1).max(100_000).default(HANDOVERS_PER_MINUTE),
+    })
+    .prefault({}),
   status: z.strictObject({ host: loopbackHost.default('127.0.0.1'), port: portValue.default(7444) }).prefault({}),
   /** Machines that are failed over to this host. */
   failover: z

@@ -10,16 +10,24 @@ import { startStatusServer } from '../shared/http/status-server.js';
 import { RESEND_ANSWER_MS } from '../shared/limits-scrub.js';
 import { createLogger } from '../shared/log.js';
 import { createNotifier, keepWatchdog } from '../shared/sd-notify.js';
+import { formatHostPort } from '../shared/wire/enroll.js';
+import type { MachineId } from '../shared/units.js';
 import { VERSION } from '../shared/version.js';
 import { startControlServer } from './api/control.js';
 import { loadPolicy, Policies } from './catalog/policy-io.js';
+import { loadRecovery } from './catalog/recovery-io.js';
 import { OwnedMachines } from './catalog/owned-machines.js';
 import { loadHead } from './catalog/reader.js';
 import { attachKeys, keysOf } from './catalog/store-keys.js';
 import type { ReceiverConfig } from './config.js';
 import { FailoverEngine } from './failover/engine.js';
 import { realParts } from './failover/real-parts.js';
-import { receiverId } from './failover/receiver-id.js';
+import { Fleet } from './fleet/fleet.js';
+import { Handovers } from './fleet/handovers.js';
+import { fleetStatus } from './fleet/fleet-status.js';
+import type { ReceiverLoad } from './fleet/record.js';
+import { receiverId } from './fleet/receiver-id.js';
+import { RateMeter } from './fleet/rate-meter.js';
 import { openKeys } from './keys/config.js';
 import { receiverMetrics } from './metrics.js';
 import { openAuthority } from './session/ca.js';
@@ -53,7 +61,29 @@ export async function runReceiver(config: ReceiverConfig, signal: AbortSignal): 
     log.info('no key provider is configured: only machines whose source encrypts are encrypted');
   const policies = new Policies(store, clock, config.policy);
   const machines = new OwnedMachines();
-  const registry = new SessionRegistry({ store, clock, randomId: randomUUID, log, program, policies, machines });
+  const id = await receiverId(config.stateDir, randomUUID);
+  const name = config.fleet.name ?? hostname();
+  const addresses = config.advertise ?? [formatHostPort({ host: hostname(), port: config.listen.port })];
+  const ingested = new RateMeter(clock);
+  const fleet: Fleet = new Fleet(
+    {
+      ...{ store, clock, randomId: randomUUID, log },
+      load: (): ReceiverLoad => ({
+        machines: registry.sessions.length,
+        bytesPerSecond: ingested.rate(registry.machines.reduce((sum, machine) => sum + machine.receivedBytes, 0)),
+      }),
+    },
+    { id, name, addresses, program, weight: config.fleet.weight, heartbeatMs: config.fleet.heartbeat },
+  );
+  const { owner } = fleet;
+  /** Of machines that nobody writes here: whether their upkeep is this receiver's. */
+  const isOurs = async (machine: MachineId): Promise<boolean> =>
+    fleet.isOurs(machine, await loadHead(store, machine), await loadRecovery(store, machine)).ours;
+  const registry: SessionRegistry = new SessionRegistry({
+    ...{ store, clock, randomId: randomUUID, log, program, policies, machines, fleet },
+  });
+  const perMinute = config.fleet.handoversPerMinute;
+  const handovers = new Handovers({ store, clock, random: Math.random, log, fleet, sessions: registry, perMinute });
   const enrollment = new Enrollment({
     store,
     tokens: new TokenStore(config.stateDir, clock),
@@ -71,23 +101,23 @@ export async function runReceiver(config: ReceiverConfig, signal: AbortSignal): 
       log,
       home: registry.homeAgents,
       machines,
+      owner,
       intervalMs: failover.interval,
       cacheBytesMax: failover.cacheBytes,
       env: { ...process.env, AFTERIMAGE_QEMU_ACCEL: failover.accel },
     }),
     {
-      receiver: await receiverId(config.stateDir, randomUUID),
-      receiverName: hostname(),
+      receiver: id,
+      receiverName: name,
       folder: failover.folder ?? join(config.stateDir, 'copies'),
       provider: failover.provider,
       hydrate: failover.hydrate.enabled ? { bytesPerSecond: failover.hydrate.rate ?? null } : null,
     },
   );
-  const isOurs = (): Promise<boolean> => Promise.resolve(true);
   const upkeep = new UpkeepService(
     {
       ...{ store, clock, randomId: randomUUID, log, machines },
-      isOurs,
+      ...{ isOurs, owner },
       policyOf: async ({ machine }) => ((await loadPolicy(store, machine.id))?.policy ?? config.policy).retention,
     },
     {
@@ -144,6 +174,7 @@ export async function runReceiver(config: ReceiverConfig, signal: AbortSignal): 
       store: store.url,
       memory: { residentBytes: process.memoryUsage.rss() },
       caFingerprint: ca.fingerprint,
+      fleet: fleetStatus(fleet, handovers, clock),
       machines: registry.machines,
       scrub: scrub.figures,
       upkeep: upkeep.status,
@@ -164,6 +195,8 @@ export async function runReceiver(config: ReceiverConfig, signal: AbortSignal): 
     log,
     clock,
   });
+  fleet.start();
+  const handing = handovers.run(signal);
   log.info({ host: server.host, port: server.port, status: status.port, store: store.url }, 'receiver is ready');
   notifier.ready();
   notifier.status(`serving ${store.url}`);
@@ -176,6 +209,9 @@ export async function runReceiver(config: ReceiverConfig, signal: AbortSignal): 
   log.info('receiver is stopping');
   notifier.stopping();
   await control.stop();
+  await handing;
+  // First of all: the agents' connections are closed next, and others shall take them.
+  await fleet.leave();
   await server.stop();
   await registry.settled();
   await upkeeping;

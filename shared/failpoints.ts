@@ -1,10 +1,11 @@
 /**
  * Named places where a test kills the process (SIGKILL to itself), to prove what survives there.
- * `AFTERIMAGE_FAILPOINT=name[:n]` arms one: the n-th pass through it (default 1) is the last.
+ * `AFTERIMAGE_FAILPOINT=name[:n]` arms one: the n-th pass through it (default 1) is the last. With `name:n:stop` it is suspended there instead
+ * (SIGSTOP), and goes on when somebody lets it.
  * Costs one comparison of an undefined value when not armed.
  */
 const armed = process.env['AFTERIMAGE_FAILPOINT'];
-const [armedName, armedCount = '1'] = armed === undefined ? [] : armed.split(':');
+const [armedName, armedCount = '1', armedHow = 'kill'] = armed === undefined ? [] : armed.split(':');
 let remaining = Number(armedCount);
 
 export type FailpointName =
@@ -63,6 +64,13 @@ export function failpoint(name: FailpointName): void {
   if (armedName !== name) return;
   remaining--;
   if (remaining > 0) return;
+  if (armedHow === 'stop') {
+    if (remaining < 0) return;
+    process.kill(process.pid, 'SIGSTOP');
+    // Another thread may have to take the signal: nothing more is done here before all of them have stopped.
+    Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 100);
+    return;
+  }
   process.kill(process.pid, 'SIGKILL');
   // The signal is delivered before the next system call returns to user mode; wait here so that nothing else runs.
   for (;;) Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 1000);

@@ -22,8 +22,10 @@ import {
   type AgentMessage,
   type Commit,
   type DataTarget,
+  type FleetMessage,
   type Hello,
   type ReceiverMessage,
+  type Redirect,
   type Welcome,
 } from '../../shared/wire/messages.js';
 import type { Transport, TransportClosed } from '../../shared/wire/transport.js';
@@ -33,9 +35,12 @@ import { ByteWindow } from './window.js';
 /** The session is over. `reason` says whether to come back soon. */
 export class SessionEnded extends AfterimageError {
   readonly close: CloseReason | null;
-  constructor(text: string, close: CloseReason | null) {
+  /** Where to go instead. */
+  readonly redirect: Redirect | null;
+  constructor(text: string, close: CloseReason | null, redirect: Redirect | null = null) {
     super(text, { code: 'session-ended', kind: 'disconnected', ...(close === null ? {} : { hint: close.hint }) });
     this.close = close;
+    this.redirect = redirect;
   }
 }
 
@@ -73,6 +78,8 @@ export class ReceiverSession {
   #sentBytes = 0;
   #turn: Promise<void> = Promise.resolve();
   #refused: { text: string; close: CloseReason } | null = null;
+  #redirect: Redirect | null = null;
+  #onFleet: (fleet: FleetMessage) => void = () => undefined;
   #ended: SessionEnded | null = null;
   #welcome: Waiter<Welcome> | null = null;
   #commit: (Waiter<Committed> & { cycle: string }) | null = null;
@@ -109,6 +116,11 @@ export class ReceiverSession {
   onOrder(handler: (order: Order) => void): void {
     this.#onOrder = handler;
     for (const order of this.#orders.splice(0)) handler(order);
+  }
+
+  /** Told of the receivers that serve the store, from the first message on when set before hello. */
+  onFleet(handler: (fleet: FleetMessage) => void): void {
+    this.#onFleet = handler;
   }
 
   /** Answers an order. */
@@ -282,6 +294,12 @@ export class ReceiverSession {
         };
         return;
       }
+      case 'redirect':
+        this.#redirect = message;
+        return;
+      case 'fleet':
+        this.#onFleet(message);
+        return;
       case 'ack':
         this.#window?.acknowledge(message.receivedBytes);
         this.#stagedSequence = Math.max(this.#stagedSequence, message.stagedSequence);
@@ -319,15 +337,18 @@ export class ReceiverSession {
 
   #end(closed: TransportClosed): SessionEnded {
     const known = closeReasonOf(closed.code);
+    const redirect = this.#redirect;
     const ended =
-      this.#refused !== null
-        ? new SessionEnded(this.#refused.text, this.#refused.close)
-        : new SessionEnded(
-            known === undefined
-              ? `connection to the receiver ended (${closed.code}${closed.reason === '' ? '' : `: ${closed.reason}`})`
-              : `the receiver ended the session: ${known.name}`,
-            known ?? null,
-          );
+      redirect !== null
+        ? new SessionEnded(`redirected to receiver ${redirect.to.name}: ${redirect.reason}`, CLOSE.redirected, redirect)
+        : this.#refused !== null
+          ? new SessionEnded(this.#refused.text, this.#refused.close)
+          : new SessionEnded(
+              known === undefined
+                ? `connection to the receiver ended (${closed.code}${closed.reason === '' ? '' : `: ${closed.reason}`})`
+                : `the receiver ended the session: ${known.name}`,
+              known ?? null,
+            );
     this.#ended = ended;
     this.#window?.fail(ended);
     this.pull.fail(ended);

@@ -121,6 +121,15 @@ export const descriptionSchema = z.strictObject({
 });
 export type MachineDescription = z.infer<typeof descriptionSchema>;
 
+/** The receiver that took the machine over: for people, and a hint for other receivers. Who may write is decided by the epoch alone. */
+export const manifestOwnerSchema = z.strictObject({
+  receiver: z.string().refine(isUuid, 'not a UUID'),
+  name: z.string(),
+  /** host:port as agents reach it. */
+  address: z.string(),
+});
+export type ManifestOwner = z.infer<typeof manifestOwnerSchema>;
+
 export const manifestSchema = z.strictObject({
   version: z.literal(MANIFEST_VERSION),
   number: count.min(1),
@@ -130,6 +139,8 @@ export const manifestSchema = z.strictObject({
   epoch: count.min(1),
   /** Number of the manifest that began this epoch; it is never deleted. 0: not known. */
   epochStart: count.default(0),
+  /** Null: not known (an older program, a tool). */
+  owner: manifestOwnerSchema.nullable().default(null),
   generation: count.min(1),
   machine: z.strictObject({ id: machineId, name: z.string(), description: descriptionSchema.nullable() }),
   lastPoint: count,

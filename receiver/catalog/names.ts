@@ -12,6 +12,10 @@ const SEGMENT_DIGITS = 8;
 const MS_DIGITS = 15;
 const pad = (n: number, digits = NUMBER_DIGITS): string => String(n).padStart(digits, '0');
 
+/** Who serves this store: a receiver's newest number is its last sign of life; see fleet/. */
+export const RECEIVERS_PREFIX = 'receivers/';
+export const receiverPrefix = (receiver: string): string => `${RECEIVERS_PREFIX}${receiver}/`;
+export const receiverName = (receiver: string, n: number): string => `${receiverPrefix(receiver)}${pad(n)}`;
 export const MACHINES_PREFIX = 'machines/';
 export const machinePrefix = (machine: MachineId): string => `${MACHINES_PREFIX}${machine}/`;
 export const manifestPrefix = (machine: MachineId): string => `${machinePrefix(machine)}manifest/`;

@@ -18,7 +18,7 @@ import type { Clock } from '../../shared/clock.js';
 import { failpoint } from '../../shared/failpoints.js';
 import type { MachineId } from '../../shared/units.js';
 import type { ObjectStore } from '../store/store.js';
-import { MANIFEST_VERSION, type Manifest } from './manifest.js';
+import { MANIFEST_VERSION, type Manifest, type ManifestOwner } from './manifest.js';
 import {
   mustBeReadable,
   readBoundary,
@@ -36,10 +36,15 @@ export interface CatalogDeps {
   readonly store: ObjectStore;
   readonly clock: Clock;
   readonly randomId: () => string;
+  /** Who takes machines over; told to people and to other receivers. */
+  readonly owner?: ManifestOwner | null;
 }
 
 /** What a manifest holds beyond the numbers that this class gives. */
-export type ManifestContent = Omit<Manifest, 'version' | 'number' | 'writeId' | 'writtenAtMs' | 'epoch' | 'epochStart'>;
+export type ManifestContent = Omit<Manifest, 'version' | 'number' | 'writeId' | 'writtenAtMs' | keyof Ownership>;
+
+/** The same for all manifests of an epoch. */
+type Ownership = Pick<Manifest, 'epoch' | 'epochStart' | 'owner'>;
 
 /** From the newest manifest to what the next shall hold. Throws when what it was prepared upon is gone; nothing is committed then. */
 export type Change = (current: Manifest) => ManifestContent | Promise<ManifestContent>;
@@ -88,7 +93,7 @@ export class OwnedMachine {
       });
       if (content === null) continue;
       const number = (previous?.number ?? 0) + 1;
-      const manifest = seal(deps, content, number, epoch, number);
+      const manifest = seal(deps, content, number, { epoch, epochStart: number, owner: deps.owner ?? null });
       if (!(await create(deps.store, machine, manifest))) continue;
       // Written below the boundary it counts for nothing: the head that it was decided upon is long gone.
       if (number <= (await readBoundary(deps.store, machine))) continue;
@@ -142,8 +147,7 @@ export class OwnedMachine {
     return this.#inTurn(async () => {
       await this.#settleNow();
       const content = await this.#sealTail(await change(this.#manifest));
-      const { number, epoch, epochStart } = this.#manifest;
-      await this.#create(seal(this.#deps, content, number + 1, epoch, epochStart));
+      await this.#create(seal(this.#deps, content, this.#manifest.number + 1, this.#manifest));
       return this.#manifest;
     });
   }
@@ -235,8 +239,7 @@ function seal(
   deps: CatalogDeps,
   content: ManifestContent,
   number: number,
-  epoch: number,
-  epochStart: number,
+  { epoch, epochStart, owner }: Ownership,
 ): Manifest {
   // One by one: a whole manifest given as content would bring its own number and epoch along.
   const { generation, machine, lastPoint, disks, pages, tail } = content;
@@ -247,6 +250,7 @@ function seal(
     writtenAtMs: deps.clock.nowMs(),
     epoch,
     epochStart,
+    owner,
     generation,
     machine,
     lastPoint,

@@ -47,6 +47,7 @@ export async function machinesCommand(options: GlobalOptions, io: CliIo): Promis
         })),
         lastPoint: m.manifest?.lastPoint ?? 0,
         newestPoint: newestPoint(m),
+        owner: m.manifest?.owner ?? null,
         problem: m.problem,
         damage: damaged.get(m.id) === '' ? null : damaged.get(m.id),
       })),
@@ -68,6 +69,7 @@ export async function machinesCommand(options: GlobalOptions, io: CliIo): Promis
       newest === null ? '-' : String(newest.number),
       newest === null ? '-' : localIso(newest.cutAtMs),
       newest === null ? '-' : age(now, newest.cutAtMs),
+      m.manifest?.owner?.name ?? '-',
       [m.problem ?? (newest === null ? 'no recovery point yet' : newest.consistency), damaged.get(m.id) ?? '']
         .filter((text) => text !== '')
         .join('; '),
@@ -83,6 +85,7 @@ export async function machinesCommand(options: GlobalOptions, io: CliIo): Promis
         { title: 'POINT', right: true },
         { title: 'CUT' },
         { title: 'AGE' },
+        { title: 'RECEIVER' },
         { title: 'CONSISTENCY' },
       ],
       rows,

@@ -102,6 +102,15 @@ export function buildProgram(io: CliIo, quiet: boolean): Command {
     );
 
   program
+    .command('receivers')
+    .description('list the receivers that serve the store, what each has, and what is to move')
+    .option(...JSON_OPTION)
+    .addHelpText('after', '\nWhether one lives is told by clocks here; the receivers watch each other without.\n')
+    .action(async (_: unknown, command: Command) =>
+      (await import('./receivers.js')).receiversCommand(command.optsWithGlobals<GlobalOptions>(), io),
+    );
+
+  program
     .command('points')
     .description('list the recovery points of a machine, newest first')
     .argument('<machine>', MACHINE_HELP)

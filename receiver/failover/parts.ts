@@ -6,7 +6,7 @@ import type { BlockSet } from '../../shared/blocks/block-set.js';
 import type { Clock } from '../../shared/clock.js';
 import type { DiskId } from '../../shared/units.js';
 import type { BootCheck } from '../catalog/launch.js';
-import type { RecoveryPoint } from '../catalog/manifest.js';
+import type { ManifestOwner, RecoveryPoint } from '../catalog/manifest.js';
 import type { OwnedMachine } from '../catalog/owned-machine.js';
 import type { MachineReader, PointDisk } from '../catalog/reader.js';
 import type { BootResult } from '../catalog/recovery.js';
@@ -79,6 +79,8 @@ export interface FailoverParts {
   readonly randomId: () => string;
   readonly log: Logger;
   readonly home: HomeAgents;
+  /** This receiver, as the manifests of what it takes over name it. */
+  readonly owner?: ManifestOwner | null;
   openContent(view: MachineReader, point: RecoveryPoint, disk: PointDisk, signal?: AbortSignal): Promise<PointContent>;
   openVolume(options: VolumeOptions): Promise<CopyVolume>;
   startNbd(socketPath: string, exports: readonly NbdExport[]): Promise<{ stop(): Promise<void> }>;

@@ -3,6 +3,7 @@
  */
 import type { Logger } from 'pino';
 import type { Clock } from '../../shared/clock.js';
+import type { ManifestOwner } from '../catalog/manifest.js';
 import type { OwnedMachines } from '../catalog/owned-machines.js';
 import type { HomeAgents } from '../session/home-agent.js';
 import type { ObjectStore } from '../store/store.js';
@@ -25,13 +26,14 @@ export interface RealPartsOptions {
   readonly home: HomeAgents;
   /** Is told of machines whose copies are replicated here. */
   readonly machines?: OwnedMachines;
+  readonly owner?: ManifestOwner | null;
   readonly intervalMs: number;
   readonly cacheBytesMax: number | null;
   readonly env: Readonly<NodeJS.ProcessEnv>;
 }
 
 export function realParts(options: RealPartsOptions): FailoverParts {
-  const { store, clock, randomId, log, home, env } = options;
+  const { store, clock, randomId, log, home, owner, env } = options;
   const indexes = new IndexCache();
   const compute = { clock, env };
   return {
@@ -40,6 +42,7 @@ export function realParts(options: RealPartsOptions): FailoverParts {
     randomId,
     log,
     home,
+    owner: owner ?? null,
     openContent: (view, point, disk, signal) => openPointContent(store, view, point, disk, indexes, signal),
     openVolume: (volume) =>
       Volume.open({ ...volume, writable: true, cacheBytesMax: options.cacheBytesMax, clock, log }),

@@ -27,6 +27,6 @@ export async function takeGeneration(
       { code: 'generation-moved', kind: 'fenced', hint: 'See `afterimage status`, then decide again.' },
     );
   }
-  const deps = { store: parts.store, clock: parts.clock, randomId: () => mark };
+  const deps = { store: parts.store, clock: parts.clock, randomId: () => mark, owner: parts.owner ?? null };
   return (await raiseGeneration(deps, machine, expected, change)).manifest.generation;
 }

@@ -35,12 +35,15 @@ import type { OwnedMachines } from '../catalog/owned-machines.js';
 import type { ObjectStore } from '../store/store.js';
 import { contentAfterCommit, type DiskLayers } from '../catalog/commit-content.js';
 import type { DiskIngest } from './disk-ingest.js';
+import { FleetLink, type SessionFleet } from './fleet-link.js';
+import { PolicyLink } from './policy-link.js';
+import { closeReasonFor } from './close-reason.js';
 import { HomeSession, isHomeMessage } from './home-session.js';
 import { isPull, RestoreSession, type PullMessage } from './restore-session.js';
 import { SegmentHashes } from './segment-hashes.js';
-import type { MachinePolicy } from '../catalog/policy.js';
 import type { Policies } from '../catalog/policy-io.js';
 import type { MachineStatus } from './status.js';
+import type { Direction, FleetMember } from '../fleet/placement.js';
 import { openSession } from './welcome.js';
 
 /** A transport whose reading can be stopped. */
@@ -59,6 +62,8 @@ export interface IngestDeps {
   readonly policies?: Policies;
   /** Is told of machines that are taken over here. */
   readonly machines?: OwnedMachines;
+  /** Absent: this receiver is alone on its store. */
+  readonly fleet?: SessionFleet;
 }
 
 export class IngestSession {
@@ -83,11 +88,12 @@ export class IngestSession {
   #finishing: Promise<void>[] = [];
   readonly #hashes: SegmentHashes;
   #restore: RestoreSession | null = null;
-  /** An agent that was told nothing goes by its own configuration. */
-  #toldPolicy: Pick<MachinePolicy, 'intervalMs' | 'applicationIntervalMs'> = {
-    intervalMs: null,
-    applicationIntervalMs: null,
-  };
+  readonly #policy: PolicyLink;
+  /** Bytes taken in up to the last commit: beyond them a cycle or a sweep is under way. */
+  #committedBytes = 0;
+  readonly #fleet: FleetLink;
+  /** The receiver that it belongs to and could not get to. */
+  stranded: string | null = null;
   /** Orders to this agent. */
   readonly home: HomeSession;
 
@@ -102,6 +108,8 @@ export class IngestSession {
     this.#identity = identity;
     this.#transport = transport;
     this.#status = status;
+    this.#policy = new PolicyLink(deps.policies, identity.machine, (message) => this.#send(message), deps.log);
+    this.#fleet = new FleetLink(deps.fleet, (message) => this.#send(message));
     this.#hashes = new SegmentHashes(deps.store, identity.machine);
     this.#log = deps.log.child({ machine: identity.machine, name: identity.name });
     this.home = new HomeSession(
@@ -119,7 +127,9 @@ export class IngestSession {
     this.#transport.onMessage((bytes) => {
       this.#enqueue(bytes);
     });
+    const unfollow = this.#fleet.follow();
     const closed = await this.#transport.closed;
+    unfollow();
     this.#ended = true;
     this.#queue = [];
     this.home.closed();
@@ -152,7 +162,11 @@ export class IngestSession {
       while (!this.#ended) {
         const bytes = this.#queue.shift();
         if (bytes === undefined) {
-          if (this.#receivedBytes === this.#acknowledgedBytes) break;
+          if (this.#receivedBytes === this.#acknowledgedBytes) {
+            await this.#handOverNow();
+            if (this.#queue.length > 0) continue;
+            break;
+          }
           // More may arrive while this is on its way: look at the queue again.
           await this.#acknowledge();
           continue;
@@ -192,11 +206,16 @@ export class IngestSession {
   }
 
   async #hello(hello: Extract<AgentMessage, { type: 'hello' }>): Promise<void> {
-    const opened = await openSession(this.#deps, this.#identity, hello);
+    const opened = await openSession({ ...this.#deps, owner: this.#deps.fleet?.owner ?? null }, this.#identity, hello);
     if ('refused' in opened) {
       await this.#refuse(opened.refused, opened.reason);
       return;
     }
+    if ('elsewhere' in opened) {
+      await this.#redirect(opened.elsewhere, opened.reason);
+      return;
+    }
+    this.stranded = opened.stranded;
     if ('restore' in opened) {
       this.#restore = new RestoreSession({
         ...this.#deps,
@@ -212,6 +231,7 @@ export class IngestSession {
       this.#status.mode = 'restore';
       this.#log.info({ lastPoint: opened.restore.lastPoint }, 'agent connected, to be restored');
       await this.#send(opened.restore);
+      await this.#fleet.welcomed();
       this.home.opened(this.#restore);
       return;
     }
@@ -226,8 +246,30 @@ export class IngestSession {
       'agent connected',
     );
     await this.#send(opened.welcome);
-    await this.#tellPolicy();
+    await this.#policy.tell();
+    await this.#fleet.welcomed();
     this.home.opened(null);
+  }
+
+  /** Sends the agent to another receiver as soon as nothing is under way: after the commit of its cycle, or at once between two. */
+  handOver(decide: () => Promise<Direction>): void {
+    this.#fleet.ask(decide);
+    if (this.#working) return;
+    this.#working = true;
+    this.#work = this.#workOff();
+  }
+
+  /** Never in the middle of what the agent sends: it would have to be sent again. */
+  async #handOverNow(): Promise<void> {
+    if (this.#receivedBytes !== this.#committedBytes || this.#finishing.length > 0) return;
+    const direction = await this.#fleet.due();
+    if (direction !== null && !this.#ended) await this.#redirect(direction.receiver, direction.reason);
+  }
+
+  async #redirect(to: FleetMember, reason: string): Promise<void> {
+    this.#log.info({ receiver: to.id, to: to.name, reason }, 'agent is sent to another receiver');
+    await this.#fleet.redirect(to, reason);
+    this.#end(CLOSE.redirected);
   }
 
   async #restoreControl(message: AgentMessage, restore: RestoreSession): Promise<void> {
@@ -355,6 +397,7 @@ export class IngestSession {
     if (point === undefined) throw new Error('a commit without a point');
     failpoint('receiver.commit.manifest-written');
     for (const said of message.disks) this.#diskOf(said.disk).committed();
+    this.#committedBytes = this.#receivedBytes;
     this.#status.lastPoint = point;
     this.#status.pointsCommitted++;
     this.#status.storedBytes += point.stats.storedBytes;
@@ -375,21 +418,8 @@ export class IngestSession {
       },
       'recovery point committed',
     );
-    await this.#tellPolicy();
-  }
-
-  /** Tells the agent how often points are to be made, when that isn't what it knows. A policy that can't be read leaves it as it is. */
-  async #tellPolicy(): Promise<void> {
-    const policy = await this.#deps.policies?.of(this.#identity.machine).catch((error: unknown) => {
-      this.#log.warn({ err: error }, 'the policy of the machine can not be read; its agent keeps its pace');
-      return undefined;
-    });
-    if (policy === undefined) return;
-    const { intervalMs, applicationIntervalMs } = policy;
-    const told = this.#toldPolicy;
-    if (told.intervalMs === intervalMs && told.applicationIntervalMs === applicationIntervalMs) return;
-    this.#toldPolicy = { intervalMs, applicationIntervalMs };
-    await this.#send({ type: 'policy', intervalMs, applicationIntervalMs });
+    await this.#policy.tell();
+    await this.#handOverNow();
   }
 
   async #layersOf(disk: DiskIngest, owned: OwnedMachine): Promise<DiskLayers> {
@@ -436,7 +466,14 @@ export class IngestSession {
   }
 
   async #fail(error: unknown): Promise<void> {
-    if (this.#ended) return;
+    if (this.#ended) {
+      // The agent is gone and needs no answer; that this receiver has slept through a takeover, its operator should know.
+      if (error instanceof AfterimageError && error.kind === 'fenced') {
+        this.#status.lastError = messageOf(error);
+        this.#log.warn({ err: error }, `a commit under way came too late: ${messageOf(error)}`);
+      }
+      return;
+    }
     // The agent went away while it was being answered: no error of ours, and run() tells of it.
     if (error instanceof AfterimageError && error.kind === 'disconnected') return;
     const reason = closeReasonFor(error);
@@ -454,6 +491,10 @@ export class IngestSession {
     };
     // The peer may be gone already; the close code says the same in short.
     await this.#send(refused).catch(() => undefined);
+    this.#end(reason);
+  }
+
+  #end(reason: CloseReason): void {
     this.#ended = true;
     // Nobody shall wait for, or ask, an agent that hears nothing any more: the socket may take its time to close.
     this.home.closed();
@@ -465,14 +506,4 @@ export class IngestSession {
 function mustStand(current: Manifest, entry: DiskEntry): void {
   const now = current.disks.find((d) => d.id === entry.id)?.bases?.name;
   if (now !== entry.bases?.name) throw new Error(`the base layers of disk ${entry.id} changed during its first copy`);
-}
-
-export function closeReasonFor(error: unknown): CloseReason {
-  if (!(error instanceof AfterimageError)) return CLOSE.internal;
-  if (error.code === 'protocol') return CLOSE.protocol;
-  if (error.code === 'store-full') return CLOSE.storeFull;
-  if (error.code === 'key-missing' || error.code === 'key-provider') return CLOSE.keyMissing;
-  if (error.kind === 'fenced') return CLOSE.fenced;
-  if (error.code === 'chunk-checksum' || error.code === 'chunk-malformed') return CLOSE.corruptData;
-  return CLOSE.internal;
 }

@@ -4,15 +4,21 @@
  */
 import type { Logger } from 'pino';
 import { TAKEOVER_PROBE_MS } from '../../shared/limits.js';
+import type { MachineId } from '../../shared/units.js';
 import { CLOSE } from '../../shared/wire/close-codes.js';
 import { encodeControl } from '../../shared/wire/messages.js';
 import { IngestSession, type IngestDeps } from './ingest.js';
 import type { ReceiverTransport, SessionPeer } from './server.js';
 import { SessionHomeAgents, type LiveHome } from './home-agents.js';
+import type { SessionHere } from '../fleet/handovers.js';
+import type { Direction } from '../fleet/placement.js';
 import { newMachineStatus, type MachineStatus } from './status.js';
 
 interface Live extends LiveHome {
   readonly transport: ReceiverTransport;
+  readonly session: IngestSession;
+  /** Of the monotonic clock: tells one session of a machine from the next. */
+  readonly sinceMs: number;
 }
 
 export class SessionRegistry {
@@ -70,8 +76,21 @@ export class SessionRegistry {
       this.#live.delete(machine);
       Object.assign(status, { connected: false, mode: null });
     });
-    this.#live.set(machine, { transport, done, home: session.home });
+    const sinceMs = this.#deps.clock.monotonicMs();
+    this.#live.set(machine, { transport, done, home: session.home, session, sinceMs });
     await done;
+  }
+
+  /** Sessions that stand and were welcomed, for the fleet. */
+  get sessions(): SessionHere[] {
+    return [...this.#live].flatMap(([machine, { home, session, sinceMs }]) =>
+      home.mode === null ? [] : [{ machine: machine as MachineId, sinceMs, stranded: session.stranded }],
+    );
+  }
+
+  /** Sends the machine's agent elsewhere when nothing of it is under way, if `decide` still says so then. */
+  handOver(machine: MachineId, decide: () => Promise<Direction>): void {
+    this.#live.get(machine)?.session.handOver(decide);
   }
 
   /** Waits for all sessions to have ended (their transports are closed by the server). */

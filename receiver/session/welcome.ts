@@ -24,6 +24,8 @@ import { diskEntryAtHello } from '../catalog/commit-content.js';
 import { DiskIngest } from './disk-ingest.js';
 import { keysOf } from '../catalog/store-keys.js';
 import { keepStaged } from './staging.js';
+import { NO_ROUTE, type Direction, type FleetMember } from '../fleet/placement.js';
+import type { Fleet } from '../fleet/fleet.js';
 import { diskVerdict, type DiskVerdict } from './verdict.js';
 
 export interface Refusal {
@@ -31,9 +33,17 @@ export interface Refusal {
   readonly reason: string;
 }
 
+/** Another receiver is to take the machine; nothing was taken over, nothing was written. */
+export interface Elsewhere {
+  readonly elsewhere: FleetMember;
+  readonly reason: string;
+}
+
 /** The agent may pull points and commits nothing: nothing was taken over, nothing was written. */
 export interface RestoreWelcome {
   readonly restore: Welcome;
+  /** The receiver that it belongs to and could not get to. */
+  readonly stranded: string | null;
 }
 
 /** What an agent that is let in may do. */
@@ -48,6 +58,8 @@ export interface OpenedSession {
   readonly owned: OwnedMachine;
   readonly disks: DiskIngest[];
   readonly welcome: Welcome;
+  /** The receiver that it belongs to and could not get to. */
+  readonly stranded: string | null;
 }
 
 interface DiskDecision extends DiskVerdict {
@@ -58,6 +70,8 @@ interface DiskDecision extends DiskVerdict {
 
 export interface WelcomeDeps extends CatalogDeps {
   readonly program: string;
+  /** Absent: this receiver is alone on its store. */
+  readonly fleet?: Pick<Fleet, 'direction'> | undefined;
 }
 
 /**
@@ -118,12 +132,17 @@ export async function openSession(
   deps: WelcomeDeps,
   identity: MachineIdentity,
   hello: Hello,
-): Promise<OpenedSession | RestoreWelcome | Refusal> {
+): Promise<OpenedSession | RestoreWelcome | Elsewhere | Refusal> {
   const before = await readHighestManifest(deps.store, identity.machine);
-  const admission = admit(hello, identity, before, await loadRecovery(deps.store, identity.machine));
+  const recovery = await loadRecovery(deps.store, identity.machine);
+  const admission = admit(hello, identity, before, recovery);
+  // Who is refused is refused everywhere.
   if ('refused' in admission) return admission;
+  const direction = directionFor(deps, hello, recovery);
+  if (direction.to === 'elsewhere') return { elsewhere: direction.receiver, reason: direction.reason };
+  const { stranded } = direction;
   checkDisks(hello);
-  if (admission.mode === 'restore') return { restore: restoreWelcome(deps.program, hello, before) };
+  if (admission.mode === 'restore') return { restore: restoreWelcome(deps.program, hello, before), stranded };
   const full = await storeRefusal(deps.store);
   if (full !== null) return full;
   await keysOf(deps.store).beginWriting(identity.machine, hello.encryption ?? null);
@@ -161,7 +180,13 @@ export async function openSession(
         ),
     ),
     welcome: welcomeOf(deps.program, granted, owned.manifest, decisions),
+    stranded,
   };
+}
+
+function directionFor({ fleet }: WelcomeDeps, hello: Hello, recovery: Recovery | null): Direction {
+  if (fleet === undefined) return { to: 'here', reason: 'the only receiver', stranded: null };
+  return fleet.direction(hello.machine, recovery, hello.route ?? NO_ROUTE);
 }
 
 class RefusedMeanwhile extends Error {

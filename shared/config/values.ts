@@ -3,6 +3,7 @@
  */
 import { isIP } from 'node:net';
 import { z } from 'zod';
+import { parseHostPort } from '../wire/enroll.js';
 
 const BYTES_OF: Readonly<Record<string, number>> = {
   B: 1,
@@ -96,6 +97,11 @@ export function parseDays(text: string): readonly number[] | null {
 }
 
 export const daysValue = parsedText(parseDays, 'days such as mon-fri, sat,sun or daily');
+
+/** An address as others reach it. */
+export const hostPortValue = z
+  .string('expected host:port')
+  .refine((text) => parseHostPort(text) !== null, 'expected host:port');
 
 export const absolutePath = z
   .string('expected a path')

@@ -67,6 +67,12 @@ export const CLOSE = {
     'soon',
     'Another receiver has taken this machine over; the agent goes on with whichever answers.',
   ),
+  redirected: reason(
+    4423,
+    'redirected',
+    'soon',
+    'Another receiver is to take this machine; the agent goes there by itself.',
+  ),
   corruptData: reason(
     4422,
     'corrupt data',

@@ -8,8 +8,10 @@ import { Packr } from 'msgpackr';
 import { z } from 'zod';
 import { AfterimageError } from '../errors.js';
 import { CONTROL_BYTES_MAX, DISKS_PER_MACHINE_MAX } from '../limits.js';
+import { FLEET_MAX, RECEIVER_ADDRESSES_MAX } from '../limits-fleet.js';
 import { RESEND_EXTENTS_MAX } from '../limits-scrub.js';
 import { isDiskId, isUuid, type DiskId, type MachineId, type SeriesId } from '../units.js';
+import { parseHostPort } from './enroll.js';
 
 export const PROTOCOL_VERSION = 2;
 export const TAG_DATA = 1;
@@ -75,6 +77,10 @@ const diskId = z.custom<DiskId>((v) => typeof v === 'string' && isDiskId(v), 'no
 const seriesId = z.custom<SeriesId>((v) => typeof v === 'string' && isUuid(v), 'not a series id');
 const hex64 = z.string().regex(/^[0-9a-f]{16}$/);
 const text = z.string().max(2000);
+/** host:port. */
+export const hostPortSchema = z.string().refine((value) => parseHostPort(value) !== null, 'not host:port');
+const addresses = z.array(hostPortSchema).min(1).max(RECEIVER_ADDRESSES_MAX);
+export const knownReceiverSchema = z.strictObject({ id: uuid, name: text, addresses });
 /** One bit per block of a segment, or per segment of a disk; bit 0 of byte 0 is the first. */
 const bitmap = z.instanceof(Uint8Array);
 /** A point by its number, and its disk's digest where that is known: a number alone could mean another point in another store. */
@@ -128,6 +134,8 @@ export const agentMessageSchema = z.discriminatedUnion('type', [
     /** Id of a cycle whose commit was sent and not answered, to be told by `welcome.lastCycle`. */
     inDoubtCycle: uuid.nullable(),
     disks: z.array(helloDiskSchema).max(DISKS_PER_MACHINE_MAX),
+    /** How it came here: redirects followed since a receiver last took or refused it, receivers that it could not reach. Absent: straight. */
+    route: z.strictObject({ redirects: count, unreachable: z.array(uuid).max(FLEET_MAX) }).optional(),
   }),
   /** Throws away what was sent for a cycle that didn't commit. Also opens a new one. */
   z.strictObject({ type: z.literal('cycle-begin'), cycle: uuid }),
@@ -271,6 +279,10 @@ export const receiverMessageSchema = z.discriminatedUnion('type', [
     ),
   }),
   z.strictObject({ type: z.literal('refused'), code: count, reason: text, hint: text }),
+  /** Another receiver is to take this machine. Instead of a welcome, or between two cycles; the connection ends after it. */
+  z.strictObject({ type: z.literal('redirect'), to: knownReceiverSchema, reason: text }),
+  /** Who serves the store that this agent's points are in, the sender among them. After each welcome, and whenever it changes. */
+  z.strictObject({ type: z.literal('fleet'), self: uuid, receivers: z.array(knownReceiverSchema).max(FLEET_MAX) }),
   /** Cumulative marks: bytes of data messages taken in, sequence of the last durable segment-end, last committed point. */
   z.strictObject({ type: z.literal('ack'), receivedBytes: count, stagedSequence: count, committedPoint: count }),
   z.strictObject({ type: z.literal('committed'), cycle: uuid, point: count, storedBytes: count }),
@@ -338,6 +350,9 @@ export type ReceiverMessage = z.infer<typeof receiverMessageSchema>;
 export type Hello = Extract<AgentMessage, { type: 'hello' }>;
 export type Welcome = Extract<ReceiverMessage, { type: 'welcome' }>;
 export type Commit = Extract<AgentMessage, { type: 'commit' }>;
+export type Redirect = Extract<ReceiverMessage, { type: 'redirect' }>;
+export type FleetMessage = Extract<ReceiverMessage, { type: 'fleet' }>;
+export type KnownReceiver = z.infer<typeof knownReceiverSchema>;
 export type RestoreGoal = Extract<ReceiverMessage, { type: 'restore-goal' }>;
 export type Restored = Extract<AgentMessage, { type: 'restored' }>;
 /** A point of one disk that its content is compared with. */

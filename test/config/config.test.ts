@@ -34,6 +34,7 @@ test('an empty file is all defaults', () => {
   for (const text of ['', '# only a comment\n', '{}']) {
     expect(parseConfig('FILE', text, agentConfigSchema)).toEqual({
       stateDir: '/var/lib/afterimage-agent',
+      receivers: [],
       interval: 5000,
       status: { host: '127.0.0.1', port: 7445 },
       controlSocket: '/run/afterimage-agent/control.sock',
@@ -52,6 +53,7 @@ test('an empty file is all defaults', () => {
       controlSocket: '/run/afterimage-receiver/control.sock',
       listen: { host: '::', port: 7443 },
       names: [],
+      fleet: { heartbeat: 15_000, weight: 1, handoversPerMinute: 60 },
       status: { host: '127.0.0.1', port: 7444 },
       failover: {
         interval: 5000,

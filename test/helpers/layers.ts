@@ -215,6 +215,7 @@ export class Chain {
       epochStart: 1,
       generation: 1,
       machine: { id: this.machine, name: this.#name, description: null },
+      owner: null,
       lastPoint,
       disks: [
         { id: this.disk, device: '/dev/vda', sizeBytes, blockBytes, series: SERIES, bases, staged: null, lastPoint },

@@ -57,8 +57,8 @@ describe('afterimage machines and points', () => {
   it('lists machines by name', async () => {
     const { code, out } = await run('machines');
     expect(code).toBe(0);
-    expect(out.split('\n')[0]).toMatch(/^MACHINE +ID +DISKS +SIZE +POINT +CUT +AGE +CONSISTENCY$/);
-    expect(out.split('\n')[1]).toMatch(/^db1 +99999999-.* 1 +2\.00 MiB +1 .* 9 min 00 s +crash$/);
+    expect(out.split('\n')[0]).toMatch(/^MACHINE +ID +DISKS +SIZE +POINT +CUT +AGE +RECEIVER +CONSISTENCY$/);
+    expect(out.split('\n')[1]).toMatch(/^db1 +99999999-.* 1 +2\.00 MiB +1 .* 9 min 00 s +- +crash$/);
     const json = JSON.parse((await run('machines', '--json')).out) as { machines: { name: string }[] };
     expect(json.machines.map((m) => m.name)).toEqual(['db1', 'web1']);
   });

@@ -93,6 +93,7 @@ const MANIFEST: Manifest = {
       nics: [{ name: 'eth0', mac: '52:54:00:00:00:01', addresses: ['192.0.2.1/24'] }],
     },
   },
+  owner: null,
   lastPoint: 9,
   disks: [
     {

@@ -49,6 +49,7 @@ const manifestOf = (epoch: number, lastPoint: number): Manifest => ({
   epochStart: 0,
   generation: 1,
   machine: { id: MACHINE, name: 'web1', description: null },
+  owner: null,
   lastPoint,
   disks: [],
   pages: [],

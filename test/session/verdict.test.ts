@@ -300,6 +300,7 @@ const manifestOf = (generation: number): Manifest => ({
   epochStart: 0,
   generation,
   machine: { id: MACHINE, name: 'web1', description: null },
+  owner: null,
   lastPoint: 0,
   disks: [],
   pages: [],

@@ -164,6 +164,16 @@ const RECEIVER: readonly ReceiverMessage[] = [
     ],
   },
   {
+    type: 'redirect',
+    to: { id: CYCLE, name: 'dr2', addresses: ['dr2.example.com:7443', '[2001:db8::7]:7443'] },
+    reason: 'its share of 2 receivers',
+  },
+  {
+    type: 'fleet',
+    self: CYCLE,
+    receivers: [{ id: CYCLE, name: 'dr2', addresses: ['dr2.example.com:7443'] }],
+  },
+  {
     type: 'refused',
     code: CLOSE.clone.code,
     reason: 'this identity was enrolled on other hardware',
@@ -223,6 +233,15 @@ describe('golden messages, version 2', () => {
     expect(plain(decodeReceiverMessage(kept))).toEqual(plain(message));
     expect(bytes.equals(kept)).toBe(true);
     expect(() => decodeAgentMessage(kept)).toThrow('protocol error');
+  });
+
+  it('a hello of an agent that was redirected says so, and one that was not is as it ever was', () => {
+    const [hello] = AGENT;
+    if (hello?.type !== 'hello') throw new Error('no hello');
+    const route = { redirects: 1, unreachable: [CYCLE] };
+    expect(decodeAgentMessage(encodeControl({ ...hello, route }))).toEqual({ ...hello, route });
+    const bad = { redirects: -1, unreachable: [] };
+    expect(() => decodeAgentMessage(encodeControl({ ...hello, route: bad }))).toThrow('protocol error');
   });
 
   it('data headers', async () => {

@@ -1,0 +1,138 @@
+/**
+ * Brings machines to where they belong when receivers come and go: which session here is to be handed over next, and the loop that asks for it.
+ *
+ * One machine at a time, at a bounded rate with jitter: each costs the other receiver a takeover, and a hundred agents shall not arrive at once. What
+ * is asked for happens between two cycles of the machine (session/ingest.ts); its bindings are looked up just then. Keeps nothing over a restart.
+ */
+import type { Clock } from '../../shared/clock.js';
+import { messageOf } from '../../shared/errors.js';
+import { HANDOVER_PAUSE_MS } from '../../shared/limits-fleet.js';
+import type { Logger } from '../../shared/log.js';
+import type { MachineId } from '../../shared/units.js';
+import { loadRecovery } from '../catalog/recovery-io.js';
+import type { ObjectStore } from '../store/store.js';
+import type { Fleet } from './fleet.js';
+import { directionOf, NO_ROUTE, placementOf, type Direction, type FleetView } from './placement.js';
+
+export interface SessionHere {
+  readonly machine: MachineId;
+  /** Tells one session of a machine from the next. */
+  readonly sinceMs: number;
+  /** The receiver that its agent could not get to when it came. */
+  readonly stranded: string | null;
+}
+
+export interface Sessions {
+  readonly sessions: readonly SessionHere[];
+  handOver(machine: MachineId, decide: () => Promise<Direction>): void;
+}
+
+export interface Handover {
+  readonly machine: MachineId;
+  readonly to: string;
+  readonly toName: string;
+  readonly reason: string;
+  /** Why not now; null: it may go. */
+  readonly waits: string | null;
+}
+
+/** It was to go to a receiver, and it turned out that it belongs here. */
+export interface Stayed {
+  readonly to: string;
+  readonly reason: string;
+  readonly atMs: number;
+}
+
+/** Machines with a session here that belong elsewhere. Pure; of bindings to a copy or a job nothing is known yet. */
+export function planHandovers(
+  sessions: readonly SessionHere[],
+  view: FleetView,
+  stayed: (machine: MachineId) => Stayed | undefined,
+  nowMs: number,
+): Handover[] {
+  const plan: Handover[] = [];
+  for (const { machine, sinceMs, stranded } of sessions) {
+    const direction = directionOf(placementOf(machine, null, view), view, NO_ROUTE);
+    if (direction.to === 'here') continue;
+    const { receiver, reason } = direction;
+    const isTooSoon = (since: number): boolean => nowMs - since < HANDOVER_PAUSE_MS;
+    const last = stayed(machine);
+    const waits = !view.isSettled
+      ? 'the other receivers were not watched for long enough yet'
+      : stranded === receiver.id && isTooSoon(sinceMs)
+        ? `its agent could not get to ${receiver.name}`
+        : last?.to === receiver.id && isTooSoon(last.atMs)
+          ? `it stays: ${last.reason}`
+          : null;
+    plan.push({ machine, to: receiver.id, toName: receiver.name, reason, waits });
+  }
+  return plan;
+}
+
+export interface HandoverDeps {
+  readonly store: ObjectStore;
+  readonly clock: Clock;
+  readonly random: () => number;
+  readonly log: Logger;
+  readonly fleet: Pick<Fleet, 'view' | 'direction'>;
+  readonly sessions: Sessions;
+  readonly perMinute: number;
+}
+
+export class Handovers {
+  readonly #deps: HandoverDeps;
+  /** Sessions that were asked to go and have not gone yet. */
+  readonly #asked = new Map<MachineId, number>();
+  readonly #stayed = new Map<MachineId, Stayed>();
+  #handedOver = 0;
+
+  constructor(deps: HandoverDeps) {
+    this.#deps = deps;
+  }
+
+  get handedOver(): number {
+    return this.#handedOver;
+  }
+
+  get plan(): Handover[] {
+    const { sessions, fleet, clock } = this.#deps;
+    return planHandovers(sessions.sessions, fleet.view, (machine) => this.#stayed.get(machine), clock.monotonicMs());
+  }
+
+  async run(signal: AbortSignal): Promise<void> {
+    const { clock, random, perMinute } = this.#deps;
+    while (!signal.aborted) {
+      await clock.sleep((60_000 / perMinute) * (0.5 + random()), signal);
+      if (!signal.aborted) this.next();
+    }
+  }
+
+  /** Asks for one handover, if there is one to ask for. */
+  next(): void {
+    const here = new Map(this.#deps.sessions.sessions.map((session) => [session.machine, session.sinceMs]));
+    for (const [machine, sinceMs] of this.#asked) if (here.get(machine) !== sinceMs) this.#asked.delete(machine);
+    for (const machine of this.#stayed.keys()) if (!here.has(machine)) this.#stayed.delete(machine);
+    const next = this.plan.find(({ machine, waits }) => waits === null && !this.#asked.has(machine));
+    const sinceMs = next === undefined ? undefined : here.get(next.machine);
+    if (next === undefined || sinceMs === undefined) return;
+    this.#asked.set(next.machine, sinceMs);
+    this.#deps.sessions.handOver(next.machine, () => this.#decide(next));
+  }
+
+  /** With what is known now: receivers may have gone since, a job may have begun. A store that doesn't answer moves nobody. */
+  async #decide({ machine, to }: Handover): Promise<Direction> {
+    const { store, clock, log, fleet } = this.#deps;
+    let direction: Direction;
+    try {
+      direction = fleet.direction(machine, await loadRecovery(store, machine), NO_ROUTE);
+    } catch (error) {
+      log.warn({ err: error, machine }, 'a machine is not handed over: its state could not be read');
+      direction = { to: 'here', reason: messageOf(error), stranded: null };
+    }
+    this.#asked.delete(machine);
+    const { reason } = direction;
+    if (direction.to === 'here') this.#stayed.set(machine, { to, reason, atMs: clock.monotonicMs() });
+    else this.#handedOver++;
+    return direction;
+  }
+}

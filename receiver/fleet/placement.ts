@@ -1,0 +1,111 @@
+/**
+ * Where a machine belongs, and what follows for its agent and its upkeep. Pure; every answer has its reason.
+ *
+ * A machine that runs here as a copy, or has a job, belongs to the receiver that has the copy or the job: the agent of its home must be there to
+ * be ordered home. All others belong where the hash puts them among the receivers that live.
+ */
+import { REDIRECTS_MAX } from '../../shared/limits-fleet.js';
+import type { MachineId } from '../../shared/units.js';
+import type { Manifest } from '../catalog/manifest.js';
+import type { Recovery } from '../catalog/recovery.js';
+import type { Liveness } from './roster.js';
+import { wantedOwner } from './wanted.js';
+
+export interface FleetMember {
+  readonly id: string;
+  readonly name: string;
+  readonly addresses: readonly string[];
+  readonly weight: number;
+  readonly liveness: Liveness;
+}
+
+export interface FleetView {
+  /** Our own id; we are among the members, live. Null: an onlooker's view. */
+  readonly self: string | null;
+  readonly members: readonly FleetMember[];
+  /** Whether the others were watched for long enough to call one gone. */
+  readonly isSettled: boolean;
+}
+
+export interface Placement {
+  /** Null when nobody lives. */
+  readonly receiver: FleetMember | null;
+  readonly reason: string;
+}
+
+/** The receiver that has the machine's job or copy; null when there is neither. */
+export const boundTo = (recovery: Pick<Recovery, 'job' | 'failover'> | null): string | null =>
+  recovery?.job?.receiver ?? recovery?.failover?.receiver ?? null;
+
+export function placementOf(machine: MachineId, bound: string | null, view: FleetView): Placement {
+  const binding = bound === null ? undefined : view.members.find((member) => member.id === bound);
+  if (binding !== undefined && binding.liveness !== 'gone')
+    return { receiver: binding, reason: `${binding.name} has its copy or its job` };
+  const live = view.members.filter((member) => member.liveness === 'live');
+  const id = wantedOwner(machine, live);
+  const receiver = live.find((member) => member.id === id) ?? null;
+  if (receiver === null) return { receiver, reason: 'no receiver lives' };
+  if (bound !== null) return { receiver, reason: `the receiver that has its copy or its job (${bound}) is gone` };
+  return {
+    receiver,
+    reason: live.length === 1 ? 'the only receiver that lives' : `its share of ${live.length} receivers`,
+  };
+}
+
+/** What an agent says of the way by which it came. */
+export interface RouteSoFar {
+  /** Redirects that it followed since it was last taken or refused. */
+  readonly redirects: number;
+  /** Receivers that it could not reach. */
+  readonly unreachable: readonly string[];
+}
+
+export const NO_ROUTE: RouteSoFar = { redirects: 0, unreachable: [] };
+
+export type Direction =
+  | {
+      readonly to: 'here';
+      readonly reason: string;
+      /** The receiver that it belongs to and could not get to. */
+      readonly stranded: string | null;
+    }
+  | { readonly to: 'elsewhere'; readonly receiver: FleetMember; readonly reason: string };
+
+/** Whether an agent that has come here stays. An agent can't go in circles: after REDIRECTS_MAX it is taken by whoever it has reached. */
+export function directionOf({ receiver, reason }: Placement, view: FleetView, route: RouteSoFar): Direction {
+  if (receiver === null || receiver.id === view.self) return { to: 'here', reason, stranded: null };
+  // Not seen to move yet: it may be long gone.
+  if (receiver.liveness !== 'live')
+    return { to: 'here', reason: `${receiver.name} has not shown that it lives`, stranded: null };
+  if (route.unreachable.includes(receiver.id))
+    return { to: 'here', reason: `the agent can not reach ${receiver.name}`, stranded: receiver.id };
+  if (route.redirects >= REDIRECTS_MAX)
+    return { to: 'here', reason: `the agent was redirected ${route.redirects} times`, stranded: receiver.id };
+  return { to: 'elsewhere', receiver, reason };
+}
+
+export interface Claim {
+  readonly ours: boolean;
+  readonly reason: string;
+}
+
+/**
+ * Whether this receiver does the upkeep of a machine that has no session here. Who owned it last goes on, if it lives: it may be replicating, or
+ * the agent may come back to it. Only a hint against work done twice: two that both think so fence each other by the epoch.
+ */
+export function claimOf(
+  machine: MachineId,
+  manifest: Pick<Manifest, 'owner'> | null,
+  recovery: Pick<Recovery, 'job' | 'failover'> | null,
+  view: FleetView,
+): Claim {
+  const bound = boundTo(recovery);
+  const holder = bound ?? manifest?.owner?.receiver ?? null;
+  if (holder === view.self && holder !== null) return { ours: true, reason: 'this receiver had it last' };
+  if (!view.isSettled) return { ours: false, reason: 'the other receivers were not watched for long enough yet' };
+  const other = view.members.find((member) => member.id === holder);
+  if (other !== undefined && other.liveness !== 'gone')
+    return { ours: false, reason: `${other.name} has it and lives` };
+  const { receiver, reason } = placementOf(machine, bound, view);
+  return { ours: receiver !== null && receiver.id === view.self, reason };
+}

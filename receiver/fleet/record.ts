@@ -1,0 +1,79 @@
+/**
+ * What a receiver says of itself to others on the same store: `receivers/<id>/<n>`, create-if-absent, a new number at each sign of life. Reading and
+ * writing only. A hint to find each other by, never a right: who may write a machine is decided by its manifests alone.
+ */
+import { z } from 'zod';
+import { RECEIVER_ADDRESSES_MAX, RECEIVER_RECORD_BYTES_MAX } from '../../shared/limits-fleet.js';
+import { isUuid } from '../../shared/units.js';
+import { parseHostPort } from '../../shared/wire/enroll.js';
+import { numberOfName, receiverName, receiverPrefix, RECEIVERS_PREFIX } from '../catalog/names.js';
+import { openSealedJson, sealJson } from '../catalog/sealed-json.js';
+import type { CreateResult, ObjectStore } from '../store/store.js';
+
+export const RECEIVER_RECORD_VERSION = 1;
+
+const count = z.number().int().nonnegative();
+const uuid = z.string().refine(isUuid, 'not a UUID');
+
+export const receiverRecordSchema = z.strictObject({
+  version: z.literal(RECEIVER_RECORD_VERSION),
+  id: uuid,
+  number: count.min(1),
+  /** Of the process: two with the same id find each other by it. */
+  instance: uuid,
+  name: z.string().max(200),
+  /** host:port as agents reach it. */
+  addresses: z
+    .array(z.string().refine((text) => parseHostPort(text) !== null, 'not host:port'))
+    .min(1)
+    .max(RECEIVER_ADDRESSES_MAX),
+  program: z.string().max(200),
+  /** `leaving`: it was stopped; nothing follows until it is started again. */
+  state: z.enum(['serving', 'leaving']),
+  startedAtMs: count,
+  /** Wall time of its own clock, for people. */
+  writtenAtMs: count,
+  heartbeatMs: count.min(1),
+  /** Its share of the machines, relative to the others'. */
+  weight: z.number().positive(),
+  load: z.strictObject({ machines: count, bytesPerSecond: count }),
+});
+export type ReceiverRecord = z.infer<typeof receiverRecordSchema>;
+export type ReceiverLoad = ReceiverRecord['load'];
+
+export const createReceiverRecord = (
+  store: ObjectStore,
+  record: Omit<ReceiverRecord, 'version'>,
+): Promise<CreateResult> =>
+  store.createIfAbsent(
+    receiverName(record.id, record.number),
+    sealJson({ version: RECEIVER_RECORD_VERSION, ...record }),
+  );
+
+/** Null when it is gone: its owner has written a newer one. */
+export async function readReceiverRecord(
+  store: ObjectStore,
+  id: string,
+  number: number,
+): Promise<ReceiverRecord | null> {
+  const name = receiverName(id, number);
+  const bytes = await store.get(name, RECEIVER_RECORD_BYTES_MAX);
+  return bytes === null ? null : openSealedJson(bytes, receiverRecordSchema, RECEIVER_RECORD_VERSION, name);
+}
+
+/** Numbers that stand under a receiver's name, ascending. */
+export async function receiverNumbers(store: ObjectStore, id: string): Promise<number[]> {
+  const numbers: number[] = [];
+  for await (const { name } of store.list(receiverPrefix(id))) numbers.push(numberOfName(name));
+  return numbers;
+}
+
+/** The highest number of each receiver: one listing. Names that are not ours are passed over. */
+export async function highestNumbers(store: ObjectStore): Promise<Map<string, number>> {
+  const highest = new Map<string, number>();
+  for await (const { name } of store.list(RECEIVERS_PREFIX)) {
+    const [id = '', number = ''] = name.slice(RECEIVERS_PREFIX.length).split('/');
+    if (isUuid(id) && /^\d+$/.test(number)) highest.set(id, Math.max(highest.get(id) ?? 0, Number(number)));
+  }
+  return highest;
+}

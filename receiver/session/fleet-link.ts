@@ -1,0 +1,55 @@
+/**
+ * What a session has to do with the other receivers: tells its agent who they are, and sends it to another when the machine belongs there. Owns no
+ * connection; when it may be sent is the session's to say.
+ */
+import type { ReceiverMessage } from '../../shared/wire/messages.js';
+import type { Fleet } from '../fleet/fleet.js';
+import type { Direction, FleetMember } from '../fleet/placement.js';
+
+export type SessionFleet = Pick<Fleet, 'id' | 'known' | 'owner' | 'direction' | 'onChange'>;
+
+export class FleetLink {
+  readonly #fleet: SessionFleet | undefined;
+  readonly #send: (message: ReceiverMessage) => Promise<void>;
+  #isWelcome = false;
+  #decide: (() => Promise<Direction>) | null = null;
+
+  /** `fleet` undefined: this receiver is alone on its store. */
+  constructor(fleet: SessionFleet | undefined, send: (message: ReceiverMessage) => Promise<void>) {
+    this.#fleet = fleet;
+    this.#send = send;
+  }
+
+  /** Tells the agent of each change from its welcome on, until the returned function is called. */
+  follow(): () => void {
+    return this.#fleet?.onChange(() => void this.#tell().catch(() => undefined)) ?? (() => undefined);
+  }
+
+  async welcomed(): Promise<void> {
+    this.#isWelcome = true;
+    await this.#tell();
+  }
+
+  async #tell(): Promise<void> {
+    if (this.#fleet === undefined || !this.#isWelcome) return;
+    await this.#send({ type: 'fleet', self: this.#fleet.id, receivers: this.#fleet.known });
+  }
+
+  /** Asks for the handover of the machine. `decide` is asked once more when it can be, and may let it stay. */
+  ask(decide: () => Promise<Direction>): void {
+    this.#decide = decide;
+  }
+
+  /** Nothing is under way: whether the agent is to go now. */
+  async due(): Promise<Extract<Direction, { to: 'elsewhere' }> | null> {
+    const decide = this.#decide;
+    this.#decide = null;
+    const direction = decide === null ? null : await decide();
+    return direction?.to === 'elsewhere' ? direction : null;
+  }
+
+  /** The connection is to be closed after it. An agent that is gone needs no redirect. */
+  async redirect({ id, name, addresses }: FleetMember, reason: string): Promise<void> {
+    await this.#send({ type: 'redirect', to: { id, name, addresses: [...addresses] }, reason }).catch(() => undefined);
+  }
+}

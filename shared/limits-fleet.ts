@@ -1,0 +1,24 @@
+/**
+ * Limits of several receivers on one store, and of agents that go between them; each with its reason.
+ */
+import { KIB } from './units.js';
+
+/** A receiver shows the others on its store that it lives this often: 1 create, 1 delete, 1 listing and a read for each other receiver. */
+export const RECEIVER_HEARTBEAT_MS = 15_000;
+/** ... and counts as gone when it was silent at so many looks in a row, and for as many heartbeats: one may be late by a slow store. */
+export const RECEIVER_MISSES_MAX = 3;
+/** What a receiver says of itself: names, a few addresses, some figures. */
+export const RECEIVER_RECORD_BYTES_MAX = 64 * KIB;
+/** Addresses of one receiver, and receivers that an agent is told of. */
+export const RECEIVER_ADDRESSES_MAX = 8;
+export const FLEET_MAX = 64;
+/** Addresses of receivers that have gone, which an agent still tries when nobody else answers. */
+export const FORMER_ADDRESSES_MAX = 16;
+/** An agent follows so many redirects; then the receiver that it has reached takes it, whatever the receivers think of each other. */
+export const REDIRECTS_MAX = 2;
+/** A receiver hands so many machines per minute to others unless told otherwise: each costs a takeover and a TLS handshake there. */
+export const HANDOVERS_PER_MINUTE = 60;
+/** A machine that could not get to where it belongs is left alone for this long. */
+export const HANDOVER_PAUSE_MS = 10 * 60_000;
+/** An agent that knows other receivers gives one that does not answer no longer than this. */
+export const FLEET_CONNECT_TIMEOUT_MS = 5_000;
