@@ -208,23 +208,29 @@ describe('reading them', () => {
     await holder.release();
   });
 
-  test('a holder that slept through its pin either counts or knows that it does not', async () => {
-    for (const wakes of ['before the last look', 'after it']) {
+  test.each(['before the deletion', 'before the last look', 'after it'])(
+    'a holder that slept through its pin and wakes %s either counts or knows that it does not',
+    async (wakes) => {
       const holder = await PinHolder.acquire(depsOf(), MACHINE, WISH);
       // Its host slept: the wall's clock went on, its timers did not.
       clock.jump(2 * PIN_TTL_MS);
       let listings = 0;
       const upkeep = storeThrough(store, async (what, work) => {
-        if (what.startsWith('list') && ++listings === 2 && wakes === 'before the last look')
-          await clock.pass(PIN_TTL_MS / 3);
+        const isLastLook = what.startsWith('list') && ++listings === 2;
+        const isNow = what.startsWith('delete')
+          ? wakes === 'before the deletion'
+          : isLastLook && wakes === 'before the last look';
+        if (isNow) await clock.pass(PIN_TTL_MS / 3);
         return work();
       });
       const { pins } = await endPins(upkeep, MACHINE, clock.nowMs());
-      await clock.pass(PIN_TTL_MS / 3);
-      expect(pins.length === 1 || holder.lost.aborted, wakes).toBe(true);
+      if (wakes === 'after it') await clock.pass(PIN_TTL_MS / 3);
+      expect([pins.length, holder.lost.aborted]).toEqual(
+        wakes === 'before the deletion' ? [1, false] : [wakes === 'after it' ? 0 : 1, true],
+      );
       await holder.release();
-    }
-  });
+    },
+  );
 });
 
 describe('a pinned point', () => {
