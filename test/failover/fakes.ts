@@ -9,7 +9,7 @@ import { BlockSet } from '../../shared/blocks/block-set.js';
 import { geometryOf } from '../../shared/blocks/geometry.js';
 import type { Clock } from '../../shared/clock.js';
 import { AfterimageError } from '../../shared/errors.js';
-import { OWNERSHIP_POLL_MS } from '../../shared/limits.js';
+import { OWNERSHIP_POLL_MS, TASK_RETRY_MS } from '../../shared/limits.js';
 import { silentLogger } from '../../shared/log.js';
 import { asDiskId, asMachineId, MIB } from '../../shared/units.js';
 import type { ComputeProvider, LaunchSpec } from '../../receiver/failover/compute/provider.js';
@@ -214,6 +214,8 @@ class QuickClock implements Clock {
       signal?.addEventListener('abort', onAbort, { once: true });
       // The guardian alone sleeps for exactly this long: no backoff of a task comes to it.
       if (ms === OWNERSHIP_POLL_MS && !this.#watches) return;
+      // Renewals of pins, and nothing else, are so far apart: jobs here take no such time.
+      if (ms > TASK_RETRY_MS) return;
       this.#sleepers.add(sleeper);
       this.#pump();
     });
