@@ -10,6 +10,14 @@ const layer = (files, forbidden, why) => ({
 /** Ambient time and randomness are passed in; these files are where they come in. */
 const AMBIENT = ['shared/clock.ts', '**/main.ts', '**/daemon.ts', 'test/**', 'bench/**'];
 
+/** Timers that no simulated world runs: they guard other processes, or close what rests. */
+const TIMERS = [
+  'agent/quiesce/guard.ts',
+  'agent/quiesce/guard-main.ts',
+  'receiver/failover/compute/qmp.ts',
+  'receiver/store/open-files.ts',
+];
+
 export default tseslint.config(
   { ignores: ['dist/**', 'node_modules/**', 'test/golden/**', 'vitest.config.ts'] },
   js.configs.recommended,
@@ -38,11 +46,15 @@ export default tseslint.config(
           selector: "CallExpression[callee.object.name='Math'][callee.property.name='random']",
           message: 'Randomness is passed in.',
         },
+        {
+          selector: 'CallExpression[callee.name=/^set(Timeout|Interval)$/]',
+          message: 'Waiting is passed in as well (Clock.sleep): the simulation has a time of its own.',
+        },
       ],
       'max-lines': ['error', { max: 450, skipBlankLines: true, skipComments: true }],
     },
   },
-  { files: AMBIENT, rules: { 'no-restricted-syntax': 'off' } },
+  { files: [...AMBIENT, ...TIMERS], rules: { 'no-restricted-syntax': 'off' } },
   layer(['shared/**'], ['**/agent/**', '**/receiver/**', '**/test/**'], 'shared imports neither side.'),
   layer(['agent/**'], ['**/receiver/**', '**/test/**'], 'The agent does not import the receiver.'),
   layer(['receiver/**'], ['**/agent/**', '**/test/**'], 'The receiver does not import the agent.'),

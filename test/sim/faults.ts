@@ -2,6 +2,7 @@
  * What goes wrong in a world, and when: one loop per kind of fault that the plan has. `stop` ends them and puts everything right again; what is
  * broken then must heal by itself.
  */
+import { PIN_TTL_MS } from '../../shared/limits-retention.js';
 import type { AgentNode } from './agent-node.js';
 import type { Network } from './network.js';
 import type { Fault, Plan } from './plan.js';
@@ -27,13 +28,15 @@ export interface Faulty {
 const STALL_MAX_MS = 90_000;
 /** Things that a process does in one or two points: requests, messages, calls. */
 const TRAP_STEPS_MAX = 60;
+/** ... and in a takeover: listing, reading, creating, the look at the boundary. */
+const TAKEOVER_STEPS = 5;
 const DOWN_MAX_MS = 20_000;
 const WALL_JUMP_MAX_MS = 3 * 60 * 60 * 1000;
 
 export class Faults {
   readonly #world: Faulty;
   readonly #counts = new Map<Fault, number>();
-  #isOn = true;
+  isOn = true;
 
   constructor(world: Faulty) {
     this.#world = world;
@@ -53,7 +56,7 @@ export class Faults {
 
   /** No more faults; everybody runs and hears everybody. */
   stop(): void {
-    this.#isOn = false;
+    this.isOn = false;
     const { store, network, agents, receivers } = this.#world;
     store.heal();
     network.mend();
@@ -73,7 +76,7 @@ export class Faults {
   #again(fault: Fault): void {
     const { scheduler, plan, rng } = this.#world;
     scheduler.after(rng.wait(plan.faultEveryMs), `fault ${fault}`, () => {
-      if (!this.#isOn) return;
+      if (!this.isOn) return;
       this.#counts.set(fault, (this.#counts.get(fault) ?? 0) + 1);
       this.#do(fault);
       this.#again(fault);
@@ -108,16 +111,9 @@ export class Faults {
           this.#later(rng.between(0, DOWN_MAX_MS), 'receiver starts', () => receiver.start());
         });
         return;
-      case 'receiver-stall': {
-        const stalled = receiver.process;
-        this.#soon(stalled, () => {
-          stalled.pause();
-          // Mostly somebody notices and the agents go elsewhere.
-          if (rng.chance(0.7)) this.#reroute(receiver);
-          this.#later(rng.between(500, STALL_MAX_MS), 'receiver wakes', () => stalled.resume());
-        });
+      case 'receiver-stall':
+        this.#stall(receiver, rng.whole(1, TRAP_STEPS_MAX));
         return;
-      }
       case 'agent-stall': {
         const stalled = agent.process;
         this.#soon(stalled, () => {
@@ -130,7 +126,7 @@ export class Faults {
         routes[rng.below(routes.length)] = rng.below(receivers.length);
         return;
       case 'takeover':
-        receiver.takeOver(agent.machine);
+        this.#takeOver(agent, receiver);
         return;
       case 'partition':
         if (rng.chance(0.5)) network.cut(agent.machine.name, receiver.name);
@@ -152,8 +148,28 @@ export class Faults {
         this.#later(rng.between(1_000, 30_000), 'state has room', () => agent.machine.setStateFull(false));
         return;
       case 'wall-clock':
-        (rng.chance(0.5) ? agent : receiver).process.wallOffsetMs += rng.between(-WALL_JUMP_MAX_MS, WALL_JUMP_MAX_MS);
+        (rng.chance(0.5) ? agent : receiver).process.wallOffsetMs = rng.between(-this.#wallMaxMs, this.#wallMaxMs);
     }
+  }
+
+  /** One that falls asleep over it decides on a head that is long gone when it goes on; meanwhile the agent is served elsewhere. */
+  #takeOver(agent: AgentNode, receiver: ReceiverNode): void {
+    const { rng, receivers, routes } = this.#world;
+    const isServing = routes.some((route) => receivers[route] === receiver);
+    if (!isServing && rng.chance(0.7)) this.#stall(receiver, rng.whole(1, TAKEOVER_STEPS));
+    receiver.takeOver(agent.machine);
+  }
+
+  #stall(receiver: ReceiverNode, steps: number): void {
+    const { rng } = this.#world;
+    const stalled = receiver.process;
+    stalled.trap(steps, () => {
+      if (!this.isOn) return;
+      stalled.pause();
+      // Mostly somebody notices and the agents go elsewhere.
+      if (rng.chance(0.7)) this.#reroute(receiver);
+      this.#later(rng.between(500, STALL_MAX_MS), 'receiver wakes', () => stalled.resume());
+    });
   }
 
   /** At one of the next things that the process does, where it hurts most; at times at once, whatever it is at. */
@@ -162,8 +178,13 @@ export class Faults {
     if (rng.chance(0.3)) happens();
     else
       process.trap(rng.whole(1, TRAP_STEPS_MAX), () => {
-        if (this.#isOn) happens();
+        if (this.isOn) happens();
       });
+  }
+
+  /** Pins are honoured while clocks differ by less than their time to live, and no promise is made beyond. */
+  get #wallMaxMs(): number {
+    return (this.#world.plan.upkeep?.readers ?? 0) > 0 ? PIN_TTL_MS / 3 : WALL_JUMP_MAX_MS;
   }
 
   #reroute(away: ReceiverNode): void {
@@ -180,7 +201,7 @@ export class Faults {
 
   #later(delayMs: number, what: string, run: () => void): void {
     this.#world.scheduler.after(delayMs, what, () => {
-      if (this.#isOn) run();
+      if (this.isOn) run();
     });
   }
 }

@@ -16,6 +16,7 @@ interface Options {
   readonly seed?: number;
   readonly count?: number;
   readonly verbose: boolean;
+  readonly seen: boolean;
 }
 
 const SHOWN_MAX = 20;
@@ -25,29 +26,31 @@ function told(result: WorldResult, wallMs: number): string {
   return [
     `seed ${result.seed}: ${result.violations.length === 0 ? 'ok' : 'FAILED'}`,
     `${(result.virtualMs / 1000).toFixed(0)} virtual s in ${wallMs.toFixed(0)} ms`,
-    `${result.events} events, ${result.writes} writes, ${result.points} points, ${result.requests} requests`,
+    `${result.events} events, ${result.writes} writes, ${result.points} points, ${result.requests} requests, ${result.objects} objects, ${result.readings} readings`,
     `healed in ${result.healedMs === null ? '-' : (result.healedMs / 1000).toFixed(0)} s`,
     `faults: ${faults === '' ? 'none' : faults}`,
     result.traceHash.slice(0, 12),
   ].join('; ');
 }
 
-async function runOne(seed: number, verbose: boolean): Promise<boolean> {
+async function runOne(seed: number, { verbose, seen }: Options): Promise<boolean> {
   const startMs = performance.now();
   const result = await runWorld({ seed, ...(verbose ? { onLine: (line: string) => console.log(line) } : {}) });
   console.log(told(result, performance.now() - startMs));
+  if (seen) for (const what of [...result.seen].sort()) console.log(`  seen: ${what}`);
   if (result.violations.length === 0) return true;
   for (const violation of result.violations.slice(0, SHOWN_MAX)) console.log(`  ${violation}`);
   console.log(`  reproduce: npm run sim -- --seed ${seed} --count 1 --verbose`);
   return false;
 }
 
-async function main({ seconds, seed, count = Infinity, verbose }: Options): Promise<void> {
+async function main(options: Options): Promise<void> {
+  const { seconds, seed, count = Infinity } = options;
   const endMs = performance.now() + seconds * 1000;
   const first = seed ?? Math.floor(Math.random() * 2 ** 31);
   let failed = 0;
   let run = 0;
-  for (; run < count && performance.now() < endMs; run++) if (!(await runOne(first + run, verbose))) failed++;
+  for (; run < count && performance.now() < endMs; run++) if (!(await runOne(first + run, options))) failed++;
   console.log(`${run} worlds from seed ${first}, ${failed} failed`);
   process.exitCode = failed === 0 ? 0 : 1;
 }
@@ -58,5 +61,6 @@ await new Command('sim')
   .option('--seed <s>', 'first seed; by default any', number)
   .option('--count <n>', 'worlds at most', number)
   .option('--verbose', 'print every event and log line', false)
+  .option('--seen', 'what each world came through, by its logs', false)
   .action(main)
   .parseAsync();

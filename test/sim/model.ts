@@ -8,14 +8,9 @@ import { CHUNK_PLAIN_BYTES_MAX } from '../../shared/limits.js';
 import type { LayerIndex } from '../../shared/layer/layer.js';
 import type { DiskId } from '../../shared/units.js';
 import { decodeAgentMessage, decodeReceiverMessage, TAG_CONTROL } from '../../shared/wire/messages.js';
-import {
-  manifestSchema,
-  MANIFEST_VERSION,
-  type LayerRef,
-  type RecoveryPoint,
-} from '../../receiver/catalog/manifest.js';
+import type { LayerRef, Manifest, RecoveryPoint } from '../../receiver/catalog/manifest.js';
+import { machinePrefix } from '../../receiver/catalog/names.js';
 import { loadHead, MachineReader, type PointDisk } from '../../receiver/catalog/reader.js';
-import { openSealedJson } from '../../receiver/catalog/sealed-json.js';
 import { digestOfUnit } from '../../receiver/volume/block-hashes.js';
 import { provePieces } from '../../receiver/volume/chunk-check.js';
 import { IndexCache } from '../../receiver/volume/index-cache.js';
@@ -25,7 +20,9 @@ import { byChunk, workOf, type Piece } from '../../receiver/volume/unit-work.js'
 import { parseBlock } from './blocks.js';
 import type { SimDisk } from './disk.js';
 import type { SimMachine } from './machine.js';
+import { boundaryOf, garbageOf, headOf, listedBy, namedBy, plainOf } from './needed.js';
 import type { SimStore, StoreWatcher } from './store.js';
+import type { Flip } from './tracker.js';
 
 /** Contents of a chunk's blocks by their position: two numbers each. */
 type Contents = ReadonlyMap<number, Int32Array>;
@@ -37,12 +34,16 @@ interface Image {
 
 /** What is known of one machine. */
 class Known {
-  /** Order of the flip that each cycle's commit names as its cut. */
-  readonly cuts = new Map<string, number>();
+  /** The flip that each cycle's commit names as its cut. */
+  readonly cuts = new Map<string, Flip>();
   /** Points that an agent was told of, with their cycle. */
   readonly acknowledged = new Map<number, string>();
   /** The cycle that each number stands for, once a manifest has listed it. */
-  readonly listed = new Map<number, string>();
+  readonly cycles = new Map<number, string>();
+  /** By the head. */
+  listed: readonly number[] = [];
+  readonly dropped = new Set<number>();
+  headNumber = 0;
   /** The process that wrote each epoch. */
   readonly writers = new Map<number, string>();
   readonly numbers = new Map<number, string>();
@@ -59,10 +60,15 @@ export class Model implements StoreWatcher {
   readonly #known = new Map<string, Known>();
   readonly #indexes = new IndexCache();
   readonly #contents = new Map<string, Contents>();
+  readonly #plain = Buffer.alloc(CHUNK_PLAIN_BYTES_MAX);
+  readonly #nowMs: () => number;
   checkedPoints = 0;
+  /** No point is dropped before this age. */
+  keepsAllForMs = Infinity;
 
-  constructor(store: SimStore, machines: readonly SimMachine[]) {
+  constructor(store: SimStore, machines: readonly SimMachine[], nowMs: () => number) {
     this.#store = store;
+    this.#nowMs = nowMs;
     this.#machines = machines;
     for (const machine of machines) this.#known.set(machine.id, new Known());
     store.watchers.push(this);
@@ -82,9 +88,9 @@ export class Model implements StoreWatcher {
     if (bytes[0] !== TAG_CONTROL) return;
     const message = decodeAgentMessage(Buffer.from(bytes));
     if (message.type !== 'commit') return;
-    const order = machine.kernel.flips.get(message.cutAtMs);
-    if (order === undefined) this.violated(`${machine.name}: cycle ${message.cycle} names a cut that no flip was`);
-    else this.#of(machine.id).cuts.set(message.cycle, order);
+    const flip = machine.kernel.flips.get(message.cutAtMs);
+    if (flip === undefined) this.violated(`${machine.name}: cycle ${message.cycle} names a cut that no flip was`);
+    else this.#of(machine.id).cuts.set(message.cycle, flip);
   }
 
   /** A message arrives at an agent. */
@@ -98,19 +104,81 @@ export class Model implements StoreWatcher {
     const match = MANIFEST_NAME.exec(name);
     const known = this.#known.get(match?.[1] ?? '');
     if (match === null || known === undefined) return;
-    const manifest = openSealedJson(bytes, manifestSchema, MANIFEST_VERSION, name);
+    const manifest = plainOf(bytes) as Manifest;
+    const isBehind = manifest.number <= boundaryOf(this.#store, manifest.machine.id);
     const writer = known.writers.get(manifest.epoch) ?? by;
+    // Below the boundary a number may be taken by one who slept through a takeover: it counts for nothing, and that one finds out before it goes on.
+    if (isBehind) {
+      if (manifest.number !== manifest.epochStart) this.violated(`${by} goes on below the boundary with ${name}`);
+      return;
+    }
     known.writers.set(manifest.epoch, writer);
     if (writer !== by) this.violated(`${name}: epoch ${manifest.epoch} is written by ${by} and by ${writer}`);
     if (known.numbers.has(manifest.number)) {
       this.violated(`${name} was made by ${known.numbers.get(manifest.number) ?? ''} and again by ${by}`);
     }
     known.numbers.set(manifest.number, by);
-    for (const point of manifest.tail.points) this.#list(known, point, name);
+    if (manifest.number === known.headNumber + 1) this.#follow(known, manifest, name);
+    else if (known.headNumber > 0) this.violated(`${name} follows manifest ${known.headNumber}`);
+  }
+
+  /** A new head: numbers keep their cycles, what was dropped stays dropped, and nothing is dropped that must be kept. */
+  #follow(known: Known, manifest: Manifest, name: string): void {
+    known.headNumber = manifest.number;
+    const listed = listedBy(this.#store, manifest);
+    for (const [number, cycle] of listed) {
+      const before = known.cycles.get(number) ?? cycle;
+      known.cycles.set(number, cycle);
+      if (before !== cycle) this.violated(`${name}: point ${number} was cycle ${before}, is ${cycle}`);
+      if (known.dropped.has(number)) this.violated(`${name}: point ${number} was dropped, and is listed again`);
+    }
+    const newest = Math.max(0, ...known.listed);
+    for (const number of known.listed) {
+      if (listed.has(number)) continue;
+      known.dropped.add(number);
+      if (number === newest) this.violated(`${name} drops point ${number}, the newest`);
+      const ageMs = this.#nowMs() - (known.cuts.get(known.cycles.get(number) ?? '')?.atMs ?? 0);
+      if (ageMs < this.keepsAllForMs) {
+        this.violated(`${name} drops point ${number} at the age of ${(ageMs / 1000).toFixed(1)} s`);
+      }
+    }
+    known.listed = [...listed.keys()];
   }
 
   deleting(name: string, by: string): void {
-    this.violated(`${name} was deleted by ${by}: nothing deletes yet`);
+    for (const machine of this.#machines) {
+      if (!name.startsWith(machinePrefix(machine.id))) continue;
+      const why = this.#whyNeeded(machine, name);
+      if (why !== null) this.violated(`${by} deletes ${name}: ${why}`);
+      return;
+    }
+    this.violated(`${by} deletes ${name}, which is nobody's to delete`);
+  }
+
+  #whyNeeded(machine: SimMachine, name: string): string | null {
+    const head = headOf(this.#store, machine.id);
+    const [folder = '', rest = ''] = name.slice(machinePrefix(machine.id).length).split(/\/(.*)/s);
+    switch (folder) {
+      case 'disks':
+      case 'history':
+        return head !== null && namedBy(this.#store, head).has(name) ? `manifest ${head.number} names it` : null;
+      case 'manifest': {
+        const { epochStart, number } = plainOf(this.#store.objects.get(name) ?? Buffer.alloc(0)) as Manifest;
+        if (epochStart === number) return 'it begins an epoch';
+        return number > boundaryOf(this.#store, machine.id) ? 'it is above the boundary' : null;
+      }
+      case 'boundary':
+        return Number(rest) >= boundaryOf(this.#store, machine.id) ? 'it is the boundary' : null;
+      case 'pins':
+        return null;
+      default:
+        return 'such objects are kept for ever';
+    }
+  }
+
+  /** After enough upkeep nothing is left that nobody needs. */
+  garbage(): string[] {
+    return this.#machines.flatMap((machine) => garbageOf(this.#store, machine.id));
   }
 
   /** Compares all that is listed with what was. */
@@ -161,11 +229,10 @@ export class Model implements StoreWatcher {
     const found = new Map<number, string>();
     for await (const point of reader.points()) {
       found.set(point.number, point.cycle);
-      this.#list(known, point, `manifest ${head.number}`);
       await this.#checkPoint(reader, machine, point, known);
     }
     for (const [number, cycle] of known.acknowledged) {
-      if (found.get(number) === cycle) continue;
+      if (found.get(number) === cycle || known.dropped.has(number)) continue;
       this.violated(
         `${machine.name}: point ${number} was acknowledged as cycle ${cycle}, listed is ${found.get(number)}`,
       );
@@ -173,7 +240,7 @@ export class Model implements StoreWatcher {
   }
 
   async #checkPoint(reader: MachineReader, machine: SimMachine, point: RecoveryPoint, known: Known): Promise<void> {
-    const order = known.cuts.get(point.cycle);
+    const order = known.cuts.get(point.cycle)?.order;
     if (order === undefined) {
       this.violated(`${machine.name}: point ${point.number} is of cycle ${point.cycle}, which nobody committed`);
       return;
@@ -245,7 +312,7 @@ export class Model implements StoreWatcher {
     const contents = new Map<number, Int32Array>();
     const pieces = byChunk(dataPieces(index));
     const { blockBytes } = disk.geometry;
-    const plain = Buffer.alloc(CHUNK_PLAIN_BYTES_MAX);
+    const plain = this.#plain;
     const scratch = Buffer.alloc(blockBytes);
     for await (const chunk of reader.chunks(layer, index, [...index.chunks.keys()])) {
       const mine = pieces.get(chunk.number) ?? [];
@@ -268,12 +335,6 @@ export class Model implements StoreWatcher {
     }
     this.#contents.set(name, contents);
     return contents;
-  }
-
-  #list(known: Known, point: RecoveryPoint, where: string): void {
-    const before = known.listed.get(point.number) ?? point.cycle;
-    known.listed.set(point.number, point.cycle);
-    if (before !== point.cycle) this.violated(`${where}: point ${point.number} was cycle ${before}, is ${point.cycle}`);
   }
 
   #of(machine: string): Known {

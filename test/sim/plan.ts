@@ -2,6 +2,7 @@
  * What a seed's world is made of: machines, receivers, latencies, and which faults happen how often. Each run has a subset of the faults, so that one
  * doesn't hide behind another. Pure.
  */
+import type { RetentionPolicy } from '../../receiver/catalog/policy.js';
 import { KIB, MIB } from '../../shared/units.js';
 import type { DiskShape } from './disk.js';
 import type { MachineShape } from './machine.js';
@@ -44,6 +45,16 @@ export interface Plan {
   readonly faultEveryMs: number;
   readonly store: StoreFaults;
   readonly tracker: TrackerFaults;
+  /** Null: receivers look after nothing, all stays. */
+  readonly upkeep: UpkeepPlan | null;
+}
+
+export interface UpkeepPlan {
+  readonly intervalMs: number;
+  readonly deletionDelayMs: number;
+  readonly policy: RetentionPolicy;
+  /** Readers at a time, each of a pinned point, slowly. */
+  readonly readers: number;
 }
 
 const CHANCE_OF_A_FAULT = 0.45;
@@ -76,6 +87,30 @@ export function planOf(rng: Rng): Plan {
       missedSubmission: rng.pick([0, 0.0005]),
       falseHit: rng.pick([0, 0.02]),
     },
+    upkeep: rng.chance(0.65) ? upkeepOf(rng) : null,
+  };
+}
+
+/** Days of retention in minutes: the same grid, with other units. */
+const GRIDS: readonly RetentionPolicy['tiers'][] = [
+  [
+    { everyMs: 0, upToMs: 15_000 },
+    { everyMs: 5_000, upToMs: 40_000 },
+    { everyMs: 20_000, upToMs: 120_000 },
+  ],
+  [
+    { everyMs: 0, upToMs: 30_000 },
+    { everyMs: 30_000, upToMs: 90_000 },
+  ],
+  [{ everyMs: 10_000, upToMs: 60_000 }],
+];
+
+function upkeepOf(rng: Rng): UpkeepPlan {
+  return {
+    intervalMs: rng.pick([3_000, 10_000, 25_000]),
+    deletionDelayMs: rng.pick([1_000, 15_000, 40_000]),
+    policy: { tiers: rng.pick(GRIDS), applicationTiers: [] },
+    readers: rng.pick([0, 1, 2]),
   };
 }
 

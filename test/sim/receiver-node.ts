@@ -4,14 +4,18 @@
  */
 import type { Logger } from 'pino';
 import { AfterimageError, messageOf } from '../../shared/errors.js';
+import { UPKEEP_BYTES_PER_SECOND } from '../../shared/limits-upkeep.js';
 import type { MachineId } from '../../shared/units.js';
 import { encodeControl } from '../../shared/wire/messages.js';
 import { resumeGeneration } from '../../receiver/catalog/generation.js';
+import { OwnedMachines } from '../../receiver/catalog/owned-machines.js';
 import { authenticator } from '../../receiver/session/identity.js';
 import { SessionRegistry } from '../../receiver/session/registry.js';
 import type { ObjectStore } from '../../receiver/store/store.js';
+import { UpkeepService } from '../../receiver/upkeep/service.js';
 import type { SimMachine } from './machine.js';
 import type { SimTransport } from './network.js';
+import type { UpkeepPlan } from './plan.js';
 import { SimProcess } from './process.js';
 import type { Rng } from './rng.js';
 import type { Scheduler } from './scheduler.js';
@@ -23,6 +27,9 @@ export interface ReceiverWorld {
   readonly storeLatencyMs: number;
   readonly log: (process: SimProcess) => Logger;
   readonly onCrash: (what: string) => void;
+  readonly upkeep: UpkeepPlan | null;
+  /** What a receiver believes of who looks after a machine. */
+  readonly isOurs: (machine: MachineId, receiver: string) => boolean;
   /** Stands between receiver and store: planted bugs. */
   readonly wrapStore: (store: ObjectStore) => ObjectStore;
 }
@@ -64,13 +71,29 @@ export class ReceiverNode {
     this.#client = new StoreClient(scheduler, store, process, rng.fork('store'), storeLatencyMs);
     this.#client.isCut = this.#isStoreCut;
     this.#store = wrapStore(this.#client);
-    this.#registry = new SessionRegistry({
-      store: this.#store,
-      clock: process.clock,
-      randomId: () => rng.uuid(),
-      log: this.#world.log(process),
-      program: 'simulation',
-    });
+    const machines = new OwnedMachines();
+    const log = this.#world.log(process);
+    const deps = { store: this.#store, clock: process.clock, randomId: () => rng.uuid(), log, machines };
+    this.#registry = new SessionRegistry({ ...deps, program: 'simulation' });
+    if (this.#world.upkeep !== null) this.#keepUp(deps, this.#world.upkeep);
+  }
+
+  #keepUp(
+    deps: Omit<ConstructorParameters<typeof UpkeepService>[0], 'isOurs' | 'policyOf'>,
+    { intervalMs, deletionDelayMs, policy }: UpkeepPlan,
+  ): void {
+    const service = new UpkeepService(
+      {
+        ...deps,
+        isOurs: (machine) => Promise.resolve(this.#world.isOurs(machine, this.name)),
+        policyOf: () => Promise.resolve(policy),
+      },
+      { intervalMs, deletionDelayMs, bytesPerSecond: UPKEEP_BYTES_PER_SECOND },
+    );
+    service.run(new AbortController().signal).then(
+      () => this.#world.onCrash(`upkeep of ${this.name} ended by itself`),
+      (error: unknown) => this.#world.onCrash(`upkeep of ${this.name} ended: ${messageOf(error)}`),
+    );
   }
 
   kill(): void {
@@ -89,7 +112,11 @@ export class ReceiverNode {
     const { process } = this;
     const rng = this.#rng.fork(`takeover ${process.name} ${this.#world.scheduler.nowMs}`);
     const deps = { store: this.#store, clock: process.clock, randomId: () => rng.uuid() };
-    resumeGeneration(deps, machine.id, machine.generation).then(
+    const work = async (): Promise<void> => {
+      const owned = await resumeGeneration(deps, machine.id, machine.generation);
+      await owned.commit((current) => current);
+    };
+    work().then(
       () => undefined,
       (error: unknown) => {
         // A machine without points, a store that doesn't answer, somebody who was faster.

@@ -31,6 +31,12 @@ export interface TrackerFaults {
   falseHit: number;
 }
 
+/** An instant at which an image may hold. */
+export interface Flip {
+  readonly order: number;
+  readonly atMs: number;
+}
+
 /** The kernel's part for one disk. */
 class Tracked {
   live = new BlockSet();
@@ -50,9 +56,8 @@ export class SimKernel {
   readonly #disks: readonly SimDisk[];
   readonly tracked = new Map<DiskId, Tracked>();
   readonly faults: TrackerFaults = { missedCompletion: 0, missedSubmission: 0, falseHit: 0 };
-  /** Orders of the last flips by wall time, so that a point's cut is known again by its time. */
-  readonly flips = new Map<number, number>();
-  #lastFlipMs = 0;
+  /** All flips by their wall time: a point's cut is known again by it. */
+  readonly flips = new Map<number, Flip>();
   bootId: string;
 
   constructor(scheduler: Scheduler, disks: readonly SimDisk[], rng: Rng) {
@@ -85,13 +90,8 @@ export class SimKernel {
   flip(wallMs: number): number {
     let ms = wallMs;
     while (this.flips.has(ms)) ms++;
-    this.#lastFlipMs = ms;
-    this.flips.set(ms, this.#scheduler.nextOrder());
+    this.flips.set(ms, { order: this.#scheduler.nextOrder(), atMs: this.#scheduler.nowMs });
     return ms;
-  }
-
-  get lastFlipMs(): number {
-    return this.#lastFlipMs;
   }
 
   filterOf(blocks: ReadonlySet<number>): DiskTake['submitted'] {

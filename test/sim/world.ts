@@ -3,7 +3,7 @@
  * the same whenever the seed is.
  */
 import { pino, type Logger } from 'pino';
-import { silentLogger } from '../../shared/log.js';
+import { PIN_TTL_MS } from '../../shared/limits-retention.js';
 import type { MarkTracker } from '../../agent/tracker/tracker.js';
 import { MANIFEST_VERSION } from '../../receiver/catalog/manifest.js';
 import { createIdentity } from '../../receiver/session/identity.js';
@@ -14,9 +14,10 @@ import { Faults } from './faults.js';
 import { SimMachine } from './machine.js';
 import { Model } from './model.js';
 import { Network } from './network.js';
-import { planOf, type Plan } from './plan.js';
+import { planOf, type Plan, type UpkeepPlan } from './plan.js';
 import { EPOCH_MS, type SimProcess } from './process.js';
 import { certificateOf, ReceiverNode } from './receiver-node.js';
+import { Reader } from './reader.js';
 import { Rng } from './rng.js';
 import { Scheduler } from './scheduler.js';
 import { SimStore } from './store.js';
@@ -49,13 +50,23 @@ export interface WorldResult {
   readonly checkedPoints: number;
   readonly writes: number;
   readonly requests: number;
+  readonly objects: number;
+  /** Pinned points that were read to the end beside everything else. */
+  readonly readings: number;
   /** Virtual time from the end of the faults until all was well. */
   readonly healedMs: number | null;
   readonly faults: ReadonlyMap<string, number>;
+  /** Messages of the logs, without their numbers: which parts of the code the world came through. */
+  readonly seen: ReadonlySet<string>;
 }
 
 /** How often the healing world is looked at. */
 const LOOK_MS = 1_000;
+const CHANCE_OF_A_WRONG_HINT = 0.05;
+/** Upkeep has so many turns to remove all that is left of the faults. */
+const CLEANING_PASSES = 10;
+/** A point's age is counted from its cut, which a receiver sees a moment later. */
+const AGE_SLACK_MS = 2_000;
 
 export async function runWorld(options: WorldOptions): Promise<WorldResult> {
   useSynchronousCodec();
@@ -79,9 +90,12 @@ class World {
   readonly #machines: readonly SimMachine[];
   readonly #agents: readonly AgentNode[];
   readonly #receivers: readonly ReceiverNode[];
+  readonly #readers: readonly Reader[];
   readonly #model: Model;
   readonly #faults: Faults;
   readonly #routes: number[];
+  readonly #seen = new Set<string>();
+  readonly #lies: Rng;
   #contents = 0;
 
   constructor(options: WorldOptions) {
@@ -90,6 +104,7 @@ class World {
     this.#plan = { ...planOf(rng.fork('plan')), ...options.plan };
     const plan = this.#plan;
     this.#scheduler = new Scheduler(rng.fork('scheduler'));
+    this.#lies = rng.fork('lies');
     const { onLine } = options;
     if (onLine !== undefined) this.#scheduler.onTrace = onLine;
     this.#store.pageNames = plan.storePageNames;
@@ -98,7 +113,13 @@ class World {
       (shape, i) =>
         new SimMachine(this.#scheduler, `machine${i}`, i, shape, rng.fork(`machine${i}`), () => ++this.#contents),
     );
-    this.#model = new Model(this.#store, this.#machines);
+    this.#model = new Model(this.#store, this.#machines, () => this.#scheduler.nowMs);
+    const [first] = plan.upkeep?.policy.tiers ?? [];
+    // A receiver whose clock jumps believes that points are older than they are.
+    if (first !== undefined) {
+      const keepsAll = first.everyMs === 0 && !plan.faults.has('wall-clock');
+      this.#model.keepsAllForMs = keepsAll ? first.upToMs - AGE_SLACK_MS : 0;
+    }
     const { bugs = {} } = options;
     this.#receivers = Array.from({ length: plan.receivers }, (_, i) => {
       const world = {
@@ -107,6 +128,8 @@ class World {
         storeLatencyMs: plan.storeLatencyMs,
         log: (process: SimProcess) => this.#log(process),
         onCrash: (what: string) => this.#model.violated(what),
+        upkeep: plan.upkeep,
+        isOurs: (machine: string, receiver: string) => this.#isRouted(machine, receiver),
         wrapStore: (store: ObjectStore) => bugs.wrapStore?.(store, this.#store) ?? store,
       };
       return new ReceiverNode(world, `receiver${i}`, rng.fork(`receiver${i}`));
@@ -122,6 +145,18 @@ class World {
       return new AgentNode(world, machine, rng.fork(`agent${i}`), plan.interval);
     });
     for (const machine of this.#machines) bugs.changeMachine?.(machine);
+    const readers = plan.upkeep?.readers ?? 0;
+    this.#readers = Array.from({ length: readers }, (_, i) => {
+      const world = {
+        scheduler: this.#scheduler,
+        store: this.#store,
+        storeLatencyMs: plan.storeLatencyMs,
+        machines: this.#machines,
+        violated: (what: string) => this.#model.violated(what),
+        wrapStore: (store: ObjectStore) => bugs.wrapStore?.(store, this.#store) ?? store,
+      };
+      return new Reader(world, `reader${i}`, rng.fork(`reader${i}`));
+    });
     this.#routes = this.#agents.map(() => 0);
     this.#faults = new Faults({
       scheduler: this.#scheduler,
@@ -143,6 +178,7 @@ class World {
       agent.machine.workload.start();
       agent.start();
     }
+    for (const reader of this.#readers) void reader.run();
     this.#faults.start();
     for (let i = 1; i <= checks && !this.#isBroken; i++) {
       await this.#scheduler.run((faultyMs * i) / checks);
@@ -151,9 +187,17 @@ class World {
     this.#faults.stop();
     for (const machine of this.#machines) machine.workload.stop();
     const healedMs = this.#isBroken ? null : await this.#heal(healingMs);
+    if (!this.#isBroken && this.#plan.upkeep !== null) await this.#clean(this.#plan.upkeep);
     if (!this.#isBroken) await this.#model.check();
     if (!this.#isBroken) for (const machine of this.#machines) await this.#model.checkNewest(machine);
     return this.#result(healedMs);
+  }
+
+  /** Agents reach one receiver; the others mostly know that, and are wrong at times. */
+  #isRouted(machine: string, receiver: string): boolean {
+    const agent = this.#agents.findIndex((a) => a.machine.id === machine);
+    const isTrue = this.#receivers[this.#routes[agent] ?? 0]?.name === receiver;
+    return this.#faults.isOn && this.#lies.chance(CHANCE_OF_A_WRONG_HINT) ? !isTrue : isTrue;
   }
 
   unhandled(error: unknown): void {
@@ -181,6 +225,29 @@ class World {
       this.#model.violated(`${agent.machine.name} is not well after ${limitMs / 1000} s: ${disks?.join(', ')} ${why}`);
     }
     return null;
+  }
+
+  /**
+   * Runs until nothing is left that nobody needs. A new epoch comes first: what an owner has begun and given up stays in flight, as far as it knows,
+   * for as long as it is the owner.
+   */
+  async #clean({ intervalMs, deletionDelayMs }: UpkeepPlan): Promise<void> {
+    for (const reader of this.#readers) reader.stop();
+    for (const agent of this.#agents) {
+      agent.kill();
+      agent.start();
+    }
+    await this.#heal(this.#plan.healingMs);
+    // A pin whose removal was lost is honoured until it has expired twice.
+    const pinnedMs = this.#readers.length > 0 ? 2 * PIN_TTL_MS : 0;
+    const limitMs = this.#scheduler.nowMs + CLEANING_PASSES * (intervalMs + deletionDelayMs) + pinnedMs;
+    while (this.#model.garbage().length > 0 && this.#scheduler.nowMs < limitMs && !this.#isBroken)
+      await this.#scheduler.run(this.#scheduler.nowMs + LOOK_MS);
+    const left = this.#model.garbage();
+    if (left.length === 0) return;
+    this.#model.violated(
+      `${left.length} objects that nobody needs are still there, the first: ${left.slice(0, 5).join(', ')}`,
+    );
   }
 
   async #enrol(machine: SimMachine): Promise<void> {
@@ -211,15 +278,15 @@ class World {
     );
   }
 
+  /** Logs are read for what they say happened, whether anybody looks at them or not. */
   #log(process: SimProcess): Logger {
     const { onLine } = this.#options;
-    if (onLine === undefined) return silentLogger();
-    const write = (line: string): void =>
-      onLine(`${this.#scheduler.nowMs.toFixed(3)} LOG ${process.name} ${line.trimEnd()}`);
-    return pino(
-      { level: 'debug', base: null, timestamp: false, serializers: { err: pino.stdSerializers.err } },
-      { write },
-    );
+    const write = (line: string): void => {
+      this.#seen.add(happeningOf(line));
+      onLine?.(`${this.#scheduler.nowMs.toFixed(3)} LOG ${process.name} ${line.trimEnd()}`);
+    };
+    const options = { level: 'info', base: null, timestamp: false, serializers: { err: pino.stdSerializers.err } };
+    return pino(options, { write });
   }
 
   #result(healedMs: number | null): WorldResult {
@@ -236,10 +303,23 @@ class World {
       checkedPoints: this.#model.checkedPoints,
       writes: this.#machines.reduce((sum, m) => sum + m.disks.reduce((n, d) => n + d.writes, 0), 0),
       requests: this.#store.requests,
+      objects: this.#store.objects.size,
+      readings: this.#readers.reduce((sum, reader) => sum + reader.readings, 0),
       healedMs,
       faults: this.#faults.counts,
+      seen: this.#seen,
     };
   }
+}
+
+/** What a line of a log says, without the numbers, names and ids in it. */
+function happeningOf(line: string): string {
+  const { msg, reason } = JSON.parse(line) as { msg: string; reason?: string };
+  const text = reason === undefined || msg.includes(reason) ? msg : `${msg}: ${reason}`;
+  return text
+    .replaceAll(/[0-9a-f-]{36}/g, 'ID')
+    .replaceAll(/machines\/\S+/g, 'NAME')
+    .replaceAll(/\d+/g, 'N');
 }
 
 /** Protected, connected, and nothing that a point doesn't hold. */

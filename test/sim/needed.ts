@@ -1,0 +1,81 @@
+/**
+ * What a machine's head names, read from the objects as they lie in the store, by its own reading of the formats: neither receiver nor upkeep is asked.
+ */
+import type { DiskId, MachineId } from '../../shared/units.js';
+import type { LayerRef, Manifest, RecoveryPoint } from '../../receiver/catalog/manifest.js';
+import {
+  boundaryPrefix,
+  layerName,
+  machinePrefix,
+  manifestName,
+  manifestPrefix,
+} from '../../receiver/catalog/names.js';
+import type { SimStore } from './store.js';
+
+interface Page {
+  readonly points: readonly RecoveryPoint[];
+  readonly deltas: readonly { readonly disk: DiskId; readonly layer: LayerRef }[];
+}
+
+/** Without the checks of its schema: whoever reads it from the store makes them. */
+export const plainOf = (bytes: Buffer): unknown => JSON.parse(bytes.toString('utf8').split('\n')[0] ?? '');
+
+/** The highest number below a folder; 0 for none. */
+function highest(store: SimStore, prefix: string): number {
+  let found = 0;
+  for (const name of store.objects.keys()) {
+    if (name.startsWith(prefix)) found = Math.max(found, Number(name.slice(prefix.length)));
+  }
+  return found;
+}
+
+export const boundaryOf = (store: SimStore, machine: MachineId): number => highest(store, boundaryPrefix(machine));
+
+export function headOf(store: SimStore, machine: MachineId): Manifest | null {
+  const number = highest(store, manifestPrefix(machine));
+  const bytes = store.objects.get(manifestName(machine, number));
+  return bytes === undefined ? null : (plainOf(bytes) as Manifest);
+}
+
+function pagesOf(store: SimStore, manifest: Manifest): Page[] {
+  const pages = manifest.pages.flatMap(({ name }) => {
+    const bytes = store.objects.get(name);
+    return bytes === undefined ? [] : [plainOf(bytes) as Page];
+  });
+  return [...pages, manifest.tail];
+}
+
+/** Numbers and cycles of all points that a manifest lists. */
+export function listedBy(store: SimStore, manifest: Manifest): Map<number, string> {
+  return new Map(pagesOf(store, manifest).flatMap(({ points }) => points.map((p) => [p.number, p.cycle] as const)));
+}
+
+/** Names of all pages, lists and layers that a manifest stands on. */
+export function namedBy(store: SimStore, manifest: Manifest): Set<string> {
+  const machine = manifest.machine.id;
+  const names = new Set(manifest.pages.map(({ name }) => name));
+  for (const { deltas } of pagesOf(store, manifest)) {
+    for (const { disk, layer } of deltas) names.add(layerName(machine, disk, layer));
+  }
+  for (const disk of manifest.disks) {
+    for (const list of [disk.bases, disk.staged]) {
+      if (list === null) continue;
+      names.add(list.name);
+      const bytes = store.objects.get(list.name);
+      if (bytes === undefined) continue;
+      for (const layer of (plainOf(bytes) as { layers: LayerRef[] }).layers) {
+        names.add(layerName(machine, disk.id, layer));
+      }
+    }
+  }
+  return names;
+}
+
+/** Layers, lists and pages that no manifest needs any more. */
+export function garbageOf(store: SimStore, machine: MachineId): string[] {
+  const head = headOf(store, machine);
+  const named = head === null ? new Set<string>() : namedBy(store, head);
+  const prefix = machinePrefix(machine);
+  const folders = [`${prefix}disks/`, `${prefix}history/`];
+  return [...store.objects.keys()].filter((name) => folders.some((f) => name.startsWith(f)) && !named.has(name));
+}

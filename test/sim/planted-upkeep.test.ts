@@ -1,0 +1,137 @@
+/**
+ * Bugs planted in upkeep, retention and takeovers: modules are replaced by ones with a guard missing. As in planted.test.ts each must be caught.
+ */
+import { afterEach, describe, expect, it, vi } from 'vitest';
+import { KIB, MIB } from '../../shared/units.js';
+import { violationsWith, type Hunt } from './bug.js';
+import type { MachineShape } from './machine.js';
+import type { Plan, UpkeepPlan } from './plan.js';
+
+type Bug = 'gc-by-age' | 'gc-forgets-pages' | 'merge-drops-zeroes' | 'no-boundary-check' | 'ignores-pins' | null;
+const planted = vi.hoisted((): { bug: Bug } => ({ bug: null }));
+
+// Few manifests stay, so that numbers come back within a short world.
+vi.mock('../../shared/limits-upkeep.js', async (original) => ({
+  ...(await original<typeof import('../../shared/limits-upkeep.js')>()),
+  MANIFESTS_KEPT: 4,
+  BOUNDARY_STEP: 3,
+}));
+
+vi.mock('../../receiver/upkeep/gc-plan.js', async (original) => {
+  const real = await original<typeof import('../../receiver/upkeep/gc-plan.js')>();
+  return {
+    ...real,
+    gcPlan: (input: Parameters<typeof real.gcPlan>[0]) => {
+      if (planted.bug === 'gc-by-age') return real.gcPlan({ ...input, isInFlight: () => false });
+      if (planted.bug === 'ignores-pins') return real.gcPlan({ ...input, pins: [] });
+      return real.gcPlan(input);
+    },
+    namesOf: (history: Parameters<typeof real.namesOf>[0]) => {
+      const names = real.namesOf(history);
+      if (planted.bug === 'gc-forgets-pages') for (const { name } of history.manifest.pages) names.delete(name);
+      return names;
+    },
+  };
+});
+
+vi.mock('../../receiver/upkeep/winners.js', async (original) => {
+  const real = await original<typeof import('../../receiver/upkeep/winners.js')>();
+  return {
+    ...real,
+    winnersOf: (...args: Parameters<typeof real.winnersOf>) => {
+      const winners = real.winnersOf(...args);
+      if (planted.bug !== 'merge-drops-zeroes') return winners;
+      return winners.map((winner) => ({ ...winner, work: { ...winner.work, zeroes: [] } }));
+    },
+  };
+});
+
+vi.mock('../../receiver/upkeep/retention.js', async (original) => {
+  const real = await original<typeof import('../../receiver/upkeep/retention.js')>();
+  return {
+    ...real,
+    planRetention: (...args: Parameters<typeof real.planRetention>) => {
+      if (planted.bug !== 'ignores-pins') return real.planRetention(...args);
+      const [points, policy, nowMs] = args;
+      return real.planRetention(points, policy, nowMs, new Map());
+    },
+  };
+});
+
+vi.mock('../../receiver/catalog/manifest-io.js', async (original) => {
+  const real = await original<typeof import('../../receiver/catalog/manifest-io.js')>();
+  return {
+    ...real,
+    readBoundary: (...args: Parameters<typeof real.readBoundary>) =>
+      planted.bug === 'no-boundary-check' ? Promise.resolve(0) : real.readBoundary(...args),
+  };
+});
+
+const upkeep: UpkeepPlan = {
+  intervalMs: 2_000,
+  deletionDelayMs: 1_000,
+  policy: {
+    tiers: [
+      { everyMs: 0, upToMs: 10_000 },
+      { everyMs: 5_000, upToMs: 30_000 },
+    ],
+    applicationTiers: [],
+  },
+  readers: 0,
+};
+
+interface Case {
+  readonly what: string;
+  readonly bug: Exclude<Bug, null>;
+  readonly plan: Partial<Plan>;
+  readonly hunt?: Hunt;
+}
+
+/** Two segments, so that a sweep's layers wait for the rest of it; calm enough for cuts. */
+const swept: MachineShape = {
+  disks: [{ sizeBytes: 66 * MIB + 512, blockBytes: 64 * KIB }],
+  workload: { writers: 1, thinkMs: 500, deviceMs: 5, hotShare: 0.1, burstBlocks: 4, burstChance: 0, raceChance: 0 },
+};
+const keepsAll: UpkeepPlan = { ...upkeep, policy: { tiers: [{ everyMs: 0, upToMs: 600_000 }], applicationTiers: [] } };
+
+const CASES: readonly Case[] = [
+  {
+    what: 'garbage is collected by its age alone, not by who may still need it',
+    bug: 'gc-by-age',
+    hunt: { from: 1003 },
+    plan: {
+      machines: [swept],
+      faults: new Set(['agent-stall', 'power-cut']),
+      faultEveryMs: 3_000,
+      upkeep: { ...upkeep, intervalMs: 1_000, deletionDelayMs: 500 },
+    },
+  },
+  {
+    what: 'garbage collection forgets what history pages are',
+    bug: 'gc-forgets-pages',
+    plan: { faultyMs: 100_000, upkeep: keepsAll },
+  },
+  { what: 'a merge is not the union: zero runs are left out', bug: 'merge-drops-zeroes', plan: {} },
+  { what: 'what is pinned is dropped and deleted', bug: 'ignores-pins', plan: { upkeep: { ...upkeep, readers: 3 } } },
+  {
+    what: 'a takeover does not look whether its number lies below the boundary',
+    bug: 'no-boundary-check',
+    hunt: { from: 1001 },
+    plan: { faults: new Set(['takeover']), faultEveryMs: 6_000, receivers: 3, faultyMs: 120_000 },
+  },
+];
+
+afterEach(() => {
+  planted.bug = null;
+});
+
+describe('upkeep', () => {
+  it('is right as it is', async () => {
+    expect(await violationsWith({ upkeep, faultyMs: 20_000 }, {}, { seeds: 1 })).toEqual([]);
+  });
+
+  it.each(CASES)('is caught: $what', async ({ bug, plan, hunt }) => {
+    planted.bug = bug;
+    expect(await violationsWith({ upkeep, ...plan }, {}, hunt)).not.toEqual([]);
+  });
+});
