@@ -70,6 +70,8 @@ describe.skipIf(missing !== false)('Azure Blob', () => {
     open: (endpoint, prefix, options) => open(urlOf(prefix, `&account=${ACCOUNT}`, `${endpoint}/${ACCOUNT}`), options),
     isPart: (seen) => /comp=block(&|$)/.test(seen.path),
     isCompletion: (seen) => seen.path.includes('comp=blocklist'),
+    trusting: (endpoint, ca) =>
+      urlOf('tls', `&account=${ACCOUNT}${ca === null ? '' : `&ca=${ca}`}`, `${endpoint}/${ACCOUNT}`),
     nowhere: (endpoint) => `azblob://no-such-box/x?endpoint=${endpoint}/${ACCOUNT}&account=${ACCOUNT}`,
   });
 

@@ -1,11 +1,15 @@
 /**
  * What every adapter of a bucket must do behind a network that loses requests and answers, as tests that can be run against any of them.
  */
+import { execFileSync } from 'node:child_process';
+import { readFile } from 'node:fs/promises';
+import { join } from 'node:path';
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { openPlace, type OpenStoreOptions } from '../../receiver/store/open.js';
 import type { ObjectStore, ObjectWriter } from '../../receiver/store/store.js';
 import { STORE_PART_BYTES } from '../../shared/limits-store.js';
 import { MIB } from '../../shared/units.js';
+import { tempFolder } from '../helpers/folders.js';
 import { randomOf } from '../helpers/random.js';
 import { HttpProxy, type Fate, type Seen } from '../servers/http-proxy.js';
 
@@ -15,6 +19,8 @@ export interface Network {
   /** The request for the second part of a large object, and for its completion. */
   readonly isPart: (seen: Seen) => boolean;
   readonly isCompletion: (seen: Seen) => boolean;
+  /** URL of the place of the tests at an endpoint, with an authority to trust. */
+  readonly trusting: (endpoint: string, ca: string | null) => string;
   /** URL of a bucket that isn't there. */
   readonly nowhere: (endpoint: string) => string;
 }
@@ -124,6 +130,24 @@ export function networkConformance(network: Network): void {
         kind: 'usage',
       });
       expect(proxy.seen).toHaveLength(1);
+    });
+
+    it('a server of one’s own authority is trusted when the URL names that, and only then', async () => {
+      const folder = await tempFolder('tls');
+      const [key, cert] = [join(folder, 'key.pem'), join(folder, 'cert.pem')];
+      const names = ['-subj', '/CN=test', '-addext', 'subjectAltName=IP:127.0.0.1'];
+      const kind = ['req', '-x509', '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:P-256', '-nodes', '-days', '2'];
+      execFileSync('openssl', [...kind, ...names, '-keyout', key, '-out', cert], { stdio: 'ignore' });
+      const secure = await HttpProxy.open(network.endpoint(), { key: await readFile(key), cert: await readFile(cert) });
+      try {
+        const stranger = openPlace(network.trusting(secure.endpoint, null));
+        await expect(stranger).rejects.toMatchObject({ code: 'store-certificate' });
+        const trusted = await openPlace(network.trusting(secure.endpoint, cert));
+        expect(await trusted.createIfAbsent(`tls-${places}`, Buffer.from('x'))).toBe('created');
+        await trusted.close();
+      } finally {
+        await secure.close();
+      }
     });
   });
 }

@@ -126,6 +126,7 @@ describe.skipIf(missing !== false)('S3', () => {
     open: (endpoint, prefix, options) => open(`s3://plain/${prefix}?endpoint=${endpoint}`, options),
     isPart: (seen) => seen.path.includes('partNumber=2'),
     isCompletion: (seen) => seen.method === 'POST',
+    trusting: (endpoint, ca) => `s3://plain/tls?endpoint=${endpoint}${ca === null ? '' : `&ca=${ca}`}`,
     nowhere: (endpoint) => `s3://no-such-bucket/x?endpoint=${endpoint}`,
   });
 

@@ -2,6 +2,7 @@
  * An HTTP proxy on loopback in front of a store's server, which a test lets lose requests, lose answers, refuse, cut or double them.
  */
 import { createServer, request, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
+import { createServer as createTlsServer } from 'node:https';
 import type { AddressInfo } from 'node:net';
 
 export type Fate =
@@ -45,16 +46,17 @@ export class HttpProxy {
   readonly #server: Server;
   readonly #target: URL;
 
-  private constructor(server: Server, target: string) {
+  private constructor(server: Server, target: string, scheme: 'http' | 'https') {
     this.#server = server;
     this.#target = new URL(target);
-    this.endpoint = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
+    this.endpoint = `${scheme}://127.0.0.1:${(server.address() as AddressInfo).port}`;
   }
 
-  static async open(target: string): Promise<HttpProxy> {
-    const server = createServer();
+  /** With `tls` it is asked by https. */
+  static async open(target: string, tls?: { readonly key: Buffer; readonly cert: Buffer }): Promise<HttpProxy> {
+    const server = tls === undefined ? createServer() : createTlsServer(tls);
     await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
-    const proxy = new HttpProxy(server, target);
+    const proxy = new HttpProxy(server, target, tls === undefined ? 'http' : 'https');
     server.on('request', (incoming, answer) => {
       proxy.#serve(incoming, answer).catch(() => answer.destroy());
     });

@@ -24,6 +24,7 @@ have sfdisk fdisk
 have lz4 lz4
 have cpio cpio
 have debootstrap debootstrap
+have openssl openssl
 # What guests are made of has no command of its own that could be looked for.
 [ -e /usr/share/OVMF/OVMF_CODE.fd ] || need+=(ovmf)
 [ -e /usr/lib/syslinux/mbr/mbr.bin ] || need+=(syslinux-common)
