@@ -40,3 +40,5 @@ export const PROVEN_POINTS_PER_RUN = 2;
 export const SCRUB_LOOK_MS = 5 * 60_000;
 /** An agent that was asked for blocks sends them with its next point; one that makes none for so long is asked again by the next look. */
 export const RESEND_ANSWER_MS = 10 * 60_000;
+/** Notes of a scrub that stay: the newest, and some for people who ask what it saw before. */
+export const SCRUB_NOTES_KEPT = 8;

@@ -8,13 +8,18 @@
 import type { Clock } from '../../shared/clock.js';
 import { checksum64, digestToText } from '../../shared/blocks/hash.js';
 import { messageOf, type AfterimageError } from '../../shared/errors.js';
-import { FORMAT_BYTES_MAX, SCRUB_HEAD_MS, SCRUB_NOTE_INTERVAL_MS } from '../../shared/limits-scrub.js';
+import {
+  FORMAT_BYTES_MAX,
+  SCRUB_NOTES_KEPT,
+  SCRUB_HEAD_MS,
+  SCRUB_NOTE_INTERVAL_MS,
+} from '../../shared/limits-scrub.js';
 import type { MachineId } from '../../shared/units.js';
 import { isOpen, withFinding, withState, type DamageItem, type Finding } from '../catalog/damage.js';
 import { loadDamage, loadScrubNote, updateDamage, writeScrubNote } from '../catalog/damage-io.js';
 import type { Manifest } from '../catalog/manifest.js';
 import { readBoundary } from '../catalog/manifest-io.js';
-import { manifestName, manifestPrefix } from '../catalog/names.js';
+import { manifestName, manifestPrefix, scrubName } from '../catalog/names.js';
 import { allLost, loadHead } from '../catalog/reader.js';
 import { SCRUB_NOTE_VERSION, type ScrubNote } from '../catalog/scrub-note.js';
 import { FORMAT_NAME } from '../store/format.js';
@@ -310,8 +315,12 @@ class Pass {
       head: isBack ? before.head : seen,
       records: this.#records,
     };
-    if (await writeScrubNote(store, note)) this.#note = note;
-    else this.#note = (await openNote(store, this.#machine)).note;
+    if (await writeScrubNote(store, note)) {
+      this.#note = note;
+      // Older notes say nothing more. Where nothing may be deleted they stay.
+      const old = note.number - SCRUB_NOTES_KEPT;
+      if (old > 0) await store.deleteMany([scrubName(this.#machine, old)]).catch(() => undefined);
+    } else this.#note = (await openNote(store, this.#machine)).note;
   }
 }
 

@@ -23,6 +23,7 @@ const FAMILIES: readonly { readonly folder: string; readonly isNumbered: boolean
   { folder: 'revoked/', isNumbered: false },
   { folder: 'recovery/', isNumbered: true },
   { folder: 'launch/', isNumbered: true },
+  { folder: 'keys/', isNumbered: true },
   { folder: 'policy/', isNumbered: true },
   { folder: 'holds/', isNumbered: true },
   { folder: 'damage/', isNumbered: true },

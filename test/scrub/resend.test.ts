@@ -4,15 +4,24 @@
  */
 import { beforeEach, describe, expect, it } from 'vitest';
 import { MANIFEST_VERSION } from '../../receiver/catalog/manifest.js';
+import { isOpen } from '../../receiver/catalog/damage.js';
+import { loadDamage } from '../../receiver/catalog/damage-io.js';
+import { layerName } from '../../receiver/catalog/names.js';
+import { OwnedMachines } from '../../receiver/catalog/owned-machines.js';
 import { MachineReader } from '../../receiver/catalog/reader.js';
 import { createIdentity } from '../../receiver/session/identity.js';
 import { SessionRegistry } from '../../receiver/session/registry.js';
+import { unpaced } from '../../receiver/upkeep/pace.js';
+import { repairMachine } from '../../receiver/upkeep/scrub-repair.js';
 import { LayerReader } from '../../receiver/volume/layer-reader.js';
 import { verifyDisk } from '../../receiver/volume/verify.js';
+import type { Clock } from '../../shared/clock.js';
+import { LAYER_HEADER_BYTES } from '../../shared/layer/layer.js';
 import { silentLogger } from '../../shared/log.js';
 import { KIB, MIB } from '../../shared/units.js';
 import { MemoryStore } from '../helpers/memory-store.js';
 import { planOf } from '../helpers/restore.js';
+import { scrub } from './finished-store.js';
 import { AgentNode, hardwareIdOf } from '../sim/agent-node.js';
 import { useSynchronousCodec } from '../sim/codec.js';
 import { SimMachine } from '../sim/machine.js';
@@ -29,6 +38,8 @@ class Bench {
   readonly machine: SimMachine;
   readonly agent: AgentNode;
   readonly registry: SessionRegistry;
+  readonly machines = new OwnedMachines();
+  readonly clock: Clock;
   readonly crashes: string[] = [];
   #contents = 0;
 
@@ -41,7 +52,8 @@ class Bench {
     const host = new SimProcess(this.scheduler, 'receiver');
     const network = new Network(this.scheduler, rng.fork('network'), 1);
     const deps = { store: this.store, clock: host.clock, randomId: () => rng.uuid(), log: silentLogger() };
-    this.registry = new SessionRegistry({ ...deps, program: 'test' });
+    this.registry = new SessionRegistry({ ...deps, program: 'test', machines: this.machines });
+    this.clock = host.clock;
     const identity = {
       version: MANIFEST_VERSION,
       number: 1,
@@ -176,5 +188,34 @@ describe('blocks that are asked for once more', () => {
     await expect(
       bench.registry.homeAgents.resend(bench.machine.id, disk.id, [[0, 1]], new AbortController().signal),
     ).rejects.toMatchObject({ code: 'home-absent' });
+  });
+});
+
+describe('from the bad byte to whole points', () => {
+  it('found by the scrub, asked of the real agent, made anew', async () => {
+    const { machine, store, registry, machines } = bench;
+    const [disk] = machine.disks;
+    const owned = machines.get(machine.id);
+    if (disk === undefined || owned === null) throw new Error('no disk');
+    const newest = owned.manifest.tail.deltas.at(-1)?.layer;
+    if (newest === undefined) throw new Error('no layer');
+    const name = layerName(machine.id, disk.id, newest);
+    const bytes = Buffer.from(store.objects.get(name) ?? Buffer.alloc(0));
+    bytes[LAYER_HEADER_BYTES + 40] = (bytes[LAYER_HEADER_BYTES + 40] ?? 0) ^ 1;
+    store.objects.set(name, bytes);
+    await scrub(store, machine.id);
+    const { signal } = new AbortController();
+    let isDone = false;
+    const repairing = repairMachine({
+      ...{ store, clock: bench.clock, log: silentLogger(), owned, pace: unpaced(bench.clock), signal },
+      ask: (id, extents) => registry.homeAgents.resend(machine.id, id, extents, signal),
+    }).finally(() => (isDone = true));
+    await bench.run(60_000, () => isDone);
+    await repairing;
+    const items = (await loadDamage(store, machine.id))?.items ?? [];
+    expect(items).toMatchObject([{ object: name, state: 'repaired' }]);
+    expect((await scrub(store, machine.id)).items.filter(isOpen)).toEqual([]);
+    const view = await MachineReader.open(store, machine.id);
+    for await (const { number } of view.points()) await verifyDisk(await planOf(store, machine.id, disk.id, number));
   });
 });

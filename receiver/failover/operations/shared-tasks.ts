@@ -18,6 +18,9 @@ import { askOwner } from '../ownership.js';
 import { takeGeneration } from '../take-generation.js';
 import { recorded, recordedNumber, type TaskContext, type TaskDefinition } from '../task.js';
 
+/** A longer detail would not be taken into the job. */
+const TASK_DETAIL_CHARS_MAX = 2_000;
+
 export const PREREQUISITES = 'Prerequisites check';
 
 type StartRequest = Extract<OperationRequest, { point: string }>;
@@ -102,8 +105,12 @@ export const processLatest = (continues: boolean): TaskDefinition => ({
     const { view, point } = await choosePoint(context.parts, context.machine, word, context.signal);
     if (continues) checkContinues(view, point);
     const when = new Date(point.cutAtMs).toISOString();
+    const concerns = view.concerns.map((concern) => `; ${concern}`).join('');
     return {
-      detail: `point ${point.number} of ${when}, ${point.consistency}-consistent`,
+      detail: `point ${point.number} of ${when}, ${point.consistency}-consistent${concerns}`.slice(
+        0,
+        TASK_DETAIL_CHARS_MAX,
+      ),
       data: { point: point.number },
     };
   },
