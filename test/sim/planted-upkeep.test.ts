@@ -87,10 +87,10 @@ interface Case {
   readonly hunt?: Hunt;
 }
 
-/** Two segments, so that a sweep's layers wait for the rest of it; calm enough for cuts. */
+/** Three segments, so that a sweep's layers wait for the rest of it; calm enough for cuts. */
 const swept: MachineShape = {
-  disks: [{ sizeBytes: 66 * MIB + 512, blockBytes: 64 * KIB }],
-  workload: { writers: 1, thinkMs: 500, deviceMs: 5, hotShare: 0.1, burstBlocks: 4, burstChance: 0, raceChance: 0 },
+  disks: [{ sizeBytes: 130 * MIB, blockBytes: 64 * KIB }],
+  workload: { writers: 2, thinkMs: 100, deviceMs: 5, hotShare: 1, burstBlocks: 4, burstChance: 0, raceChance: 0 },
 };
 const keepsAll: UpkeepPlan = { ...upkeep, policy: { tiers: [{ everyMs: 0, upToMs: 600_000 }], applicationTiers: [] } };
 
@@ -98,12 +98,11 @@ const CASES: readonly Case[] = [
   {
     what: 'garbage is collected by its age alone, not by who may still need it',
     bug: 'gc-by-age',
-    hunt: { from: 1003 },
     plan: {
       machines: [swept],
       faults: new Set(['agent-stall', 'power-cut']),
       faultEveryMs: 3_000,
-      upkeep: { ...upkeep, intervalMs: 1_000, deletionDelayMs: 500 },
+      upkeep: { ...upkeep, intervalMs: 500, deletionDelayMs: 100 },
     },
   },
   {

@@ -15,10 +15,10 @@ describe('simulated worlds', () => {
 
 describe('a seed', () => {
   it('makes the same world each time, to the last event', async () => {
-    const plan = { faultyMs: 40_000 };
+    const plan = { faultyMs: 15_000 };
     const first = await runWorld({ seed: 42, plan });
     const second = await runWorld({ seed: 42, plan });
-    expect(first.events).toBeGreaterThan(500);
+    expect(first.events).toBeGreaterThan(200);
     expect(second.traceHash).toBe(first.traceHash);
     expect((await runWorld({ seed: 43, plan })).traceHash).not.toBe(first.traceHash);
   });
