@@ -13,6 +13,7 @@ import { cycleSize } from './cycle-size.js';
 import { failback } from './failback.js';
 import { failover } from './failover.js';
 import { firstCopy } from './first-copy.js';
+import { longRun } from './long-run.js';
 import { materialise } from './materialise.js';
 import { memory } from './memory.js';
 import { plannedFailover } from './planned-failover.js';
@@ -35,6 +36,7 @@ const BENCHES: readonly Bench[] = [
   failover,
   failback,
   plannedFailover,
+  longRun,
 ];
 
 function bytesOf(text: string): number {
