@@ -2,7 +2,7 @@
  * What a session has to do with the other receivers: tells its agent who they are, and sends it to another when the machine belongs there. Owns no
  * connection; when it may be sent is the session's to say.
  */
-import type { ReceiverMessage } from '../../shared/wire/messages.js';
+import type { ReceiverMessage, Verdict } from '../../shared/wire/messages.js';
 import type { Fleet } from '../fleet/fleet.js';
 import type { Direction, FleetMember } from '../fleet/placement.js';
 
@@ -12,6 +12,8 @@ export class FleetLink {
   readonly #fleet: SessionFleet | undefined;
   readonly #send: (message: ReceiverMessage) => Promise<void>;
   #isWelcome = false;
+  /** Sequence of the last message that is part of a point; null: a point has to come first. */
+  #committed: number | null = null;
   #decide: (() => Promise<Direction>) | null = null;
 
   /** `fleet` undefined: this receiver is alone on its store. */
@@ -25,8 +27,10 @@ export class FleetLink {
     return this.#fleet?.onChange(() => void this.#tell().catch(() => undefined)) ?? (() => undefined);
   }
 
-  async welcomed(): Promise<void> {
+  /** A first copy or a comparison comes to its point here. */
+  async welcomed(verdicts: readonly Verdict[]): Promise<void> {
     this.#isWelcome = true;
+    this.#committed = verdicts.every((verdict) => verdict === 'delta' || verdict === 'nothing') ? 0 : null;
     await this.#tell();
   }
 
@@ -40,12 +44,17 @@ export class FleetLink {
     this.#decide = decide;
   }
 
-  /** Nothing is under way: whether the agent is to go now. */
-  async due(): Promise<Extract<Direction, { to: 'elsewhere' }> | null> {
+  committed(sequence: number): void {
+    this.#committed = sequence;
+  }
+
+  /** Whether the agent is to go now. Not while what it has sent, up to a message of this sequence, is in no point yet: it would be sent again. */
+  async due(sequence: number): Promise<Extract<Direction, { to: 'elsewhere' }> | null> {
     const decide = this.#decide;
+    if (decide === null || sequence !== this.#committed) return null;
     this.#decide = null;
-    const direction = decide === null ? null : await decide();
-    return direction?.to === 'elsewhere' ? direction : null;
+    const direction = await decide();
+    return direction.to === 'elsewhere' ? direction : null;
   }
 
   /** The connection is to be closed after it. An agent that is gone needs no redirect. */

@@ -89,8 +89,6 @@ export class IngestSession {
   readonly #hashes: SegmentHashes;
   #restore: RestoreSession | null = null;
   readonly #policy: PolicyLink;
-  /** Bytes taken in up to the last commit: beyond them a cycle or a sweep is under way. */
-  #committedBytes = 0;
   readonly #fleet: FleetLink;
   /** The receiver that it belongs to and could not get to. */
   stranded: string | null = null;
@@ -231,7 +229,7 @@ export class IngestSession {
       this.#status.mode = 'restore';
       this.#log.info({ lastPoint: opened.restore.lastPoint }, 'agent connected, to be restored');
       await this.#send(opened.restore);
-      await this.#fleet.welcomed();
+      await this.#fleet.welcomed([]);
       this.home.opened(this.#restore);
       return;
     }
@@ -247,7 +245,7 @@ export class IngestSession {
     );
     await this.#send(opened.welcome);
     await this.#policy.tell();
-    await this.#fleet.welcomed();
+    await this.#fleet.welcomed(opened.welcome.disks.map((d) => d.verdict));
     this.home.opened(null);
   }
 
@@ -261,8 +259,7 @@ export class IngestSession {
 
   /** Never in the middle of what the agent sends: it would have to be sent again. */
   async #handOverNow(): Promise<void> {
-    if (this.#receivedBytes !== this.#committedBytes || this.#finishing.length > 0) return;
-    const direction = await this.#fleet.due();
+    const direction = this.#finishing.length > 0 ? null : await this.#fleet.due(this.#lastSequence);
     if (direction !== null && !this.#ended) await this.#redirect(direction.receiver, direction.reason);
   }
 
@@ -397,7 +394,7 @@ export class IngestSession {
     if (point === undefined) throw new Error('a commit without a point');
     failpoint('receiver.commit.manifest-written');
     for (const said of message.disks) this.#diskOf(said.disk).committed();
-    this.#committedBytes = this.#receivedBytes;
+    this.#fleet.committed(this.#lastSequence);
     this.#status.lastPoint = point;
     this.#status.pointsCommitted++;
     this.#status.storedBytes += point.stats.storedBytes;
