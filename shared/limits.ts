@@ -379,11 +379,13 @@ export const DECODED_CHUNKS_KEPT = 16;
 export const FETCH_BYTES_MAX = READ_BYTES_MAX;
 /** Fetches at once for one window that is read ahead: half of a window is on its way while the client comes through the other half. */
 export const FETCHES_PER_READ_AHEAD = 4;
-/** Chunks of one fetch that are decompressed at once, on the threads of the pool (four). */
-export const DECODES_IN_FLIGHT = 4;
-/** Memory for fetching that is kept for the next (16 MiB and 8 MiB per process): what a sequential client has on its way. */
-export const SPARE_FETCHES_MAX = 16;
-export const SPARE_CHUNKS_MAX = 32;
+/** Memory of one volume for what is being fetched and what isn't in its local image yet; fetches wait beyond it. A read-ahead window. */
+export const LANDING_BYTES_MAX = READ_AHEAD_BYTES_MAX;
+/** ... brought into the image by so many writes at once: the pool's other threads read. */
+export const LANDING_WRITES_IN_FLIGHT = 2;
+/** Memory for fetching that is kept for the next, per process, plain and stored bytes each (8 MiB): what one volume has on its way. */
+export const SPARE_FETCHES_MAX = LANDING_BYTES_MAX / FETCH_BYTES_MAX;
+export const SPARE_CHUNKS_MAX = LANDING_BYTES_MAX / CHUNK_PLAIN_BYTES_MAX;
 /** An agent whose workload is held for a planned failover asks anew after this: the order to resume it may have been lost with a session. */
 export const HOLD_RECHECK_MS = 30_000;
 /** Objects of a store that are kept open for the next read: the layers that a client reads in at one time ... */

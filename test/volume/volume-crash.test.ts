@@ -142,6 +142,8 @@ describe('after a crash of the host', () => {
     const rest = { clock: systemClock, log: silentLogger() };
     const volume = await Volume.open({ ...common, ...rest, folder, bootId: 'a' });
     await wholeDisk(volume);
+    // What was read is kept in the background; a flush covers what was kept.
+    await vi.waitFor(() => expect(volume.stats().localBytes).toBe(disk.length));
     await volume.flush();
     const to = await tempFolder('volume-crash');
     crash(randomOf(6), folder, to, new SectorModel(disk));

@@ -34,7 +34,9 @@ vi.mock('node:fs', async (original) => {
 /** Not a multiple of any block, so that the last one is short. */
 const SECTORS = (3 * MIB) / SECTOR + 5;
 
-const seeds = [1, 2, 3, 4];
+const SEEDS = Number(process.env['AFTERIMAGE_SEEDS'] ?? '4');
+const FIRST_SEED = Number(process.env['AFTERIMAGE_SEED'] ?? '1');
+const seeds = Array.from({ length: SEEDS }, (_, i) => FIRST_SEED + i);
 
 describe('a volume under random requests', () => {
   it.each(seeds)('holds what was written, cut after cut, opening after opening (seed %i)', async (seed) => {

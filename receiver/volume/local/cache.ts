@@ -1,27 +1,24 @@
 /**
  * Blocks of the recovery point that come into the local image: fetched, kept, given up again. State in memory only; the maps say what is kept.
  *
- * Fetching holds no lock: a write to the same blocks goes on and wins. Keeping locks the blocks and keeps only what is still not local, so nothing
- * newer is ever overwritten. When the image has no room, what was fetched is answered all the same and not kept.
+ * Fetching holds no lock: a write to the same blocks goes on and wins. What was fetched is answered at once and kept in the background (landing.ts).
+ * Keeping locks the blocks and keeps only what is still not local, so nothing newer is ever overwritten. When the image has no room, what was fetched
+ * is answered all the same and not kept.
  */
 import {
   CACHE_EVICT_GROUPS,
   CACHE_GROUP_BYTES,
   CHUNK_PLAIN_BYTES_MAX,
   FETCH_BYTES_MAX,
-  SPARE_CHUNKS_MAX,
 } from '../../../shared/limits.js';
 import type { Logger } from '../../../shared/log.js';
 import { bytesOfBlocks } from '../../../shared/blocks/geometry.js';
 import type { ContentRun, PointContent } from '../content.js';
-import { SpareBuffers } from '../spare-buffers.js';
 import type { LocalImage } from './image.js';
+import { Landing, type Batch } from './landing.js';
 import type { Run } from './maps.js';
 import { contentMissing } from './problems.js';
 import type { RangeHold } from './range-lock.js';
-
-/** For what came along with a fetch, until it is kept. For all volumes of the process. */
-const spareChunks = new SpareBuffers(CHUNK_PLAIN_BYTES_MAX, SPARE_CHUNKS_MAX);
 
 export interface CacheOptions {
   readonly disk: string;
@@ -35,6 +32,8 @@ export class Cache {
   /** What is read where nothing is local. Null: everything is, and nothing is given up. */
   content: PointContent | null;
   fetchedBlocks = 0;
+  /** What was fetched and isn't in the image yet. Where the maps say local, they count. */
+  readonly landing: Landing;
   readonly #image: LocalImage;
   readonly #disk: string;
   readonly #log: Logger;
@@ -62,6 +61,7 @@ export class Cache {
     this.#fetchBlocks = FETCH_BYTES_MAX / blockBytes;
     this.#blocksMax = options.bytesMax === null ? Infinity : Math.floor(options.bytesMax / blockBytes);
     this.#used = new Uint8Array(Math.ceil(blockCount / this.#groupBlocks));
+    this.landing = new Landing(blockBytes, (run, plain) => this.#keepAndBound(run, plain));
   }
 
   /** Local blocks that no client has written: they can be fetched again. */
@@ -85,9 +85,10 @@ export class Cache {
   }
 
   /**
-   * Fetches blocks that aren't local (at most FETCH_BYTES_MAX) into `into` (whole blocks). `retry`: another fetch was under way, look again.
+   * Fetches blocks that aren't local and haven't landed (at most FETCH_BYTES_MAX); they have landed then. Also into `into` (whole blocks), unless
+   * nobody waits for them. `retry`: another fetch was under way, look again.
    */
-  async fetch(first: number, count: number, into: Buffer): Promise<'fetched' | 'retry'> {
+  async fetch(first: number, count: number, into: Buffer | null): Promise<'fetched' | 'retry'> {
     const firstRegion = Math.floor(first / this.#regionBlocks);
     const lastRegion = Math.floor((first + count - 1) / this.#regionBlocks);
     let waited = false;
@@ -97,11 +98,8 @@ export class Cache {
       await busy;
       waited = true;
     }
-    if (waited) {
-      // Not kept (no room, or an error that its own caller hears of): then each for itself.
-      const { local } = this.#image.maps;
-      if (local.has(first) || local.runEnd(first, first + count) !== first + count) return 'retry';
-    }
+    // Neither kept nor on its way (no room, or an error that its own caller hears of): then each for itself.
+    if (waited && this.missing(first, count) !== count) return 'retry';
     const work = this.#fetch(first, count, into);
     const settled = work.catch(() => undefined);
     for (let region = firstRegion; region <= lastRegion; region++) {
@@ -115,6 +113,14 @@ export class Cache {
       }
     }
     return 'fetched';
+  }
+
+  /** Number of blocks from `first` on, at most `count`, that are neither local nor landed. */
+  missing(first: number, count: number): number {
+    const { local } = this.#image.maps;
+    if (local.has(first)) return 0;
+    const { count: here, landed } = this.landing.stretch(first, local.runEnd(first, first + count) - first);
+    return landed ? 0 : here;
   }
 
   /** Runs of blocks, cut into what is fetched at once. */
@@ -132,29 +138,19 @@ export class Cache {
     return this.content;
   }
 
-  async #fetch(first: number, count: number, into: Buffer): Promise<void> {
+  async #fetch(first: number, count: number, into: Buffer | null): Promise<void> {
     const { blockBytes } = this.#image.geometry;
     const content = this.contentOrThrow();
-    const partOf = (run: Run): Buffer => {
-      const [from, to] = [Math.max(run.first, first), Math.min(run.first + run.count, first + count)];
-      return into.subarray((from - first) * blockBytes, (to - first) * blockBytes);
-    };
-    const extras: { run: Run; plain: Buffer }[] = [];
-    const spares: Buffer[] = [];
-    let used = 0;
-    const keepExtra = (extraFirst: number, extraCount: number, plain: Buffer): void => {
-      if (this.#image.maps.local.hasAll(extraFirst, extraCount)) return;
-      let spare = spares.at(-1);
-      if (spare === undefined || used + plain.length > spare.length) {
-        spare = spareChunks.take();
-        spares.push(spare);
-        used = 0;
-      }
-      plain.copy(spare, used);
-      extras.push({ run: { first: extraFirst, count: extraCount }, plain: spare.subarray(used, used + plain.length) });
-      used += plain.length;
-    };
+    const batch = await this.landing.begin(count * blockBytes, into !== null);
     try {
+      const target = into ?? batch.room(count * blockBytes);
+      const partOf = (run: Run): Buffer => {
+        const [from, to] = [Math.max(run.first, first), Math.min(run.first + run.count, first + count)];
+        return target.subarray((from - first) * blockBytes, (to - first) * blockBytes);
+      };
+      const takeExtra = (extraFirst: number, extraCount: number, plain: Buffer): void => {
+        this.#landNew(batch, { first: extraFirst, count: extraCount }, plain, false);
+      };
       const runs = await this.#runsAround(content, first, count);
       const data = runs.filter((run) => !run.zero);
       const from = data[0]?.first ?? first;
@@ -162,13 +158,35 @@ export class Cache {
       for (const run of runs) if (run.zero) partOf(run).fill(0);
       // All data at once: what lies between is zero, which costs nothing to read.
       const span = { first: from, count: to === undefined ? 0 : to.first + to.count - from };
-      if (span.count > 0) await content.read(span.first, span.count, partOf(span), keepExtra);
+      if (span.count > 0) await content.read(span.first, span.count, partOf(span), takeExtra);
       this.fetchedBlocks += count;
-      for (const { run, plain } of extras) await this.#keep(run, plain);
-      for (const run of runs) await this.#keep(run, run.zero ? undefined : partOf(run));
+      for (const run of data) this.#landNew(batch, run, partOf(run), into === null);
+      for (const run of runs) if (run.zero) await this.#keepAndBound(run, undefined);
     } finally {
-      for (const spare of spares) spareChunks.giveBack(spare);
+      this.landing.land(batch);
     }
+  }
+
+  /** Proven blocks land where they aren't local and haven't landed. `isOurs`: they stand in memory of the batch already. */
+  #landNew(batch: Batch, run: Run, plain: Buffer, isOurs: boolean): void {
+    const { blockBytes } = this.#image.geometry;
+    const end = run.first + run.count;
+    for (let at = run.first; at < end;) {
+      const count = this.missing(at, end - at);
+      if (count === 0) {
+        at++;
+        continue;
+      }
+      const from = (at - run.first) * blockBytes;
+      const part = plain.subarray(from, from + count * blockBytes);
+      if (isOurs) batch.adopt({ first: at, count }, part);
+      else batch.add({ first: at, count }, part);
+      at += count;
+    }
+  }
+
+  async #keepAndBound(run: Run, plain: Buffer | undefined): Promise<void> {
+    await this.#keep(run, plain);
     this.#evictIfNeeded();
   }
 
@@ -250,8 +268,9 @@ export class Cache {
     return this.cachedBlocks < before;
   }
 
-  /** Resolves when no eviction is under way. */
+  /** Resolves when nothing is being kept or given up; nothing is fetched any more. */
   async settled(): Promise<void> {
+    await this.landing.drained();
     await this.#evicting;
   }
 

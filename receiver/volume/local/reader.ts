@@ -4,26 +4,20 @@
  */
 import { bytesOfBlocks, type Geometry } from '../../../shared/blocks/geometry.js';
 import {
-  FETCH_BYTES_MAX,
   FETCHES_PER_READ_AHEAD,
   READ_AHEADS_IN_FLIGHT,
-  SPARE_FETCHES_MAX,
   VOLUME_PIECE_BYTES_MAX,
   VOLUME_PIECES_IN_FLIGHT,
   VOLUME_TRY_READ_BYTES_MAX,
 } from '../../../shared/limits.js';
 import type { Logger } from '../../../shared/log.js';
 import { ReadAhead } from '../read-ahead.js';
-import { SpareBuffers } from '../spare-buffers.js';
 import type { Cache } from './cache.js';
 import type { LocalImage } from './image.js';
 import { InFlight } from './in-flight.js';
 import type { Run } from './maps.js';
 import { inParallel } from './parallel.js';
 import { localError } from './problems.js';
-
-/** For what is fetched without a client that waits for it. For all volumes of the process. */
-const spareFetches = new SpareBuffers(FETCH_BYTES_MAX, SPARE_FETCHES_MAX);
 
 /** Tries to make a block local before a write that needs it gives up; each has made room for it. */
 const MAKE_LOCAL_TRIES = 4;
@@ -56,10 +50,28 @@ export class VolumeReader {
     if (into.length > VOLUME_TRY_READ_BYTES_MAX || into.length === 0) return false;
     const first = Math.floor(offset / this.#blockBytes);
     const count = Math.floor((offset + into.length - 1) / this.#blockBytes) - first + 1;
-    if (!this.#image.maps.local.hasAll(first, count) || !this.#image.tryRead(offset, into)) return false;
+    if (!this.#tryParts(first, count, offset, into)) return false;
     this.hits++;
     this.#cache.touch(first, count);
     this.#readAhead(offset, into.length);
+    return true;
+  }
+
+  /** Each stretch from where it is: the maps are asked first, what has landed may be older than a client's write. */
+  #tryParts(first: number, count: number, offset: number, into: Buffer): boolean {
+    const { local } = this.#image.maps;
+    if (local.hasAll(first, count)) return this.#image.tryRead(offset, into);
+    const end = first + count;
+    for (let at = first; at < end;) {
+      const next = local.runEnd(at, end);
+      const from = Math.max(offset, at * this.#blockBytes) - offset;
+      const part = into.subarray(from, Math.min(into.length, next * this.#blockBytes - offset));
+      const isThere = local.has(at)
+        ? this.#image.tryRead(offset + from, part)
+        : this.#cache.landing.tryRead(offset + from, part);
+      if (!isThere) return false;
+      at = next;
+    }
     return true;
   }
 
@@ -82,27 +94,23 @@ export class VolumeReader {
 
   /** Makes blocks local; throws when there is no room for them. `dislodging`: at the cost of other cached blocks, if need be. */
   async makeLocal(first: number, count: number, dislodging: boolean): Promise<void> {
-    const scratch = spareFetches.take();
-    try {
-      for (const piece of this.#cache.pieces(first, count)) await this.#makePieceLocal(piece, dislodging, scratch);
-    } finally {
-      spareFetches.giveBack(scratch);
-    }
+    for (const piece of this.#cache.pieces(first, count)) await this.#makePieceLocal(piece, dislodging);
   }
 
-  async #makePieceLocal(piece: Run, dislodging: boolean, scratch: Buffer): Promise<void> {
+  async #makePieceLocal(piece: Run, dislodging: boolean): Promise<void> {
     const { local } = this.#image.maps;
+    const { landing } = this.#cache;
+    const end = piece.first + piece.count;
     for (let tries = 0; !local.hasAll(piece.first, piece.count);) {
-      const missing = [...local.runs(piece.first, piece.count)].find((run) => !run.set);
-      if (missing === undefined) break;
-      const into = scratch.subarray(0, missing.count * this.#blockBytes);
-      const answer = await this.#cache.fetch(missing.first, missing.count, into);
+      const first = local.has(piece.first) ? local.runEnd(piece.first, end) : piece.first;
+      const wanted = local.runEnd(first, end) - first;
+      const missing = this.#cache.missing(first, wanted);
+      const answer = missing === 0 ? 'fetched' : await this.#cache.fetch(first, missing, null);
+      await landing.settled(first, wanted);
       const failure = this.#cache.keepFailure;
       if (answer === 'retry' || failure === undefined) continue;
       const again = dislodging && ++tries < MAKE_LOCAL_TRIES && (await this.#cache.makeRoom());
-      if (!again && !local.hasAll(missing.first, missing.count)) {
-        throw localError(`keeping block ${missing.first}`, failure);
-      }
+      if (!again && !local.hasAll(first, Math.max(1, missing))) throw localError(`keeping block ${first}`, failure);
     }
   }
 
@@ -135,12 +143,18 @@ export class VolumeReader {
     });
   }
 
-  /** Runs that are all local or all not; those that aren't are fetched at once each. */
+  /** Runs that are all local, all landed or all missing; those that are missing are fetched at once each. */
   #pieces(first: number, count: number): Run[] {
     const pieces: Run[] = [];
     for (const run of this.#image.maps.local.runs(first, count)) {
       if (!run.set) {
-        pieces.push(...this.#cache.pieces(run.first, run.count));
+        for (let at = run.first, left = run.count; left > 0;) {
+          const { count: n, landed } = this.#cache.landing.stretch(at, left);
+          if (landed) pieces.push({ first: at, count: n });
+          else pieces.push(...this.#cache.pieces(at, n));
+          at += n;
+          left -= n;
+        }
         continue;
       }
       for (let at = 0; at < run.count; at += this.#pieceBlocks) {
@@ -158,11 +172,17 @@ export class VolumeReader {
         into.fill(0, lengthBytes);
         return;
       }
-    } else if (local.runEnd(first, first + count) === first + count) {
+    } else if (this.#cache.missing(first, count) === count) {
       if ((await this.#cache.fetch(first, count, into)) === 'fetched') return;
-    }
+    } else if (this.#readLanded(first, count, into)) return;
     // It came in, or went, meanwhile.
     await this.#readBlocks(first, count, into);
+  }
+
+  #readLanded(first: number, count: number, into: Buffer): boolean {
+    const { local } = this.#image.maps;
+    if (local.has(first) || local.runEnd(first, first + count) !== first + count) return false;
+    return this.#cache.landing.tryRead(first * this.#blockBytes, into);
   }
 
   #readAhead(offset: number, lengthBytes: number): void {
@@ -173,17 +193,13 @@ export class VolumeReader {
     void this.#fetchAhead(range.offset, range.lengthBytes).finally(() => this.#aheadsInFlight.leave());
   }
 
-  /** Fetches what of a piece isn't local. Once: where the cache is smaller than what is read ahead, it may be gone again at once. */
+  /** Fetches what of a piece is neither local nor landed. Once: where the cache is smaller than what is read ahead, it may be gone again at once. */
   async #fetchOnce(piece: Run): Promise<void> {
-    const missing = [...this.#image.maps.local.runs(piece.first, piece.count)].filter((run) => !run.set);
-    if (missing.length === 0) return;
-    const scratch = spareFetches.take();
-    try {
-      for (const { first, count } of missing) {
-        await this.#cache.fetch(first, count, scratch.subarray(0, count * this.#blockBytes));
-      }
-    } finally {
-      spareFetches.giveBack(scratch);
+    const end = piece.first + piece.count;
+    for (let at = piece.first; at < end;) {
+      const count = this.#cache.missing(at, end - at);
+      if (count > 0) await this.#cache.fetch(at, count, null);
+      at += Math.max(1, count);
     }
   }
 
