@@ -5,7 +5,7 @@
  * A store that doesn't answer costs looks, and a look that failed counts for nobody's silence. Nothing is kept over a restart.
  */
 import { messageOf } from '../../shared/errors.js';
-import { FLEET_MAX } from '../../shared/limits-fleet.js';
+import { FLEET_MAX, RECEIVER_MISSES_MAX } from '../../shared/limits-fleet.js';
 import type { MachineId } from '../../shared/units.js';
 import type { Manifest, ManifestOwner } from '../catalog/manifest.js';
 import type { Recovery } from '../catalog/recovery.js';
@@ -89,6 +89,7 @@ export class Fleet {
       self: this.id,
       members: [self, ...others.map(({ record, liveness }) => ({ ...record, liveness }))],
       isSettled: this.#roster.isSettled,
+      settleMs: (RECEIVER_MISSES_MAX + 2) * this.#self.heartbeatMs,
     };
   }
 

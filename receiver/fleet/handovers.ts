@@ -12,14 +12,13 @@ import type { MachineId } from '../../shared/units.js';
 import { loadRecovery } from '../catalog/recovery-io.js';
 import type { ObjectStore } from '../store/store.js';
 import type { Fleet } from './fleet.js';
-import { directionOf, NO_ROUTE, placementOf, type Direction, type FleetView } from './placement.js';
+import { directionOf, NO_ROUTE, placementOf, type Direction, type FleetView, type Stranded } from './placement.js';
 
 export interface SessionHere {
   readonly machine: MachineId;
   /** Tells one session of a machine from the next. */
   readonly sinceMs: number;
-  /** The receiver that its agent could not get to when it came. */
-  readonly stranded: string | null;
+  readonly stranded: Stranded | null;
 }
 
 export interface Sessions {
@@ -59,7 +58,7 @@ export function planHandovers(
     const last = stayed(machine);
     const waits = !view.isSettled
       ? 'the other receivers were not watched for long enough yet'
-      : stranded === receiver.id && isTooSoon(sinceMs)
+      : stranded?.from === receiver.id && nowMs - sinceMs < stranded.pauseMs
         ? `its agent could not get to ${receiver.name}`
         : last?.to === receiver.id && isTooSoon(last.atMs)
           ? `it stays: ${last.reason}`

@@ -62,6 +62,7 @@ export async function lookAtFleet(store: ObjectStore, nowMs: number): Promise<Fl
     self: null,
     members: receivers.map(({ record, state }) => ({ ...record, liveness: state === 'live' ? 'live' : 'gone' })),
     isSettled: true,
+    settleMs: 0,
   };
   const moves = (await Promise.all(machines.map((machine) => moveOf(store, machine, view, problems)))).flat();
   return { receivers, moves, problems };

@@ -4,7 +4,7 @@
  * A machine that runs here as a copy, or has a job, belongs to the receiver that has the copy or the job: the agent of its home must be there to
  * be ordered home. All others belong where the hash puts them among the receivers that live.
  */
-import { REDIRECTS_MAX } from '../../shared/limits-fleet.js';
+import { HANDOVER_PAUSE_MS, REDIRECTS_MAX } from '../../shared/limits-fleet.js';
 import type { MachineId } from '../../shared/units.js';
 import type { Manifest } from '../catalog/manifest.js';
 import type { Recovery } from '../catalog/recovery.js';
@@ -25,6 +25,8 @@ export interface FleetView {
   readonly members: readonly FleetMember[];
   /** Whether the others were watched for long enough to call one gone. */
   readonly isSettled: boolean;
+  /** So long it takes until all receivers have noticed the same. */
+  readonly settleMs: number;
 }
 
 export interface Placement {
@@ -62,12 +64,17 @@ export interface RouteSoFar {
 
 export const NO_ROUTE: RouteSoFar = { redirects: 0, unreachable: [] };
 
+/** An agent was taken although it belongs to another receiver, and is left alone for a while: it can't get there, or receivers did not agree yet. */
+export interface Stranded {
+  readonly from: string;
+  readonly pauseMs: number;
+}
+
 export type Direction =
   | {
       readonly to: 'here';
       readonly reason: string;
-      /** The receiver that it belongs to and could not get to. */
-      readonly stranded: string | null;
+      readonly stranded: Stranded | null;
     }
   | { readonly to: 'elsewhere'; readonly receiver: FleetMember; readonly reason: string };
 
@@ -78,9 +85,17 @@ export function directionOf({ receiver, reason }: Placement, view: FleetView, ro
   if (receiver.liveness !== 'live')
     return { to: 'here', reason: `${receiver.name} has not shown that it lives`, stranded: null };
   if (route.unreachable.includes(receiver.id))
-    return { to: 'here', reason: `the agent can not reach ${receiver.name}`, stranded: receiver.id };
+    return {
+      to: 'here',
+      reason: `the agent can not reach ${receiver.name}`,
+      stranded: { from: receiver.id, pauseMs: HANDOVER_PAUSE_MS },
+    };
   if (route.redirects >= REDIRECTS_MAX)
-    return { to: 'here', reason: `the agent was redirected ${route.redirects} times`, stranded: receiver.id };
+    return {
+      to: 'here',
+      reason: `the agent was redirected ${route.redirects} times`,
+      stranded: { from: receiver.id, pauseMs: view.settleMs },
+    };
   return { to: 'elsewhere', receiver, reason };
 }
 

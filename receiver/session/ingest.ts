@@ -43,7 +43,7 @@ import { isPull, RestoreSession, type PullMessage } from './restore-session.js';
 import { SegmentHashes } from './segment-hashes.js';
 import type { Policies } from '../catalog/policy-io.js';
 import type { MachineStatus } from './status.js';
-import type { Direction, FleetMember } from '../fleet/placement.js';
+import type { Direction, FleetMember, Stranded } from '../fleet/placement.js';
 import { openSession } from './welcome.js';
 
 /** A transport whose reading can be stopped. */
@@ -90,8 +90,7 @@ export class IngestSession {
   #restore: RestoreSession | null = null;
   readonly #policy: PolicyLink;
   readonly #fleet: FleetLink;
-  /** The receiver that it belongs to and could not get to. */
-  stranded: string | null = null;
+  stranded: Stranded | null = null;
   /** Orders to this agent. */
   readonly home: HomeSession;
 

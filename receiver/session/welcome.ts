@@ -24,7 +24,7 @@ import { diskEntryAtHello } from '../catalog/commit-content.js';
 import { DiskIngest } from './disk-ingest.js';
 import { keysOf } from '../catalog/store-keys.js';
 import { keepStaged } from './staging.js';
-import { NO_ROUTE, type Direction, type FleetMember } from '../fleet/placement.js';
+import { NO_ROUTE, type Direction, type FleetMember, type Stranded } from '../fleet/placement.js';
 import type { Fleet } from '../fleet/fleet.js';
 import { diskVerdict, type DiskVerdict } from './verdict.js';
 
@@ -42,8 +42,7 @@ export interface Elsewhere {
 /** The agent may pull points and commits nothing: nothing was taken over, nothing was written. */
 export interface RestoreWelcome {
   readonly restore: Welcome;
-  /** The receiver that it belongs to and could not get to. */
-  readonly stranded: string | null;
+  readonly stranded: Stranded | null;
 }
 
 /** What an agent that is let in may do. */
@@ -58,8 +57,7 @@ export interface OpenedSession {
   readonly owned: OwnedMachine;
   readonly disks: DiskIngest[];
   readonly welcome: Welcome;
-  /** The receiver that it belongs to and could not get to. */
-  readonly stranded: string | null;
+  readonly stranded: Stranded | null;
 }
 
 interface DiskDecision extends DiskVerdict {

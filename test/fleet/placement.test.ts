@@ -20,7 +20,7 @@ const member = (id: string, liveness: FleetMember['liveness'] = 'live'): FleetMe
   ...{ id, name: id.slice(0, 1), addresses: [`${id.slice(0, 1)}:1`], weight: 1, liveness },
 });
 const viewOf = (self: string, members: readonly FleetMember[], isSettled = true): FleetView => ({
-  ...{ self, members, isSettled },
+  ...{ self, members, isSettled, settleMs: 50 },
 });
 /** A machine that the hash gives to one of A and B. */
 const machineOf = (receiver: string): ReturnType<typeof asMachineId> => {
@@ -153,15 +153,31 @@ describe('handovers', () => {
     expect(move?.waits).toMatch(/watched/);
   });
 
+  it('leave one that receivers sent in circles alone until they have had time to agree, not for longer', () => {
+    const circled = { redirects: REDIRECTS_MAX, unreachable: [] };
+    const direction = directionOf(placementOf(atB, null, both), both, circled);
+    if (direction.to !== 'here') throw new Error('it was sent on');
+    const session = { machine: atB, sinceMs: 5, stranded: direction.stranded };
+    expect(planHandovers([session], both, never, 5 + both.settleMs - 1)[0]?.waits).toMatch(/could not get/);
+    expect(planHandovers([session], both, never, 5 + both.settleMs)[0]?.waits).toBeNull();
+  });
+
   it('leave a machine alone that could not get there, or stayed when asked, for some time', () => {
-    const stranded = [{ machine: atB, sinceMs: 5, stranded: B }];
+    const stranded = [{ machine: atB, sinceMs: 5, stranded: { from: B, pauseMs: HANDOVER_PAUSE_MS } }];
     expect(planHandovers(stranded, both, never, 6)[0]?.waits).toMatch(/could not get/);
     expect(planHandovers(stranded, both, never, 6 + HANDOVER_PAUSE_MS)[0]?.waits).toBeNull();
     const stayed = { to: B, reason: 'it has a job here', atMs: 5 };
     expect(planHandovers(sessions, both, () => stayed, 6)[0]?.waits).toMatch(/it has a job here/);
     expect(planHandovers(sessions, both, () => stayed, 6 + HANDOVER_PAUSE_MS)[0]?.waits).toBeNull();
     // Another receiver is another matter: the one that it could not reach is gone.
-    expect(planHandovers([{ machine: atB, sinceMs: 5, stranded: C }], both, never, 6)[0]?.waits).toBeNull();
+    expect(
+      planHandovers(
+        [{ machine: atB, sinceMs: 5, stranded: { from: C, pauseMs: HANDOVER_PAUSE_MS } }],
+        both,
+        never,
+        6,
+      )[0]?.waits,
+    ).toBeNull();
     expect(planHandovers(sessions, both, () => ({ ...stayed, to: C }), 6)[0]?.waits).toBeNull();
   });
 });
