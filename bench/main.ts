@@ -13,6 +13,7 @@ import { cycleSize } from './cycle-size.js';
 import { failback } from './failback.js';
 import { failover } from './failover.js';
 import { firstCopy } from './first-copy.js';
+import { fleet } from './fleet.js';
 import { longRun } from './long-run.js';
 import { materialise } from './materialise.js';
 import { memory } from './memory.js';
@@ -37,6 +38,7 @@ const BENCHES: readonly Bench[] = [
   failback,
   plannedFailover,
   longRun,
+  fleet,
 ];
 
 function bytesOf(text: string): number {

@@ -17,7 +17,7 @@ import { MIB, type MachineId } from '../../shared/units.js';
 import { freePort, sleep } from '../e2e/lab.js';
 import { Daemon, runToEnd, type Env } from '../e2e/program.js';
 import { randomOf } from '../helpers/random.js';
-import { ChunkShelf, SyntheticAgent } from './synthetic-agent.js';
+import { ChunkShelf, SyntheticAgent, type SyntheticOptions } from './synthetic-agent.js';
 
 const START_LIMIT_MS = 60_000;
 const POLL_MS = 20;
@@ -51,7 +51,10 @@ export class LabReceiver {
     return readFileSync(this.logPath, 'utf8').split('\n');
   }
 
-  async status(): Promise<{ readonly fleet: Record<string, unknown>; readonly machines: { connected: boolean }[] }> {
+  async status(): Promise<{
+    readonly fleet: Record<string, unknown>;
+    readonly machines: { connected: boolean; receivedBytes: number }[];
+  }> {
     const answer = await fetch(`http://127.0.0.1:${this.statusPort}/status`);
     return (await answer.json()) as Awaited<ReturnType<LabReceiver['status']>>;
   }
@@ -132,10 +135,11 @@ export class FleetLab {
     return this.run(await this.enrol(at, name), name, intervalMs);
   }
 
-  run(credentials: Credentials, name: string, intervalMs = 150): SyntheticAgent {
+  run(credentials: Credentials, name: string, intervalMs = 150, more: Partial<SyntheticOptions> = {}): SyntheticAgent {
     const agent = new SyntheticAgent({
       ...{ credentials, hardwareId: name, diskBytes: MIB, shelf: this.#shelf },
       ...{ chunksPerPoint: 2, intervalMs, connectTimeoutMs: 500, random: randomOf(this.agents.length + 1) },
+      ...more,
     });
     this.agents.push(agent);
     this.#running.push(agent.run(this.#stop.signal));
