@@ -33,9 +33,10 @@ export class Proxy {
     });
   }
 
-  static async open(target: number): Promise<Proxy> {
+  /** `port`: where it listens; any that is free unless given. */
+  static async open(target: number, port = 0): Promise<Proxy> {
     const proxy = new Proxy(target);
-    await new Promise<void>((resolve) => proxy.#server.listen(0, '127.0.0.1', resolve));
+    await new Promise<void>((resolve) => proxy.#server.listen(port, '127.0.0.1', resolve));
     return proxy;
   }
 
