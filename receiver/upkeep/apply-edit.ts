@@ -4,7 +4,6 @@
  * Throws code `history-moved` when somebody changed what was planned upon; nothing is changed then. On a crash before the manifest, pages are orphans.
  */
 import { AfterimageError } from '../../shared/errors.js';
-import { failpoint } from '../../shared/failpoints.js';
 import type { DiskId } from '../../shared/units.js';
 import type { ListRef, Manifest, PageRef } from '../catalog/manifest.js';
 import { writeHistoryPage } from '../catalog/manifest-io.js';
@@ -48,7 +47,6 @@ export async function applyEdit(
     const under = writtenUnder(name);
     if (under !== null) written.push(under);
   }
-  failpoint('receiver.upkeep.pages-written');
   const change = async (current: Manifest): Promise<ManifestContent> => {
     const before = history.manifest.pages;
     const added = current.pages.slice(before.length);
@@ -65,9 +63,7 @@ export async function applyEdit(
     return { ...current, pages: [...pages, ...added], tail, disks };
   };
   try {
-    const manifest = await owned.commit(change);
-    failpoint('receiver.upkeep.committed');
-    return manifest;
+    return await owned.commit(change);
   } catch (error) {
     // A commit in doubt may name them yet.
     if (error instanceof AfterimageError && error.code === 'history-moved') owned.landed(written);

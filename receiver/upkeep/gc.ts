@@ -5,7 +5,6 @@
  * Remembers in memory when it first saw an object unnamed: after a restart the delay begins anew. On a crash: some are deleted, the rest is found again.
  */
 import { messageOf } from '../../shared/errors.js';
-import { failpoint } from '../../shared/failpoints.js';
 import { BOUNDARY_STEP, DELETE_BATCH, MANIFESTS_KEPT } from '../../shared/limits-upkeep.js';
 import type { Clock } from '../../shared/clock.js';
 import type { MachineId } from '../../shared/units.js';
@@ -143,7 +142,6 @@ async function deleteAll(
         throw error;
       },
     );
-    failpoint('receiver.upkeep.deleted');
     const still = new Set(kept.map((object) => object.name));
     for (const name of batch) {
       if (still.has(name)) continue;
@@ -173,7 +171,6 @@ async function collectManifests(
   if (next !== null) {
     const content = { version: 1, number: next, epoch: head.epoch, writtenAtMs: clock.nowMs() };
     await store.createIfAbsent(boundaryName(machine, next), sealJson(content));
-    failpoint('receiver.upkeep.boundary-raised');
   }
   // What lay below the boundary before was collected when it was raised, but for what a killed pass left: looked for once.
   const after = memory.sweptManifests ? { after: manifestName(machine, before) } : {};

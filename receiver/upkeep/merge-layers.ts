@@ -4,7 +4,6 @@
  * Changes nothing but to write objects that no manifest names yet: on a crash they are orphans.
  */
 import { corrupt, AfterimageError } from '../../shared/errors.js';
-import { failpoint } from '../../shared/failpoints.js';
 import type { LayerIdentity } from '../../shared/layer/layer.js';
 import { MERGE_INDEX_BYTES_MAX } from '../../shared/limits-upkeep.js';
 import type { DiskId } from '../../shared/units.js';
@@ -89,7 +88,6 @@ export async function writeWinners(
     await sink.abort();
     throw error;
   }
-  failpoint('receiver.upkeep.layers-written');
   await prove(reader, winners, layers);
   const writtenBytes = layers.reduce((sum, layer) => sum + layer.sizeBytes, 0);
   await pace.take(writtenBytes);

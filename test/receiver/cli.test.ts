@@ -135,7 +135,7 @@ describe('afterimage restore', () => {
       [/required option '--to/, 'restore', 'web1', '--point', 'latest'],
       [/unknown option/, 'restore', 'web1', '--point', 'latest', '--to', path, '--frob'],
       [/no store at/, '--store', `file:${folder}/none`, 'machines'],
-      [/not supported/, '--store', 's3://bucket', 'machines'],
+      [/not supported/, '--store', 'ftp://bucket', 'machines'],
       [/no store is given/, '--store', '', 'machines'],
       [/exclude/, 'verify', 'web1', '--all', '--point', '1'],
       [/whole number/, 'points', 'web1', '--limit', '0'],
