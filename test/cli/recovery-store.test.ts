@@ -89,7 +89,9 @@ test('points: generation, and the newest boot check where there is one', async (
   const lines = (await run(['points', 'web1'])).out.split('\n');
   expect(lines[0]).toMatch(/GENERATION +CONSISTENCY +CHANGED +BOOT CHECK +KEPT +REASON/);
   expect(lines[1]).toMatch(/^ +2 .* 2 +crash +4\.00 KiB +- +the newest point +interval$/);
-  expect(lines[2]).toMatch(/^ +1 .* 1 +crash +4\.00 KiB +passed \(tcp, 12\.0 s ago, 2 checks\) +all up to 2h +interval$/);
+  expect(lines[2]).toMatch(
+    /^ +1 .* 1 +crash +4\.00 KiB +passed \(tcp, 12\.0 s ago, 2 checks\) +all up to 2h +interval$/,
+  );
   const json = JSON.parse((await run(['points', 'web1', '--json'])).out) as { points: { bootChecks: unknown[] }[] };
   expect(json.points.map((p) => p.bootChecks.length)).toEqual([0, 2]);
 });
