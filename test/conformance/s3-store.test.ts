@@ -108,7 +108,8 @@ describe.skipIf(missing !== false)('S3', () => {
     it('of writers that died are removed at an opening a day later, not before, and not by readers', async () => {
       const store = await open(urlOf('dead'));
       await write(store, 'layer', large);
-      expect(await uploads('plain')).toBe(1);
+      // What was written leaves behind the writer's back.
+      await expect.poll(() => uploads('plain'), { timeout: 20_000 }).toBe(1);
       const inHours = (hours: number): OpenStoreOptions => ({
         clock: { ...systemClock, nowMs: () => Date.now() + hours * 3_600_000 },
       });
