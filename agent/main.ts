@@ -165,6 +165,26 @@ program
       );
   });
 
+program
+  .command('doctor')
+  .description('look at all that the agent stands on, and say what to do where something is wrong')
+  .option('--json', 'print JSON')
+  .addHelpText('after', '\nExit code 1 when something fails; what is only a warning does not count.\n')
+  .action(async (options: { json?: boolean }) => {
+    const loaded = await config();
+    // Loaded for this command alone: a running agent needs none of it.
+    const [{ collectFacts }, { judge }, { isFine }, { doctorText }] = await Promise.all([
+      import('./doctor/collect/index.js'),
+      import('./doctor/judge.js'),
+      import('./doctor/check.js'),
+      import('./doctor/text.js'),
+    ]);
+    const checks = judge(await collectFacts(loaded, systemClock));
+    if (options.json === true) printJson({ fine: isFine(checks), checks });
+    else print(doctorText(checks));
+    if (!isFine(checks)) process.exitCode = 1;
+  });
+
 const keys = program.command('keys').description('keys with which this machine encrypts before anything leaves it');
 
 /** The key file of the configuration, unless another is named. */

@@ -3,6 +3,7 @@
  * tracepoints. Mounts what is missing (a minimal system has neither); never unmounts. Safe to repeat.
  */
 import { existsSync, mkdirSync, readFileSync, statfsSync } from 'node:fs';
+import { dirname } from 'node:path';
 import { AfterimageError, corrupt } from '../../../shared/errors.js';
 import { mountPseudo } from './bpf.js';
 
@@ -23,6 +24,13 @@ export function ensurePinDirectory(directory: string): void {
       hint: `choose a directory below ${BPFFS_PATH}`,
     });
   }
+}
+
+/** Whether a directory, or the nearest that exists above it, lies on a bpffs. */
+export function isOnBpffs(directory: string): boolean {
+  if (existsSync(directory)) return statfsSync(directory).type === BPFFS_MAGIC;
+  const above = dirname(directory);
+  return above !== directory && isOnBpffs(above);
 }
 
 function tracefsPath(): string {

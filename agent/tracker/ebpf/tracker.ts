@@ -3,7 +3,7 @@
  * Marks live in kernel maps that are pinned below `pinDirectory`: the agent may die at any instruction and come back.
  * One process at a time may use a pin directory (the agent holds its own lock).
  */
-import { existsSync, mkdirSync, readdirSync } from 'node:fs';
+import { mkdirSync, readdirSync } from 'node:fs';
 import type { BlockSet } from '../../../shared/blocks/block-set.js';
 import { systemClock, type Clock } from '../../../shared/clock.js';
 import { AfterimageError } from '../../../shared/errors.js';
@@ -19,11 +19,11 @@ import type {
 } from '../tracker.js';
 import { armDisk, describe, startSeries, type ArmContext, type Armed } from './arm.js';
 import type { ArmedDisk } from './armed-disk.js';
-import { KERNEL_BTF_PATH } from './btf.js';
 import { Control, waitForStragglers, type EpochIndex } from './control.js';
 import { readKernelTypes, type KernelTypes } from './kernel-types.js';
 import { BPFFS_PATH, ensurePinDirectory } from './mounts.js';
 import { removePins } from './objects.js';
+import { bestMode } from './probe.js';
 import type { TestOnlyDisable } from './programs.js';
 import { possibleCpus } from './statistics.js';
 
@@ -59,7 +59,7 @@ export class EbpfTracker implements MarkTracker {
   #stragglerWaitsMs = 0;
 
   constructor(options: EbpfTrackerOptions = {}) {
-    this.mode = options.mode ?? (existsSync(KERNEL_BTF_PATH) ? 'btf' : 'tracepoint');
+    this.mode = options.mode ?? bestMode();
     this.#pinDirectory = options.pinDirectory ?? DEFAULT_PIN_DIRECTORY;
     this.#clock = options.clock ?? systemClock;
     this.#disable = options.testOnlyDisable;
