@@ -375,6 +375,12 @@ export const SERVE_CACHE_BYTES_MAX = 4 * GIB;
 export const COPY_CACHE_BYTES = 8 * 1024 * MIB;
 /** Decoded chunks that a volume's content keeps (4 MiB): as many as a sequential client with some requests in flight is in the middle of. */
 export const DECODED_CHUNKS_KEPT = 16;
+/** Threads that read, decompress and prove layers: two keep the disk and two processors busy; more gained nothing on two (measured). */
+export const CHUNK_THREADS = 2;
+/** Spans that a thread has been given: the one that it is at, and the next, so that it needn't wait for an answer to be read. */
+export const THREAD_JOBS_AHEAD = 2;
+/** Chunks in memory that threads share with a volume (8 MiB): those that it keeps, and as many on their way. */
+export const SHARED_ROOMS = 32;
 /** A volume fetches at most this at once from its recovery point: as much as one ranged read of a layer. */
 export const FETCH_BYTES_MAX = READ_BYTES_MAX;
 /** Fetches at once for one window that is read ahead: half of a window is on its way while the client comes through the other half. */

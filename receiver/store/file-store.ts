@@ -141,13 +141,13 @@ export class FileStore implements ObjectStore {
         `object ${name} ends at byte ${offset + got}, ${offset + lengthBytes} were expected`,
       );
     };
-    try {
-      return await this.#open.use(join(this.#root, name), read);
-    } catch (error) {
-      if (!isAbsent(error)) throw storeError(`reading ${name}`, error);
-      throw new AfterimageError(`object ${name} is absent`, { code: 'object-absent', kind: 'not-found' });
-    }
+    return this.#withOpen(name, read);
   }
+
+  readonly lend = async <T>(name: string, _lengthBytes: number, use: (fd: number) => Promise<T>): Promise<T> => {
+    checkName(name);
+    return this.#withOpen(name, use);
+  };
 
   async head(name: string): Promise<ObjectInfo | null> {
     checkName(name);
@@ -184,6 +184,15 @@ export class FileStore implements ObjectStore {
 
   close(): Promise<void> {
     return this.#open.close();
+  }
+
+  async #withOpen<T>(name: string, use: (fd: number) => Promise<T>): Promise<T> {
+    try {
+      return await this.#open.use(join(this.#root, name), use);
+    } catch (error) {
+      if (!isAbsent(error)) throw storeError(`reading ${name}`, error);
+      throw new AfterimageError(`object ${name} is absent`, { code: 'object-absent', kind: 'not-found' });
+    }
   }
 
   async #writer(name: string): Promise<FileWriter> {

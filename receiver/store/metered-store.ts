@@ -7,6 +7,7 @@ import type { RequestKind, RequestWatch } from './watch.js';
 
 export class MeteredStore implements ObjectStore {
   readonly url: string;
+  readonly lend: ObjectStore['lend'];
   readonly #under: ObjectStore;
   readonly #watch: RequestWatch;
   readonly #clock: Clock;
@@ -16,6 +17,8 @@ export class MeteredStore implements ObjectStore {
     this.#under = under;
     this.#watch = watch;
     this.#clock = clock;
+    const lend = under.lend;
+    this.lend = lend && ((name, lengthBytes, use) => this.#lent(() => lend(name, lengthBytes, use), lengthBytes));
   }
 
   async createIfAbsent(name: string, bytes: Buffer): Promise<CreateResult> {
@@ -47,6 +50,12 @@ export class MeteredStore implements ObjectStore {
     const bytes = await this.#request('read', () => this.#under.read(name, offset, lengthBytes, room));
     this.#watch.moved('read', lengthBytes);
     return bytes;
+  }
+
+  async #lent<T>(work: () => Promise<T>, lengthBytes: number): Promise<T> {
+    const result = await this.#request('read', work);
+    this.#watch.moved('read', lengthBytes);
+    return result;
   }
 
   head(name: string): Promise<ObjectInfo | null> {

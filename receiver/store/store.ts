@@ -38,6 +38,11 @@ export interface ObjectStore {
    * `room`: memory of at least that length that the store may read into, instead of taking its own for each read.
    */
   read(name: string, offset: number, lengthBytes: number, room?: Buffer): Promise<Buffer>;
+  /**
+   * Lends a descriptor of an object to `use`, which reads `lengthBytes` of it on another thread. Absent where objects aren't files of this host. Throws
+   * what read() throws when it can't be opened, and what `use` throws.
+   */
+  readonly lend?: (<T>(name: string, lengthBytes: number, use: (fd: number) => Promise<T>) => Promise<T>) | undefined;
   /** Null when absent. */
   head(name: string): Promise<ObjectInfo | null>;
   /** All objects whose name starts with `prefix` (a folder, ending in `/`), ascending by name. */

@@ -6,7 +6,8 @@ import { corrupt } from '../../shared/errors.js';
 import { COMPRESS_BESIDE_BYTES_MIN } from '../../shared/limits.js';
 import { chunkHash, decodeChunkData, decodeChunkDataBeside } from '../../shared/layer/chunk.js';
 import type { LayerIndex } from '../../shared/layer/layer.js';
-import { blockMismatch, inLayer, type ReadChunk, type StoredChunk } from './layer-reader.js';
+import type { ReadChunk, StoredChunk } from './disk-keys.js';
+import { blockMismatch, inLayer } from './layer-errors.js';
 import type { Piece } from './unit-work.js';
 
 /** Decompresses a chunk into `plain` and checks the blocks of `pieces`; returns the XOR of their hashes. */
@@ -50,7 +51,7 @@ export async function decodeBeside(name: string, chunk: ReadChunk, plain: Buffer
 /** Checks the blocks of `pieces` in a chunk's `plain` bytes; returns the XOR of their hashes. */
 export function checkPieces(
   name: string,
-  index: LayerIndex,
+  index: Pick<LayerIndex, 'hashes'>,
   chunk: ReadChunk,
   pieces: readonly Piece[],
   plain: Buffer,

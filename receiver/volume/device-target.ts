@@ -12,9 +12,11 @@ import { giveBackAligned, takeAligned } from './aligned-pool.js';
 import { readFully, writeFully } from './fd-io.js';
 import { deviceSizeBytes, logicalBlockBytes, zeroDeviceRange } from './native-io.js';
 import { checkDeviceUnused, deviceIdentity } from './target-checks.js';
-import { refused, targetError, type RestoreTarget, type TargetOptions } from './target.js';
+import { targetError } from './target-error.js';
+import { asItIs, refused, type RestoreTarget, type TargetOptions, type TargetOutlet } from './target.js';
 
 const SAMPLE_BYTES = 4096;
+const SECTOR_BYTES = 512;
 
 async function openExclusively(path: string, flags: number): Promise<FileHandle> {
   try {
@@ -42,6 +44,7 @@ export async function openDeviceTarget(path: string, dev: number, options: Targe
   const real = await realpath(path);
   await checkDeviceUnused(real, dev);
   let handle = await openExclusively(real, constants.O_DIRECT);
+  let isDirect = true;
   try {
     const deviceBytes = deviceSizeBytes(handle.fd);
     if (deviceBytes < options.sizeBytes) {
@@ -54,8 +57,9 @@ export async function openDeviceTarget(path: string, dev: number, options: Targe
       // The disk ends within a sector of this device: only the page cache can write a part of one.
       await handle.close();
       handle = await openExclusively(real, 0);
+      isDirect = false;
     }
-    return new DeviceTarget(real, handle, options.sizeBytes, await deviceIdentity(dev, deviceBytes));
+    return new DeviceTarget(real, handle, isDirect, options.sizeBytes, await deviceIdentity(dev, deviceBytes));
   } catch (error) {
     await handle.close().catch(() => undefined);
     throw error;
@@ -69,12 +73,14 @@ class DeviceTarget implements RestoreTarget {
   readonly identity: string;
   readonly #handle: FileHandle;
   readonly #sizeBytes: number;
+  readonly #isDirect: boolean;
   #kernelZeroes = true;
 
-  constructor(path: string, handle: FileHandle, sizeBytes: number, identity: string) {
+  constructor(path: string, handle: FileHandle, isDirect: boolean, sizeBytes: number, identity: string) {
     this.path = path;
     this.identity = identity;
     this.#handle = handle;
+    this.#isDirect = isDirect;
     this.#sizeBytes = sizeBytes;
   }
 
@@ -166,6 +172,17 @@ class DeviceTarget implements RestoreTarget {
 
   nextData(): undefined {
     return undefined;
+  }
+
+  outlet(): TargetOutlet {
+    const { fd } = this.#handle;
+    const { path } = this;
+    // Everything is a multiple of the device's sectors, or the device was opened for the page cache.
+    return asItIs(
+      this.#isDirect
+        ? { path, direct: fd, directBytes: SECTOR_BYTES, cached: null }
+        : { path, direct: null, directBytes: SECTOR_BYTES, cached: fd },
+    );
   }
 
   async close(): Promise<void> {

@@ -12,7 +12,8 @@ import { syncFolder } from '../../shared/durable-file.js';
 import { readFully, writeFully } from './fd-io.js';
 import { dropPageCache, preallocate, tryLock } from './native-io.js';
 import { checkFileUnused } from './target-checks.js';
-import { refused, targetError, type RestoreTarget, type TargetOptions } from './target.js';
+import { targetError } from './target-error.js';
+import { asItIs, refused, type RestoreTarget, type TargetOptions, type TargetOutlet } from './target.js';
 
 /** What the offset, the length and the memory of a write around the page cache are multiples of, on any disk. */
 const DIRECT_BYTES = 4096;
@@ -157,6 +158,11 @@ export class FileTarget implements RestoreTarget {
 
   nextData(offset: number): readonly [number, number] | null | undefined {
     return nextData(this.#use().fd, offset, this.#options.sizeBytes);
+  }
+
+  outlet(): TargetOutlet {
+    const direct = this.#direct !== undefined && this.#directWorks ? this.#direct.fd : null;
+    return asItIs({ path: this.path, direct, directBytes: DIRECT_BYTES, cached: this.#use().fd });
   }
 
   async close(): Promise<void> {

@@ -30,6 +30,9 @@ import type { DiskId, MachineId } from '../../shared/units.js';
 import type { ObjectStore } from '../store/store.js';
 import { DiskKeys, type ReadChunk, type StoredChunk } from './disk-keys.js';
 import { IndexCache } from './index-cache.js';
+import { inLayer, LAYER_HINT } from './layer-errors.js';
+import { chunkThreads, type ChunkThreads } from './threads/pool.js';
+import type { SpanJob, SpanResult } from './threads/span-job.js';
 
 export type { ReadChunk, StoredChunk } from './disk-keys.js';
 
@@ -39,10 +42,8 @@ export interface LayerOwner {
   readonly blockBytes: number;
 }
 
-const HINT =
-  'Points that need it can not be restored: see `afterimage verify`, pick another point, ask for a resynchronisation.';
-
-interface Span {
+/** A range of a layer's stored bytes, and the chunks in it. */
+export interface Span {
   readonly offset: number;
   readonly end: number;
   readonly chunks: readonly number[];
@@ -77,9 +78,12 @@ export class LayerReader {
   readonly #cache: IndexCache;
   /** What of this disk can be decrypted here. */
   readonly keys: DiskKeys;
+  readonly #threads: ChunkThreads;
+  #metSealed = false;
 
-  constructor(store: ObjectStore, owner: LayerOwner, cache = new IndexCache()) {
+  constructor(store: ObjectStore, owner: LayerOwner, cache = new IndexCache(), threads = chunkThreads) {
     this.#store = store;
+    this.#threads = threads;
     this.owner = owner;
     this.keys = new DiskKeys(store, owner.machine, owner.disk);
     this.#cache = cache;
@@ -173,9 +177,24 @@ export class LayerReader {
     }
   }
 
+  /** Whether spans can be worked off by threads: the layers are files here, and nothing that was met was encrypted. */
+  get takesThreads(): boolean {
+    return this.#store.lend !== undefined && !this.#metSealed;
+  }
+
+  /** Has a thread work a span off. Throws what reading it throws; what is wrong with single chunks is in the result. */
+  async onThread(layer: LayerRef, job: SpanJob): Promise<SpanResult> {
+    const name = this.nameOf(layer);
+    const { lend } = this.#store;
+    if (lend === undefined) throw new Error('the layers of this store are no files of this host');
+    const result = await named(name, () => lend(name, job.lengthBytes, (fd) => this.#threads.run(fd, job)));
+    if (result.isSealed) this.#metSealed = true;
+    return result;
+  }
+
   async #loadIndex(layer: LayerRef, name: string): Promise<LayerIndex> {
     if (layer.sizeBytes < LAYER_HEADER_BYTES + LAYER_FOOTER_BYTES) {
-      throw corrupt('layer-truncated', `layer ${name} has ${layer.sizeBytes} bytes by its manifest`, HINT);
+      throw corrupt('layer-truncated', `layer ${name} has ${layer.sizeBytes} bytes by its manifest`, LAYER_HINT);
     }
     // An ordinary cycle's layer is small: one read gets all of it. Larger ones take one for the header and one or two for the end.
     const tailBytes = Math.min(layer.sizeBytes, LAYER_TAIL_BYTES);
@@ -197,7 +216,7 @@ export class LayerReader {
         throw corrupt(
           'layer-index',
           `index of layer ${name} says that chunk ${i} has ${chunk.lengthBytes} bytes`,
-          HINT,
+          LAYER_HINT,
         );
       }
     }
@@ -209,38 +228,29 @@ export class LayerReader {
       throw corrupt(
         'layer-index',
         `index of layer ${name} has ${footer.indexBytes} bytes, more than any can have`,
-        HINT,
+        LAYER_HINT,
       );
     }
     if (digestToText(footer.indexChecksum) !== layer.indexChecksum) {
-      throw corrupt('layer-misplaced', `layer ${name} is not the one that its manifest names: other index`, HINT);
+      throw corrupt('layer-misplaced', `layer ${name} is not the one that its manifest names: other index`, LAYER_HINT);
     }
   }
 
-  async #read(name: string, offset: number, lengthBytes: number, room?: Buffer): Promise<Buffer> {
-    try {
-      return await this.#store.read(name, offset, lengthBytes, room);
-    } catch (error) {
-      if (!(error instanceof AfterimageError)) throw error;
-      if (error.kind === 'not-found') throw corrupt('layer-missing', `layer ${name} is missing from the store`, HINT);
-      if (error.code === 'object-short')
-        throw corrupt('layer-truncated', `layer ${name} is truncated: ${error.message}`, HINT);
-      throw error;
-    }
+  #read(name: string, offset: number, lengthBytes: number, room?: Buffer): Promise<Buffer> {
+    return named(name, () => this.#store.read(name, offset, lengthBytes, room));
   }
 }
 
-/** Adds to an error of the chunk format where it was met. */
-export function inLayer(name: string, where: string, error: unknown): unknown {
-  if (!(error instanceof AfterimageError) || error.kind !== 'corrupt') return error;
-  return new AfterimageError(`layer ${name}, ${where}: ${error.message}`, {
-    code: error.code,
-    kind: 'corrupt',
-    hint: HINT,
-    cause: error,
-  });
+/** Says of what a reading met what it means for the layer. */
+async function named<T>(name: string, read: () => Promise<T>): Promise<T> {
+  try {
+    return await read();
+  } catch (error) {
+    if (!(error instanceof AfterimageError)) throw error;
+    if (error.kind === 'not-found')
+      throw corrupt('layer-missing', `layer ${name} is missing from the store`, LAYER_HINT);
+    if (error.code === 'object-short')
+      throw corrupt('layer-truncated', `layer ${name} is truncated: ${error.message}`, LAYER_HINT);
+    throw error;
+  }
 }
-
-/** A block whose plain bytes are not what the index says. */
-export const blockMismatch = (name: string, block: number): AfterimageError =>
-  corrupt('block-hash', `layer ${name}, block ${block}: its bytes do not match its hash`, HINT);

@@ -8,7 +8,7 @@ import { corrupt } from '../../shared/errors.js';
 import { dataClusters, type LayOutContext } from './data-clusters.js';
 import type { FileTarget } from './file-target.js';
 import { CLUSTER_BYTES, Qcow2Layout } from './qcow2-layout.js';
-import type { RestoreTarget } from './target.js';
+import type { RestoreTarget, TargetOutlet } from './target.js';
 
 const UNFINISHED =
   'Afterimage: this restore to a qcow2 image is not finished. Run the same command again: it continues.\n';
@@ -52,17 +52,10 @@ export class Qcow2Target implements RestoreTarget {
   }
 
   async write(offset: number, bytes: Buffer): Promise<void> {
-    const layout = this.#use();
-    for (let done = 0; done < bytes.length;) {
-      const run = layout.nextData(offset + done);
-      const host = layout.hostOffset(offset + done);
-      if (run === null || host === undefined) {
-        // The layout is made of the same indexes that the restore follows.
-        throw corrupt('layout-mismatch', `${this.path} has no place for data at byte ${offset + done} of the disk`);
-      }
-      const n = Math.min(bytes.length - done, run[1] - offset - done);
-      await this.#file.write(host, bytes.subarray(done, done + n));
-      done += n;
+    let done = 0;
+    for (const place of this.#places(offset, bytes.length)) {
+      await this.#file.write(place.offset, bytes.subarray(done, done + place.lengthBytes));
+      done += place.lengthBytes;
     }
   }
 
@@ -104,8 +97,28 @@ export class Qcow2Target implements RestoreTarget {
     return this.#use().nextData(offset);
   }
 
+  outlet(): TargetOutlet {
+    return { outlet: this.#file.outlet().outlet, places: (offset, lengthBytes) => this.#places(offset, lengthBytes) };
+  }
+
   close(): Promise<void> {
     return this.#file.close();
+  }
+
+  /** Where a range of the disk lies in the file. */
+  *#places(offset: number, lengthBytes: number): Generator<{ offset: number; lengthBytes: number }> {
+    const layout = this.#use();
+    for (let done = 0; done < lengthBytes;) {
+      const run = layout.nextData(offset + done);
+      const host = layout.hostOffset(offset + done);
+      if (run === null || host === undefined) {
+        // The layout is made of the same indexes that the restore follows.
+        throw corrupt('layout-mismatch', `${this.path} has no place for data at byte ${offset + done} of the disk`);
+      }
+      const n = Math.min(lengthBytes - done, run[1] - offset - done);
+      yield { offset: host, lengthBytes: n };
+      done += n;
+    }
   }
 
   #use(): Qcow2Layout {

@@ -7,7 +7,8 @@ import { READ_BYTES_MAX, READS_IN_FLIGHT } from '../../shared/limits.js';
 import { giveBackAligned, takeAligned } from './aligned-pool.js';
 import { cancelled } from './plan-point.js';
 import type { Progress } from './progress.js';
-import { targetError, type RestoreTarget } from './target.js';
+import { targetError } from './target-error.js';
+import type { RestoreTarget } from './target.js';
 
 export async function readBackDigest(
   target: RestoreTarget,

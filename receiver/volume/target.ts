@@ -9,6 +9,7 @@ import type { LayOutContext } from './data-clusters.js';
 import { openDeviceTarget } from './device-target.js';
 import { openFileTarget } from './file-target.js';
 import { Qcow2Target } from './qcow2-target.js';
+import type { Outlet } from './threads/span-job.js';
 
 export interface RestoreTarget {
   /** Absolute path, links resolved as far as they exist. */
@@ -37,8 +38,22 @@ export interface RestoreTarget {
   read(offset: number, into: Buffer): Promise<number>;
   /** Next [start, end) of data at or after `offset`; null when the rest is a hole; undefined when not known. */
   nextData(offset: number): readonly [number, number] | null | undefined;
+  /** For writing from other threads; null where only write() does. Fetched anew for each unit: what it says may change. */
+  outlet(): TargetOutlet | null;
   close(): Promise<void>;
 }
+
+export interface TargetOutlet {
+  readonly outlet: Outlet;
+  /** Where a range of the disk lies in it. */
+  places(offset: number, lengthBytes: number): Iterable<{ readonly offset: number; readonly lengthBytes: number }>;
+}
+
+/** A disk that lies in its target as it is. */
+export const asItIs = (outlet: Outlet): TargetOutlet => ({
+  outlet,
+  places: (offset, lengthBytes) => [{ offset, lengthBytes }],
+});
 
 export interface TargetOptions {
   /** Bytes of the disk to be restored. */
@@ -86,17 +101,3 @@ export async function openTarget(path: string, options: TargetOptions): Promise<
 
 export const refused = (code: string, message: string, hint: string): AfterimageError =>
   new AfterimageError(message, { code, kind: 'refused', hint });
-
-/** Wraps a failed system call on a target. */
-export function targetError(what: string, cause: unknown): AfterimageError {
-  if (cause instanceof AfterimageError) return cause;
-  const full = errnoOf(cause) === 'ENOSPC' || errnoOf(cause) === 'EDQUOT';
-  return new AfterimageError(`${what}: ${messageOf(cause)}`, {
-    code: full ? 'target-full' : 'target-io',
-    kind: 'io',
-    hint: full
-      ? 'Free space there and run the same command again: it continues.'
-      : 'See the kernel log; once the target works, run the same command again: it continues.',
-    cause,
-  });
-}

@@ -6,16 +6,19 @@
 import { digestFromText, digestToText } from '../../shared/blocks/hash.js';
 import { systemClock, type Clock } from '../../shared/clock.js';
 import { AfterimageError, messageOf } from '../../shared/errors.js';
-import { CHUNK_PLAIN_BYTES_MAX, RESTORE_WORKERS } from '../../shared/limits.js';
+import { RESTORE_WORKERS } from '../../shared/limits.js';
 import type { LayerIndex } from '../../shared/layer/layer.js';
+import type { LayerRef } from '../catalog/manifest.js';
 import type { PointDisk } from '../catalog/reader.js';
 import { digestOfUnit } from './block-hashes.js';
 import { giveBackAligned, takeAligned } from './aligned-pool.js';
 import { provePieces } from './chunk-check.js';
-import type { LayerReader } from './layer-reader.js';
+import { spansOf, type LayerReader } from './layer-reader.js';
 import { cancelled } from './plan-point.js';
 import { Progress, type OnProgress } from './progress.js';
 import type { PlanUnit, ReadPlan } from './read-plan.js';
+import { errorOf } from './threads/error-parts.js';
+import { spanJob, type ChunkWish } from './threads/span-job.js';
 import { byChunk, workOf, type Piece } from './unit-work.js';
 
 /** Which chunks of which layers are proven: one bit each. */
@@ -101,22 +104,62 @@ async function proveUnit(
   const name = reader.nameOf(unit.layer);
   const needed = [...byChunk(workOf(plan, unit, index).pieces).keys()].filter((chunk) => !ledger.has(name, chunk));
   if (needed.length === 0) return 0;
+  // All that the index has of the chunk, not only what wins here: so the ledger's word holds for every point.
   const all = allPieces(index);
-  const plain = Buffer.allocUnsafe(CHUNK_PLAIN_BYTES_MAX);
-  const rooms = [takeAligned(), takeAligned()] as const;
   let bytes = 0;
+  const onProven = (chunk: number): void => {
+    if (signal?.aborted) throw cancelled('verification');
+    ledger.add(name, chunk, index.chunks.length);
+    bytes += index.chunks[chunk]?.lengthBytes ?? 0;
+  };
+  const left = reader.takesThreads ? await proveOnThreads(reader, unit.layer, index, needed, all, onProven) : needed;
+  if (left.length > 0) await proveHere(reader, unit.layer, index, left, all, onProven);
+  return bytes;
+}
+
+type OnProven = (chunk: number) => void;
+type PiecesOf = ReadonlyMap<number, readonly Piece[]>;
+
+/** Returns the chunks that have to be done here. */
+async function proveOnThreads(
+  reader: LayerReader,
+  layer: LayerRef,
+  index: LayerIndex,
+  chunks: readonly number[],
+  all: PiecesOf,
+  onProven: OnProven,
+): Promise<readonly number[]> {
+  const wishOf = (chunk: number): ChunkWish => ({ pieces: all.get(chunk) ?? [], roomAt: null, puts: [] });
+  const left: number[] = [];
+  for (const span of spansOf(index.chunks, chunks)) {
+    const job = spanJob(reader.nameOf(layer), reader.owner.blockBytes, index, span, wishOf);
+    const { isSealed, failures } = await reader.onThread(layer, job);
+    const [failure] = failures;
+    if (failure !== undefined) throw errorOf(failure.error);
+    if (isSealed) left.push(...span.chunks);
+    else span.chunks.forEach(onProven);
+  }
+  return left;
+}
+
+async function proveHere(
+  reader: LayerReader,
+  layer: LayerRef,
+  index: LayerIndex,
+  chunks: readonly number[],
+  all: PiecesOf,
+  onProven: OnProven,
+): Promise<void> {
+  const plain = takeAligned();
+  const rooms = [takeAligned(), takeAligned()] as const;
   try {
-    for await (const chunk of reader.chunks(unit.layer, index, needed, rooms)) {
-      if (signal?.aborted) throw cancelled('verification');
-      // All that the index has of the chunk, not only what wins here: so the ledger's word holds for every point.
-      provePieces(name, index, chunk, all.get(chunk.number) ?? [], plain);
-      ledger.add(name, chunk.number, index.chunks.length);
-      bytes += chunk.bytes.length;
+    for await (const chunk of reader.chunks(layer, index, chunks, rooms)) {
+      provePieces(reader.nameOf(layer), index, chunk, all.get(chunk.number) ?? [], plain);
+      onProven(chunk.number);
     }
   } finally {
-    rooms.forEach(giveBackAligned);
+    [plain, ...rooms].forEach(giveBackAligned);
   }
-  return bytes;
 }
 
 /** All that an index has of its chunks' data. */

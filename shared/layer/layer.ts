@@ -448,7 +448,8 @@ export function decodeIndex(
   if (hashes !== hashCount) bad(`${hashCount} hashes for ${hashes} blocks`);
   if (opener === 'structure' && keyId !== 0) return index;
   const plain = keyId === 0 ? b.subarray(at) : openHashes(b, at, keyId, opener === 'structure' ? undefined : opener);
-  for (let i = 0; i < hashCount; i++) index.hashes[i] = plain.readBigUInt64LE(i * 8);
+  // All at once, as this runs on little-endian processors only: one by one they are a number object each.
+  Buffer.from(index.hashes.buffer).set(plain.subarray(0, index.hashes.byteLength));
   return index;
 }
 

@@ -18,7 +18,7 @@ export async function restoreToMemory({ reader, plan, disk }: Planned): Promise<
       blocks.set((offset + at) / blockBytes, block);
     }
   };
-  const target = { knownZero: true, write } as unknown as RestoreTarget;
+  const target = { knownZero: true, write, outlet: () => null } as unknown as RestoreTarget;
   const progress = new Progress('restore', sizeBytes, 0, systemClock, undefined);
   const { signal } = new AbortController();
   let digest = 0n;

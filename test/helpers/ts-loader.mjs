@@ -6,9 +6,9 @@
 import { existsSync, readFileSync } from 'node:fs';
 import { register } from 'node:module';
 import { fileURLToPath, URL } from 'node:url';
-import { isMainThread } from 'node:worker_threads';
 
-if (isMainThread) register(import.meta.url);
+// In each thread: threads of this version of Node don't share what one of them registers.
+register(import.meta.url);
 
 export async function resolve(specifier, context, next) {
   if (specifier.startsWith('.') && specifier.endsWith('.js') && context.parentURL !== undefined) {

@@ -1,0 +1,116 @@
+/**
+ * The threads that bring spans of layers from the store's files to plain, proven bytes. Started when first needed, one pool per process. They don't
+ * keep the process alive; a thread that dies fails what it was at, and is replaced.
+ */
+import { extname } from 'node:path';
+import { Worker } from 'node:worker_threads';
+import { AfterimageError, messageOf } from '../../../shared/errors.js';
+import { CHUNK_THREADS, THREAD_JOBS_AHEAD } from '../../../shared/limits.js';
+import { errorOf } from './error-parts.js';
+import type { ErrorParts, SpanJob, SpanResult } from './span-job.js';
+
+export interface SpanOrder {
+  readonly id: number;
+  readonly fd: number;
+  readonly job: SpanJob;
+}
+
+export interface SpanAnswer {
+  readonly id: number;
+  readonly result?: SpanResult;
+  readonly error?: ErrorParts;
+}
+
+interface Pending {
+  readonly order: SpanOrder;
+  readonly resolve: (result: SpanResult) => void;
+  readonly reject: (error: Error) => void;
+}
+
+interface Thread {
+  readonly worker: Worker;
+  /** What it was given and hasn't answered yet. */
+  readonly pending: Map<number, Pending>;
+}
+
+/** As this file is, so that it also runs where sources are run as they are. */
+const ENTRY = new URL(`./thread${extname(import.meta.url)}`, import.meta.url);
+
+export class ChunkThreads {
+  readonly #count: number;
+  readonly #threads = new Set<Thread>();
+  readonly #waiting: Pending[] = [];
+  #orders = 0;
+
+  constructor(count = CHUNK_THREADS) {
+    this.#count = count;
+  }
+
+  /** Rejects with what the span met as a whole. The job may not be changed any more. */
+  run(fd: number, job: SpanJob): Promise<SpanResult> {
+    return new Promise((resolve, reject) => {
+      this.#waiting.push({ order: { id: this.#orders++, fd, job }, resolve, reject });
+      this.#give();
+    });
+  }
+
+  /** Ends all threads; what they were at fails. The next job starts new ones. */
+  async close(): Promise<void> {
+    await Promise.all([...this.#threads].map((thread) => thread.worker.terminate()));
+  }
+
+  #give(): void {
+    while (this.#waiting.length > 0) {
+      const thread = this.#least();
+      if (thread === undefined) return;
+      const pending = this.#waiting.shift() as Pending;
+      if (thread.pending.size === 0) thread.worker.ref();
+      thread.pending.set(pending.order.id, pending);
+      thread.worker.postMessage(pending.order);
+    }
+  }
+
+  /** The thread that has least to do; undefined when all have enough. */
+  #least(): Thread | undefined {
+    let least: Thread | undefined;
+    for (const thread of this.#threads) {
+      if (least === undefined || thread.pending.size < least.pending.size) least = thread;
+    }
+    if (least?.pending.size !== 0 && this.#threads.size < this.#count) return this.#start();
+    return least !== undefined && least.pending.size < THREAD_JOBS_AHEAD ? least : undefined;
+  }
+
+  #start(): Thread {
+    const worker = new Worker(ENTRY, { name: 'chunks' });
+    const thread: Thread = { worker, pending: new Map() };
+    this.#threads.add(thread);
+    worker.on('message', (answer: SpanAnswer) => this.#answered(thread, answer));
+    worker.on('error', (error) => this.#died(thread, messageOf(error)));
+    worker.on('exit', (code) => this.#died(thread, `it ended with code ${code}`));
+    worker.unref();
+    return thread;
+  }
+
+  #answered(thread: Thread, { id, result, error }: SpanAnswer): void {
+    const pending = thread.pending.get(id);
+    thread.pending.delete(id);
+    if (thread.pending.size === 0) thread.worker.unref();
+    if (result !== undefined) pending?.resolve(result);
+    else if (error !== undefined) pending?.reject(errorOf(error));
+    this.#give();
+  }
+
+  #died(thread: Thread, why: string): void {
+    this.#threads.delete(thread);
+    for (const pending of thread.pending.values()) {
+      pending.reject(
+        new AfterimageError(`a thread that reads layers died: ${why}`, { code: 'thread-died', kind: 'internal' }),
+      );
+    }
+    thread.pending.clear();
+    this.#give();
+  }
+}
+
+/** The process's. */
+export const chunkThreads = new ChunkThreads();

@@ -1,0 +1,148 @@
+/**
+ * Spans of layers worked off by threads: what comes out, what isn't put anywhere, and what becomes of jobs whose thread dies.
+ */
+import { constants } from 'node:fs';
+import { open, readFile, writeFile, type FileHandle } from 'node:fs/promises';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { openStore } from '../../receiver/store/open.js';
+import { LayerReader, spansOf } from '../../receiver/volume/layer-reader.js';
+import { ChunkThreads } from '../../receiver/volume/threads/pool.js';
+import { SharedRooms } from '../../receiver/volume/threads/shared-rooms.js';
+import { spanJob, type Outlet, type SpanJob } from '../../receiver/volume/threads/span-job.js';
+import { allPieces } from '../../receiver/volume/verify.js';
+import { layerName } from '../../receiver/catalog/names.js';
+import type { LayerIndex } from '../../shared/layer/layer.js';
+import { MIB } from '../../shared/units.js';
+import { removeTempFolders, tempFolder } from '../helpers/folders.js';
+import { Chain, DISK, MACHINE } from '../helpers/layers.js';
+
+removeTempFolders();
+
+const BLOCKS = 640;
+const BLOCK_BYTES = 4096;
+const PIECE_BYTES = 64 * BLOCK_BYTES;
+
+describe('threads', () => {
+  const threads = new ChunkThreads(2);
+  let folder: string;
+  let chain: Chain;
+  let path: string;
+  let index: LayerIndex;
+  let file: FileHandle;
+  const plain = (): Buffer => Buffer.concat(Array.from({ length: BLOCKS }, (_, i) => chain.current.get(i) as Buffer));
+
+  beforeAll(async () => {
+    folder = await tempFolder('threads');
+    const store = await openStore(`file:${folder}/store`, { create: true });
+    chain = new Chain(store, { sizeBytes: 64 * MIB, blockBytes: BLOCK_BYTES });
+    chain.apply([{ first: 0, blocks: Array.from({ length: BLOCKS }, (_, i) => chain.block(i, 'x', false)) }]);
+    const base = await chain.base(0, 1);
+    chain.point(1);
+    await chain.publish();
+    index = await new LayerReader(store, chain.owner).index(base);
+    path = `${folder}/store/${layerName(MACHINE, DISK, base)}`;
+    file = await open(path);
+    await store.close();
+  });
+  afterAll(async () => {
+    await file.close();
+    await threads.close();
+  });
+
+  const jobs = (outlet: Outlet | null, rooms?: SharedRooms): SpanJob[] => {
+    const all = allPieces(index);
+    return spansOf(index.chunks, [...index.chunks.keys()]).map((span) =>
+      spanJob(
+        'layer',
+        BLOCK_BYTES,
+        index,
+        span,
+        (chunk) => ({
+          pieces: all.get(chunk) ?? [],
+          roomAt: rooms === undefined ? null : (rooms.take(1)?.[0]?.at ?? null),
+          puts: outlet === null ? [] : [{ from: 0, offset: chunk * PIECE_BYTES, lengthBytes: PIECE_BYTES }],
+        }),
+        { outlet, memory: rooms?.memory ?? null },
+      ),
+    );
+  };
+
+  it('prove, decompress into shared memory, and add up to the digest', async () => {
+    const rooms = new SharedRooms(10);
+    const results = await Promise.all(jobs(null, rooms).map((job) => threads.run(file.fd, job)));
+    expect(results.every((r) => !r.isSealed && r.failures.length === 0)).toBe(true);
+    const digest = results.reduce((sum, r) => sum ^ r.digest, 0n);
+    expect(digest).toBe(index.hashes.reduce((sum, hash) => sum ^ hash, 0n));
+    expect(Buffer.from(rooms.memory).equals(plain())).toBe(true);
+  });
+
+  it.each(['around the page cache', 'through it'])('write to a target, %s', async (how) => {
+    const target = `${folder}/target`;
+    await writeFile(target, '');
+    const cached = await open(target, 'r+');
+    // Where the filesystem has no such writes the call fails, and the other descriptor is used.
+    const direct = await open(target, constants.O_RDWR | constants.O_DIRECT).catch(() => undefined);
+    const outlet: Outlet = {
+      path: target,
+      direct: how === 'through it' ? null : (direct?.fd ?? null),
+      directBytes: BLOCK_BYTES,
+      cached: cached.fd,
+    };
+    await Promise.all(jobs(outlet).map((job) => threads.run(file.fd, job)));
+    await direct?.close();
+    await cached.close();
+    expect((await readFile(target)).equals(plain())).toBe(true);
+  });
+
+  it('put nothing of a chunk whose blocks are not those that the index has', async () => {
+    const target = `${folder}/target-of-bad`;
+    await writeFile(target, '');
+    const cached = await open(target, 'r+');
+    const [job] = jobs({ path: target, direct: null, directBytes: BLOCK_BYTES, cached: cached.fd });
+    if (job === undefined) throw new Error('no spans');
+    const second = job.chunks[1]?.pieces[0];
+    job.hashes[second?.hashAt ?? 0] = 1n;
+    const { failures } = await threads.run(file.fd, job);
+    expect(failures).toMatchObject([{ chunk: 1, error: { code: 'block-hash', kind: 'corrupt' } }]);
+    await cached.close();
+    const written = await readFile(target);
+    expect(written.length).toBeLessThanOrEqual(PIECE_BYTES);
+  });
+
+  it('fail one bad chunk by itself where nothing is written', async () => {
+    const rooms = new SharedRooms(10);
+    const results = await Promise.all(
+      jobs(null, rooms).map((job) => {
+        for (const chunk of job.chunks) if (chunk.number === 4) job.hashes[chunk.pieces[0]?.hashAt ?? 0] = 1n;
+        return threads.run(file.fd, job);
+      }),
+    );
+    expect(results.flatMap((r) => r.failures.map((f) => f.chunk))).toEqual([4]);
+    const is = Buffer.from(rooms.memory);
+    expect(is.subarray(5 * PIECE_BYTES).equals(plain().subarray(5 * PIECE_BYTES))).toBe(true);
+  });
+
+  it('say that a file is shorter than its span, and that it can not be read', async () => {
+    const [job] = jobs(null);
+    if (job === undefined) throw new Error('no spans');
+    const beyond = { ...job, offset: 1 << 30 };
+    await expect(threads.run(file.fd, beyond)).rejects.toMatchObject({ code: 'object-short', kind: 'corrupt' });
+    await expect(threads.run(99_999, job)).rejects.toMatchObject({ code: 'store-io', kind: 'io' });
+  });
+
+  it('that die fail what they were at, and the next job finds new ones', async () => {
+    const [job] = jobs(null);
+    if (job === undefined) throw new Error('no spans');
+    const running = Array.from({ length: 40 }, () =>
+      threads.run(file.fd, job).then(
+        () => 'done',
+        (error: unknown) => (error as { code: string }).code,
+      ),
+    );
+    await threads.close();
+    const ended = await Promise.all(running);
+    expect(ended).toContain('thread-died');
+    expect(new Set(ended).size).toBeLessThanOrEqual(2);
+    expect((await threads.run(file.fd, job)).failures).toEqual([]);
+  });
+});
