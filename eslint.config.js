@@ -56,6 +56,7 @@ export default tseslint.config(
   },
   { files: [...AMBIENT, ...TIMERS], rules: { 'no-restricted-syntax': 'off' } },
   layer(['shared/**'], ['**/agent/**', '**/receiver/**', '**/test/**'], 'shared imports neither side.'),
+  layer(['systemd/**'], ['**/agent/**', '**/receiver/**', '**/test/**'], 'Packaging needs nothing of what it packs.'),
   layer(['agent/**'], ['**/receiver/**', '**/test/**'], 'The agent does not import the receiver.'),
   layer(['receiver/**'], ['**/agent/**', '**/test/**'], 'The receiver does not import the agent.'),
   layer(

@@ -185,6 +185,26 @@ program
     if (!isFine(checks)) process.exitCode = 1;
   });
 
+const tracking = program
+  .command('tracking')
+  .description('change tracking in the kernel, apart from the agent that reads it');
+
+tracking
+  .command('end')
+  .description('end the tracking of all disks: when the agent is removed; the next agent compares')
+  .action(async () => {
+    const { controlSocket, tracker } = await config();
+    if (await isRunning(controlSocket)) {
+      throw new AfterimageError('the agent is running', {
+        code: 'agent-running',
+        kind: 'refused',
+        hint: 'Stop it first: `systemctl stop afterimage-agent`.',
+      });
+    }
+    const { removeAllPins } = await import('./tracker/ebpf/objects.js');
+    print(`Tracking of ${removeAllPins(tracker.pinDir)} disks has ended.`);
+  });
+
 const keys = program.command('keys').description('keys with which this machine encrypts before anything leaves it');
 
 /** The key file of the configuration, unless another is named. */

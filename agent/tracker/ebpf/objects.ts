@@ -2,7 +2,7 @@
  * The kernel objects of one disk (maps, programs, links) and their pins, which let them outlive the agent. A set is pinned
  * object by object, `identity` last, and removed `identity` first: a set without it is unfinished and is built anew.
  */
-import { closeSync, existsSync, mkdirSync, readdirSync, rmdirSync, unlinkSync } from 'node:fs';
+import { closeSync, existsSync, mkdirSync, readdirSync, rmdirSync, rmSync, unlinkSync } from 'node:fs';
 import {
   attachPerfEvent,
   attachTracing,
@@ -143,6 +143,16 @@ export function removePins(directory: string): void {
     unlinkSync(`${directory}/${name}`);
   }
   rmdirSync(directory);
+}
+
+/** Ends all tracking that is pinned below a directory, of whatever version; the number of disks that were tracked. */
+export function removeAllPins(pinDirectory: string): number {
+  if (!existsSync(pinDirectory)) return 0;
+  const disks = `${pinDirectory}/disks`;
+  const names = existsSync(disks) ? readdirSync(disks) : [];
+  for (const name of names) removePins(`${disks}/${name}`);
+  rmSync(pinDirectory, { recursive: true });
+  return names.length;
 }
 
 function descriptorOf(objects: DiskObjects, pinName: string): number {
