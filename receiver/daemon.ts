@@ -10,7 +10,7 @@ import { startStatusServer } from '../shared/http/status-server.js';
 import { RESEND_ANSWER_MS } from '../shared/limits-scrub.js';
 import { createLogger } from '../shared/log.js';
 import { createNotifier, keepWatchdog } from '../shared/sd-notify.js';
-import { formatHostPort } from '../shared/wire/enroll.js';
+import { formatHostPort } from '../shared/wire/host-port.js';
 import type { MachineId } from '../shared/units.js';
 import { VERSION } from '../shared/version.js';
 import { startControlServer } from './api/control.js';
@@ -34,6 +34,7 @@ import { openAuthority } from './session/ca.js';
 import { enrollHandler } from './session/enroll-http.js';
 import { Enrollment } from './session/enroll.js';
 import { authenticator } from './session/identity.js';
+import { keepingServer } from './session/kept-server.js';
 import { SessionRegistry } from './session/registry.js';
 import { startSessionServer } from './session/server.js';
 import { TokenStore } from './session/tokens.js';
@@ -51,7 +52,9 @@ export async function runReceiver(config: ReceiverConfig, signal: AbortSignal): 
   const log = createLogger('afterimage-receiver', config.log.level);
   const program = `afterimage-receiver ${VERSION}`;
   const notifier = createNotifier();
-  const ca = await openAuthority(config.stateDir, clock);
+  const ca = keepingServer(await openAuthority(config.stateDir, clock), config.stateDir, clock, (message) => {
+    log.warn(message);
+  });
   const storeMetrics = new StoreMetrics();
   const uncached = await openStore(config.store, { clock, create: true, watch: storeMetrics });
   const store = await withCache(uncached, config);

@@ -1,6 +1,6 @@
 #!/usr/bin/env node
 /**
- * `afterimage-receiver`: the daemon, enrolment tokens, revocation.
+ * `afterimage-receiver`: the daemon, enrolment tokens, revocation. Each verb loads what it needs when it is asked for.
  */
 import { randomBytes } from 'node:crypto';
 import { hostname } from 'node:os';
@@ -8,19 +8,12 @@ import { setFlagsFromString } from 'node:v8';
 import { Command } from 'commander';
 import { runCommandLine, signalOfProcess } from '../shared/cli.js';
 import { systemClock } from '../shared/clock.js';
-import { parseDuration } from '../shared/config/values.js';
+import { parseDuration } from '../shared/config/parse-values.js';
 import { usageError } from '../shared/errors.js';
-import { formatHostPort, parseHostPort } from '../shared/wire/enroll.js';
+import { formatHostPort, parseHostPort } from '../shared/wire/host-port.js';
 import { VERSION } from '../shared/version.js';
-import { resolveMachine } from './catalog/machines.js';
 import { loadReceiverConfig } from './config.js';
-import { runReceiver } from './daemon.js';
 import { addKek, initKekFile } from './keys/file-provider.js';
-import { openAuthority } from './session/ca.js';
-import { loadIdentity, revokeIdentity } from './session/identity.js';
-import { TokenStore } from './session/tokens.js';
-import { writeVolumeCertificate } from './session/volume-certificate.js';
-import { openStore } from './store/open.js';
 
 const program = new Command('afterimage-receiver')
   .description('Receives the changes of protected machines and commits them to object storage as recovery points.')
@@ -36,6 +29,7 @@ program
     // Each message is memory outside of V8's heap, which counts against the heap's limit: while data streams in, the whole of a small heap
     // would be marked every 20 MiB, for half of the receiver's CPU (measured). So the heap may grow to four times what lives in it.
     setFlagsFromString('--heap-growing-percent=300');
+    const { runReceiver } = await import('./daemon.js');
     await runReceiver(await loadReceiverConfig(configPath()), signalOfProcess());
   });
 
@@ -51,6 +45,12 @@ program
   .option('--json', 'print JSON')
   .addHelpText('after', '\nExample:\n  afterimage-receiver token --address dr.example.com:7443\n')
   .action(async (options: { machine?: string; address?: string; ttl: string; json?: boolean }) => {
+    const [{ resolveMachine }, { openAuthority }, { TokenStore }, { openStore }] = await Promise.all([
+      import('./catalog/machines.js'),
+      import('./session/ca.js'),
+      import('./session/tokens.js'),
+      import('./store/open.js'),
+    ]);
     const config = await loadReceiverConfig(configPath());
     const address = options.address ?? formatHostPort({ host: hostname(), port: config.listen.port });
     if (parseHostPort(address) === null) throw usageError(`${address} is not an address`, 'Give it as host:port.');
@@ -80,6 +80,11 @@ program
   .description('refuse a machine from now on; its recovery points stay')
   .argument('<machine>', 'its name, its id, or a beginning of its id')
   .action(async (word: string) => {
+    const [{ resolveMachine }, { loadIdentity, revokeIdentity }, { openStore }] = await Promise.all([
+      import('./catalog/machines.js'),
+      import('./session/identity.js'),
+      import('./store/open.js'),
+    ]);
     const config = await loadReceiverConfig(configPath());
     const store = await openStore(config.store, { clock: systemClock });
     const identity = await loadIdentity(store, await resolveMachine(store, word));
@@ -148,6 +153,10 @@ program
   .action(async (name: string, options: { out: string; ttl: string }) => {
     const lifetimeMs = parseDuration(options.ttl);
     if (lifetimeMs === null) throw usageError(`${options.ttl} is not a duration`, 'Give it as 12h, 30d or 365d.');
+    const [{ openAuthority }, { writeVolumeCertificate }] = await Promise.all([
+      import('./session/ca.js'),
+      import('./session/volume-certificate.js'),
+    ]);
     const config = await loadReceiverConfig(configPath());
     const ca = await openAuthority(config.stateDir, systemClock);
     await writeVolumeCertificate(ca, name, lifetimeMs, options.out);

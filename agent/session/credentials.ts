@@ -17,7 +17,7 @@ import {
 import { AfterimageError, corrupt, errnoOf, messageOf } from '../../shared/errors.js';
 import { fingerprintOf } from '../../shared/fingerprint.js';
 import { isUuid, type MachineId } from '../../shared/units.js';
-import { parseHostPort } from '../../shared/wire/enroll.js';
+import { parseHostPort } from '../../shared/wire/host-port.js';
 
 const FOLDER_MODE = 0o700;
 const SECRET_MODE = 0o600;

@@ -15,14 +15,13 @@ import {
   enrollErrorSchema,
   enrollResponseSchema,
   machineNameSchema,
-  parseHostPort,
   parseToken,
   RECEIVER_TLS_NAME,
   TLS_CIPHERS,
   type EnrollRequest,
   type EnrollResponse,
-  type HostPort,
 } from '../../shared/wire/enroll.js';
+import { parseHostPort, type HostPort } from '../../shared/wire/host-port.js';
 import { createRequest, generateKeys, privateKeyToPem, sha256Hex, x509 } from '../../shared/x509.js';
 import { connectError } from './connect-errors.js';
 import { saveCredentials, type Credentials } from './credentials.js';

@@ -4,11 +4,10 @@
  */
 import { mkdir } from 'node:fs/promises';
 import { dirname } from 'node:path';
-import { fastify, type FastifyInstance } from 'fastify';
+import type { FastifyInstance } from 'fastify';
 import { usageError } from '../../shared/errors.js';
-import { answerErrors } from '../../shared/http/error-answer.js';
+import { localApp } from '../../shared/http/app.js';
 import { listenApp } from '../../shared/http/listen.js';
-import { CONTROL_REQUEST_BYTES_MAX } from '../../shared/limits.js';
 import type { Logger } from '../../shared/log.js';
 import { asMachineId, isUuid, type MachineId } from '../../shared/units.js';
 import type { RecoveryService } from '../failover/operations.js';
@@ -31,13 +30,12 @@ interface JobParams extends MachineParams {
 }
 
 export async function startControlServer(options: ControlServerOptions): Promise<{ stop(): Promise<void> }> {
-  const app = controlApp(options);
-  await mkdir(dirname(options.socketPath), { recursive: true, mode: 0o700 });
-  return listenApp(app, { socketPath: options.socketPath });
+  const { socketPath, log } = options;
+  await mkdir(dirname(socketPath), { recursive: true, mode: 0o700 });
+  return listenApp(() => localApp(log, (app) => addRoutes(app, options)), { socketPath }, log);
 }
 
-function controlApp({ service, upkeep, log }: Omit<ControlServerOptions, 'socketPath'>): FastifyInstance {
-  const app = fastify({ bodyLimit: CONTROL_REQUEST_BYTES_MAX, forceCloseConnections: true });
+function addRoutes(app: FastifyInstance, { service, upkeep }: ControlServerOptions): void {
   app.get('/v1/machines', async () => ({ machines: await service.list() }));
   app.get<{ Params: MachineParams }>('/v1/machines/:id', async ({ params }) => service.view(machineOf(params)));
   app.get<{ Params: JobParams }>('/v1/machines/:id/jobs/:job', async ({ params }) =>
@@ -52,8 +50,6 @@ function controlApp({ service, upkeep, log }: Omit<ControlServerOptions, 'socket
       results: await upkeep.runNow(machineOf(request.params), parseUpkeepTasks(request.body)),
     }));
   }
-  answerErrors(app, log);
-  return app;
 }
 
 const machineOf = (params: MachineParams): MachineId => asMachineId(uuidOf(params.id, 'a machine'));

@@ -5,7 +5,7 @@
  */
 import { z } from 'zod';
 import type { Clock } from '../../shared/clock.js';
-import { durationText } from '../../shared/config/values.js';
+import { durationText } from '../../shared/config/parse-values.js';
 import { AfterimageError, corrupt } from '../../shared/errors.js';
 import { POLICY_BYTES_MAX, POLICY_RECHECK_MS } from '../../shared/limits-retention.js';
 import type { MachineId } from '../../shared/units.js';

@@ -6,7 +6,8 @@
  * so that the point that an hour keeps is one of those that two hours choose from: what was dropped is never wanted later.
  */
 import { z } from 'zod';
-import { durationText, durationValue } from '../../shared/config/values.js';
+import { durationValue } from '../../shared/config/values.js';
+import { durationText } from '../../shared/config/parse-values.js';
 import { RETENTION_DAYS_MAX, RETENTION_TIERS_MAX } from '../../shared/limits-retention.js';
 
 const SECOND_MS = 1_000;

@@ -2,13 +2,12 @@
  * `--check`: what proves that a copy came up, as an operator types it. Pure.
  */
 import { isAbsolute } from 'node:path';
-import { parseDuration } from '../../shared/config/values.js';
+import { parseDuration } from '../../shared/config/parse-values.js';
 import { usageError } from '../../shared/errors.js';
-import { parseHostPort } from '../../shared/wire/enroll.js';
+import { parseHostPort } from '../../shared/wire/host-port.js';
 import { bootCheckSchema, type BootCheck } from '../catalog/launch.js';
+import { DEFAULT_CHECK_TIMEOUT } from './verb-options.js';
 
-export const CHECK_HELP = 'what proves that it came up: serial:TEXT, tcp:HOST:PORT, http://…, command:PATH or none';
-export const DEFAULT_CHECK_TIMEOUT = '5min';
 const HINT = 'Give serial:TEXT, tcp:HOST:PORT, an http:// or https:// address, command:/PATH, or none.';
 
 export function parseBootCheck(text: string, timeout: string = DEFAULT_CHECK_TIMEOUT): BootCheck {

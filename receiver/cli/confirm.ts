@@ -3,7 +3,7 @@
  */
 import { createInterface } from 'node:readline/promises';
 import { AfterimageError } from '../../shared/errors.js';
-import type { CliIo } from './context.js';
+import type { CliIo } from './io.js';
 
 const declined = (): AfterimageError =>
   new AfterimageError('not confirmed: nothing was changed', {

@@ -1,10 +1,9 @@
 /**
- * What every verb needs: which store, opened; which control socket; the clock; a signal that Ctrl-C aborts. Of the configuration file only
- * `store`, `stateDir`, `controlSocket` and `encryption` are looked at.
+ * What verbs work on: the configured store, opened; the control socket. Of the configuration file only `store`, `stateDir`, `controlSocket` and
+ * `encryption` are looked at.
  */
 import { readFile } from 'node:fs/promises';
 import { z } from 'zod';
-import { systemClock, type Clock } from '../../shared/clock.js';
 import { errnoOf, messageOf, usageError } from '../../shared/errors.js';
 import type { MachinePolicy } from '../catalog/policy.js';
 import { DEFAULT_CONTROL_SOCKET, DEFAULT_STATE_DIR } from '../default-paths.js';
@@ -13,8 +12,8 @@ import { encryptionSchema, openKeys } from '../keys/config.js';
 import type { MachineKeys } from '../keys/machine-keys.js';
 import { openStore } from '../store/open.js';
 import type { ObjectStore } from '../store/store.js';
+import { DEFAULT_CONFIG, type CliIo, type GlobalOptions } from './io.js';
 
-export const DEFAULT_CONFIG = '/etc/afterimage/receiver.yaml';
 const configSchema = z.looseObject({
   store: z.string().optional(),
   stateDir: z.string().optional(),
@@ -22,34 +21,6 @@ const configSchema = z.looseObject({
   encryption: encryptionSchema.optional(),
 });
 type CliConfig = z.infer<typeof configSchema>;
-
-export interface GlobalOptions {
-  readonly store?: string;
-  readonly config: string;
-  readonly json?: boolean;
-  readonly socket?: string;
-  /** Recovery key files. */
-  readonly key?: readonly string[];
-}
-
-export interface CliIo {
-  /** Absent: nobody can be asked. */
-  readonly in?: NodeJS.ReadableStream & { readonly isTTY?: boolean };
-  readonly out: NodeJS.WritableStream;
-  readonly err: NodeJS.WritableStream & { readonly isTTY?: boolean; readonly columns?: number };
-  readonly env: NodeJS.ProcessEnv;
-  readonly clock: Clock;
-  readonly signal: AbortSignal;
-}
-
-export const systemIo = (signal: AbortSignal): CliIo => ({
-  in: process.stdin,
-  out: process.stdout,
-  err: process.stderr,
-  env: process.env,
-  clock: systemClock,
-  signal,
-});
 
 const WHERE = 'Give --store file:/path, set AFTERIMAGE_STORE, or set `store:` in the configuration file.';
 

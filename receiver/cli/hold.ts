@@ -7,7 +7,8 @@ import { addHold, confirmHold, holdSchema, removeHold } from '../catalog/holds.j
 import { resolveMachine } from '../catalog/machines.js';
 import { parsePointSelector } from '../catalog/point-selector.js';
 import { MachineReader } from '../catalog/reader.js';
-import { openConfiguredStore, type CliIo, type GlobalOptions } from './context.js';
+import { openConfiguredStore } from './context.js';
+import type { CliIo, GlobalOptions } from './io.js';
 import { localIso, printJson } from './output.js';
 
 export interface HoldOptions extends GlobalOptions {

@@ -3,7 +3,7 @@
  */
 import { formatDuration } from '../../shared/units.js';
 import type { Job, Task } from '../catalog/recovery.js';
-import type { CliIo } from './context.js';
+import type { CliIo } from './io.js';
 
 const COLUMNS_DEFAULT = 80;
 const STATE_WIDTH = 'Succeeded'.length;

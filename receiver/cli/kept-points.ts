@@ -11,7 +11,8 @@ import type { MachineReader } from '../catalog/reader.js';
 import type { ObjectStore } from '../store/store.js';
 import { loadHeld } from '../upkeep/retention-held.js';
 import { planRetention, type DropCode, type KeepCode } from '../upkeep/retention.js';
-import { configuredPolicy, type CliIo, type GlobalOptions } from './context.js';
+import { configuredPolicy } from './context.js';
+import type { CliIo, GlobalOptions } from './io.js';
 
 /** A column has to stay narrow; all of it is in --json. */
 const SHORT_CHARS_MAX = 48;

@@ -2,7 +2,7 @@
  * The verbs about keys: `keys show`, `rotate`, `rewrap`, `export`, `check`; and the option that gives a recovery key file to verbs that read data.
  */
 import type { Command } from 'commander';
-import type { CliIo } from './context.js';
+import type { CliIo } from './io.js';
 import type { KeysOptions } from './keys.js';
 import { JSON_OPTION, MACHINE_HELP } from './verb-options.js';
 

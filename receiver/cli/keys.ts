@@ -14,7 +14,8 @@ import type { ObjectStore } from '../store/store.js';
 import { IndexCache } from '../volume/index-cache.js';
 import { sampleDisk } from '../volume/sample.js';
 import { verifyDisk } from '../volume/verify.js';
-import { openConfiguredKeys, openConfiguredStore, type CliIo, type GlobalOptions } from './context.js';
+import { openConfiguredKeys, openConfiguredStore } from './context.js';
+import type { CliIo, GlobalOptions } from './io.js';
 import { planDisk } from './disk-at-point.js';
 import { printJson } from './output.js';
 

@@ -10,7 +10,8 @@ import { resolveMachine } from '../catalog/machines.js';
 import { loadHead } from '../catalog/reader.js';
 import { loadLaunchSettings, saveLaunchSettings } from '../catalog/recovery-io.js';
 import type { ObjectStore } from '../store/store.js';
-import { openConfiguredStore, type CliIo, type GlobalOptions } from './context.js';
+import { openConfiguredStore } from './context.js';
+import type { CliIo, GlobalOptions } from './io.js';
 import { printJson } from './output.js';
 import { readYaml } from './read-yaml.js';
 

@@ -7,7 +7,8 @@ import { describePoints, isOpen } from '../catalog/damage.js';
 import { loadDamage } from '../catalog/damage-io.js';
 import { listMachines, type MachineSummary } from '../catalog/machines.js';
 import type { ObjectStore } from '../store/store.js';
-import { openConfiguredStore, type CliIo, type GlobalOptions } from './context.js';
+import { openConfiguredStore } from './context.js';
+import type { CliIo, GlobalOptions } from './io.js';
 import { age, bytes, localIso, printJson, table } from './output.js';
 
 const newestPoint = (machine: MachineSummary): { number: number; cutAtMs: number; consistency: string } | null =>

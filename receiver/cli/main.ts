@@ -3,7 +3,7 @@
  * `afterimage`: the operator's command. Ctrl-C (or a TERM) cancels cleanly; a second one ends it at once.
  */
 import { endWhenOutputCloses } from '../../shared/cli.js';
-import { systemIo } from './context.js';
+import { systemIo } from './io.js';
 import { runCli } from './program.js';
 
 endWhenOutputCloses();

@@ -2,14 +2,20 @@
  * The verbs of failover: their options, their help, and the request that each becomes.
  */
 import { Option, type Command } from 'commander';
-import { parseDuration } from '../../shared/config/values.js';
+import { parseDuration } from '../../shared/config/parse-values.js';
 import { usageError } from '../../shared/errors.js';
 import { parsePointSelector } from '../catalog/point-selector.js';
 import type { OperationInput, RecoveryView } from '../failover/operations.js';
-import { CHECK_HELP, DEFAULT_CHECK_TIMEOUT, parseBootCheck } from './boot-check-option.js';
-import type { CliIo } from './context.js';
+import type { CliIo } from './io.js';
 import type { Question, RunOptions } from './run-operation.js';
-import { JSON_OPTION, MACHINE_HELP, POINT_HELP, SOCKET_OPTION } from './verb-options.js';
+import {
+  CHECK_HELP,
+  DEFAULT_CHECK_TIMEOUT,
+  JSON_OPTION,
+  MACHINE_HELP,
+  POINT_HELP,
+  SOCKET_OPTION,
+} from './verb-options.js';
 
 interface StartOptions extends RunOptions {
   readonly point?: string;
@@ -32,15 +38,19 @@ interface FailbackOptions extends RunOptions {
 
 const nothing: Question = () => null;
 
-function startFields({ point, provider, check, checkTimeout }: StartOptions): object {
+async function startFields({ point, provider, check, checkTimeout }: StartOptions): Promise<object> {
   if (point !== undefined) parsePointSelector(point);
   if (checkTimeout !== undefined && check === undefined) throw usageError('--check-timeout needs --check');
   return {
     ...(point === undefined ? {} : { point }),
     ...(provider === undefined ? {} : { provider }),
-    ...(check === undefined ? {} : { bootCheck: parseBootCheck(check, checkTimeout) }),
+    ...(check === undefined ? {} : { bootCheck: await parsedCheck(check, checkTimeout) }),
   };
 }
+
+/** Loaded where it is needed, as in program.ts. */
+const parsedCheck = async (check: string, timeout: string | undefined): Promise<object> =>
+  (await import('./boot-check-option.js')).parseBootCheck(check, timeout);
 
 function durationField(field: string, option: string, text: string | undefined): object {
   if (text === undefined) return {};
@@ -49,12 +59,12 @@ function durationField(field: string, option: string, text: string | undefined):
   return { [field]: ms };
 }
 
-function failoverInput(options: FailoverOptions): OperationInput {
+async function failoverInput(options: FailoverOptions): Promise<OperationInput> {
   const { planned = false, shutdown = false, commit = false, hookTimeout } = options;
   if (planned && shutdown)
     throw usageError('--planned shuts the workload at home down in any case: leave --shutdown out');
   if (!planned && hookTimeout !== undefined) throw usageError('--hook-timeout needs --planned');
-  const start = startFields(options);
+  const start = await startFields(options);
   if (!planned) return { operation: 'failover', ...start, shutdown, commit };
   return {
     operation: 'planned-failover',
@@ -102,7 +112,6 @@ export function addOperationVerbs(program: Command, io: CliIo): void {
   const withStart = (command: Command): Command =>
     withLaunch(command.option('--point <point>', `${POINT_HELP}; the latest unless given`));
   const withYes = (command: Command): Command => command.option('--yes', "don't ask");
-  // Loaded where it is needed, as in program.ts.
   const run = async (
     machine: string,
     input: OperationInput,
@@ -129,9 +138,9 @@ export function addOperationVerbs(program: Command, io: CliIo): void {
     .option('--hook-timeout <duration>', 'with --planned: how long the shutdown at home may take (default: 10min)')
     .option('--shutdown', 'shut home down and get its last cut first, if it answers; go on without if not')
     .option('--commit', 'commit at once when it succeeds')
-    .action((machine: string, _: unknown, command: Command) => {
+    .action(async (machine: string, _: unknown, command: Command) => {
       const options = command.optsWithGlobals<FailoverOptions>();
-      return run(machine, failoverInput(options), failoverQuestion(options), options);
+      await run(machine, await failoverInput(options), failoverQuestion(options), options);
     });
 
   withStart(
@@ -139,9 +148,9 @@ export function addOperationVerbs(program: Command, io: CliIo): void {
       'test-failover web1',
       'test-failover web1 --point latest-app-consistent --check serial:login:',
     ]),
-  ).action((machine: string, _: unknown, command: Command) => {
+  ).action(async (machine: string, _: unknown, command: Command) => {
     const options = command.optsWithGlobals<StartOptions>();
-    return run(machine, { operation: 'test-failover', ...startFields(options) }, nothing, options);
+    await run(machine, { operation: 'test-failover', ...(await startFields(options)) }, nothing, options);
   });
 
   verb('cleanup', 'end the test failover of a machine and throw away what it wrote', [
@@ -165,12 +174,12 @@ export function addOperationVerbs(program: Command, io: CliIo): void {
         'change-point web1 --point 810',
       ]).requiredOption('--point <point>', POINT_HELP),
     ),
-  ).action((machine: string, _: unknown, command: Command) => {
+  ).action(async (machine: string, _: unknown, command: Command) => {
     const options = command.optsWithGlobals<StartOptions & { point: string }>();
-    const input: OperationInput = { operation: 'change-point', ...startFields(options), point: options.point };
+    const input: OperationInput = { operation: 'change-point', ...(await startFields(options)), point: options.point };
     const question: Question = (view) =>
       `Start ${view.machine.name} again from point ${options.point}? What its copy wrote since is thrown away.`;
-    return run(machine, input, question, options);
+    await run(machine, input, question, options);
   });
 
   withYes(

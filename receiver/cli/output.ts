@@ -3,7 +3,7 @@
  */
 import { AfterimageError, messageOf } from '../../shared/errors.js';
 import { formatBytes, formatDuration } from '../../shared/units.js';
-import type { CliIo } from './context.js';
+import type { CliIo } from './io.js';
 
 export interface Column {
   readonly title: string;

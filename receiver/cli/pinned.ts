@@ -9,7 +9,7 @@ import { openPinned, type OpenView, type PinnedPoint } from '../catalog/pinned-p
 import type { PointSelector } from '../catalog/point-selector.js';
 import { MachineReader } from '../catalog/reader.js';
 import type { ObjectStore } from '../store/store.js';
-import type { CliIo, GlobalOptions } from './context.js';
+import type { CliIo, GlobalOptions } from './io.js';
 
 export const pinDeps = (store: ObjectStore, io: CliIo): PinDeps => ({ store, clock: io.clock, randomId: randomUUID });
 

@@ -8,7 +8,8 @@ import { resolveMachine } from '../catalog/machines.js';
 import type { RecoveryPoint } from '../catalog/manifest.js';
 import { listChecks, type BootRecord } from '../catalog/recovery-records.js';
 import { MachineReader } from '../catalog/reader.js';
-import { openConfiguredStore, type CliIo, type GlobalOptions } from './context.js';
+import { openConfiguredStore } from './context.js';
+import type { CliIo, GlobalOptions } from './io.js';
 import { keptPoints, type KeptAs } from './kept-points.js';
 import { age, bytes, localIso, printJson, table, tellConcerns } from './output.js';
 

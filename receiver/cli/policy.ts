@@ -6,7 +6,8 @@ import { stringify } from 'yaml';
 import { resolveMachine } from '../catalog/machines.js';
 import { policySchema } from '../catalog/policy.js';
 import { loadPolicy, policyText, savePolicy } from '../catalog/policy-io.js';
-import { configuredPolicy, openConfiguredStore, type CliIo, type GlobalOptions } from './context.js';
+import { configuredPolicy, openConfiguredStore } from './context.js';
+import type { CliIo, GlobalOptions } from './io.js';
 import { printJson } from './output.js';
 import { readYaml } from './read-yaml.js';
 

@@ -4,7 +4,7 @@
  */
 import { Command, CommanderError, Option } from 'commander';
 import { usageError } from '../../shared/errors.js';
-import { DEFAULT_CONFIG, type CliIo, type GlobalOptions } from './context.js';
+import { DEFAULT_CONFIG, type CliIo, type GlobalOptions } from './io.js';
 import type { JobsOptions } from './jobs.js';
 import { addKeysVerbs, collectKeys, KEY_OPTION } from './keys-verbs.js';
 import type { LaunchSettingsOptions } from './launch-settings.js';
@@ -14,7 +14,7 @@ import { exitCodeOf, printError } from './output.js';
 import type { PointsOptions } from './points.js';
 import type { ScrubOptions } from './scrub.js';
 import type { RestoreOptions } from './restore.js';
-import { TARGET_FORMATS } from '../volume/target.js';
+import { TARGET_FORMATS } from '../volume/target-format.js';
 import type { ServeOptions } from './serve.js';
 import { addRetentionVerbs } from './retention-verbs.js';
 import type { StatusOptions } from './status.js';

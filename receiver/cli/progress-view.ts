@@ -3,7 +3,7 @@
  */
 import { formatBytes, formatDuration } from '../../shared/units.js';
 import type { OnProgress, ProgressReport } from '../volume/progress.js';
-import type { CliIo } from './context.js';
+import type { CliIo } from './io.js';
 
 const LINE_INTERVAL_MS = 5_000;
 

@@ -5,7 +5,7 @@ import type { z } from 'zod';
 import { loadConfig, parseConfig } from '../../shared/config/load.js';
 import { usageError } from '../../shared/errors.js';
 import { CONFIG_BYTES_MAX } from '../../shared/limits.js';
-import type { CliIo } from './context.js';
+import type { CliIo } from './io.js';
 
 export async function readYaml<T>(file: string, schema: z.ZodType<T>, io: CliIo): Promise<T> {
   if (file !== '-') return loadConfig(file, schema);

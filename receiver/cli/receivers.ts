@@ -2,7 +2,8 @@
  * `afterimage receivers`: who serves the store, which machines each has, and what is to move.
  */
 import { lookAtFleet } from '../fleet/onlooker.js';
-import { openConfiguredStore, type CliIo, type GlobalOptions } from './context.js';
+import { openConfiguredStore } from './context.js';
+import type { CliIo, GlobalOptions } from './io.js';
 import { age, localIso, printJson, table } from './output.js';
 
 export async function receiversCommand(options: GlobalOptions, io: CliIo): Promise<void> {

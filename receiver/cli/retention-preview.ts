@@ -1,7 +1,7 @@
 /**
  * `afterimage retention preview MACHINE [--policy FILE]`: what a policy keeps and costs. Changes nothing; no receiver has to run.
  */
-import { durationText } from '../../shared/config/values.js';
+import { durationText } from '../../shared/config/parse-values.js';
 import { PREVIEW_LINES_MAX } from '../../shared/limits-retention.js';
 import { resolveMachine } from '../catalog/machines.js';
 import { policySchema } from '../catalog/policy.js';
@@ -10,7 +10,8 @@ import { MachineReader } from '../catalog/reader.js';
 import { loadHeld } from '../upkeep/retention-held.js';
 import { loadContent, previewRetention, type Preview, type PreviewNow } from '../upkeep/retention-preview.js';
 import type { SteadyCost } from '../upkeep/retention-cost.js';
-import { configuredPolicy, openConfiguredStore, type CliIo, type GlobalOptions } from './context.js';
+import { configuredPolicy, openConfiguredStore } from './context.js';
+import type { CliIo, GlobalOptions } from './io.js';
 import { bytes, localIso, printJson, table } from './output.js';
 import { readYaml } from './read-yaml.js';
 

@@ -2,7 +2,7 @@
  * The verbs about how long points are kept: `policy`, `retention preview`, `hold`, `release`.
  */
 import type { Command } from 'commander';
-import type { CliIo, GlobalOptions } from './context.js';
+import type { CliIo, GlobalOptions } from './io.js';
 import type { HoldOptions } from './hold.js';
 import type { PolicyOptions } from './policy.js';
 import type { PreviewOptions } from './retention-preview.js';

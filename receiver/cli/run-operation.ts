@@ -8,7 +8,8 @@ import { pickMachine } from '../catalog/machines.js';
 import type { Job } from '../catalog/recovery.js';
 import type { OperationRequest, RecoveryService, RecoveryView } from '../failover/operations.js';
 import { confirm } from './confirm.js';
-import { configuredSocket, openReceiver, type CliIo, type GlobalOptions } from './context.js';
+import { configuredSocket, openReceiver } from './context.js';
+import type { CliIo, GlobalOptions } from './io.js';
 import { jobView, oneLine, titleOf, tookText, type JobView } from './job-view.js';
 import { printJson } from './output.js';
 

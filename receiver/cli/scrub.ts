@@ -13,7 +13,8 @@ import { paceOf } from '../upkeep/scrub-pace.js';
 import { scrubPass, type ScrubDeps } from '../upkeep/scrub-pass.js';
 import { surveyObjects } from '../upkeep/scrub-survey.js';
 import { Progress } from '../volume/progress.js';
-import { openConfiguredStore, type CliIo, type GlobalOptions } from './context.js';
+import { openConfiguredStore } from './context.js';
+import type { CliIo, GlobalOptions } from './io.js';
 import { bytes, localIso, printJson, table } from './output.js';
 import { progressView } from './progress-view.js';
 

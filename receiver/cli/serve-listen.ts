@@ -4,13 +4,14 @@
 import { access } from 'node:fs/promises';
 import { hostname } from 'node:os';
 import { join, resolve } from 'node:path';
-import { isLoopback } from '../../shared/config/values.js';
+import { isLoopback } from '../../shared/config/parse-values.js';
 import { errnoOf, usageError } from '../../shared/errors.js';
-import { parseHostPort } from '../../shared/wire/enroll.js';
+import { parseHostPort } from '../../shared/wire/host-port.js';
 import { openAuthority } from '../session/ca.js';
 import type { NbdListen, NbdTls } from '../volume/nbd/server.js';
 import type { NbdAddress } from '../volume/nbd/uri.js';
-import { configuredStateDir, type CliIo, type GlobalOptions } from './context.js';
+import { configuredStateDir } from './context.js';
+import type { CliIo, GlobalOptions } from './io.js';
 
 export type ListenWish = { readonly socketPath: string } | { readonly host: string; readonly port: number };
 

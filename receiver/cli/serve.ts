@@ -3,7 +3,7 @@
  * What was written is on this host only and never reaches the chain. On a crash: see serve-state.ts.
  */
 import { join } from 'node:path';
-import { parseBytes } from '../../shared/config/values.js';
+import { parseBytes } from '../../shared/config/parse-values.js';
 import { usageError } from '../../shared/errors.js';
 import { SERVE_CACHE_BYTES_MAX } from '../../shared/limits.js';
 import { createLogger, type Logger } from '../../shared/log.js';
@@ -19,7 +19,8 @@ import { startNbdServer, type NbdExport } from '../volume/nbd/server.js';
 import { nbdUri } from '../volume/nbd/uri.js';
 import { openPointContent } from '../volume/point-content.js';
 import { Volume } from '../volume/volume.js';
-import { openConfiguredStore, type CliIo, type GlobalOptions } from './context.js';
+import { openConfiguredStore } from './context.js';
+import type { CliIo, GlobalOptions } from './io.js';
 import { localIso, printJson, tellConcerns } from './output.js';
 import { holderOf, openReadable, pinDeps, warn } from './pinned.js';
 import { addressOf, listenOf, parseListen, type ListenWish } from './serve-listen.js';

@@ -2,7 +2,8 @@
  * `afterimage status [MACHINE]`: where machines run, what copies of them run here, what can be done next.
  */
 import type { RecoveryView } from '../failover/operations.js';
-import { configuredSocket, openReceiver, type CliIo, type GlobalOptions } from './context.js';
+import { configuredSocket, openReceiver } from './context.js';
+import type { CliIo, GlobalOptions } from './io.js';
 import { printJson, table } from './output.js';
 import { viewOf } from './run-operation.js';
 import { riskText, statusText } from './status-text.js';

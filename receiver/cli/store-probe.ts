@@ -3,11 +3,11 @@
  */
 import { randomBytes } from 'node:crypto';
 import { AfterimageError, usageError } from '../../shared/errors.js';
-import { parseBytes } from '../../shared/config/values.js';
+import { parseBytes } from '../../shared/config/parse-values.js';
 import { formatBytes, MIB } from '../../shared/units.js';
 import { probe, type Finding } from '../store/probe/probe.js';
 import { openPlace } from '../store/open.js';
-import type { CliIo, GlobalOptions } from './context.js';
+import type { CliIo, GlobalOptions } from './io.js';
 import { printJson } from './output.js';
 
 export interface StoreProbeOptions extends GlobalOptions {

@@ -2,7 +2,7 @@
  * The verbs about a place for a store, as opposed to what is in it: `afterimage store …`.
  */
 import type { Command } from 'commander';
-import type { CliIo } from './context.js';
+import type { CliIo } from './io.js';
 import type { StoreProbeOptions } from './store-probe.js';
 
 const probeExamples = `

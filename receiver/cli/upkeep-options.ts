@@ -1,6 +1,6 @@
 /** Options of `afterimage upkeep`, apart from its work: the command line is made without loading that. */
 import type { UpkeepTask } from '../upkeep/machine-upkeep.js';
-import type { GlobalOptions } from './context.js';
+import type { GlobalOptions } from './io.js';
 
 export const UPKEEP_TASK_NAMES: readonly UpkeepTask[] = ['retention', 'merge', 'bases', 'gc'];
 

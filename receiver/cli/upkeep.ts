@@ -25,7 +25,8 @@ import {
 } from '../upkeep/machine-upkeep.js';
 import { Pace } from '../upkeep/pace.js';
 import { isUnused, takeOverForUpkeep } from '../upkeep/take-over.js';
-import { configuredPolicy, configuredSocket, openConfiguredStore, type CliIo } from './context.js';
+import { configuredPolicy, configuredSocket, openConfiguredStore } from './context.js';
+import type { CliIo } from './io.js';
 import { askUpkeep, NO_DAEMON } from './control-client.js';
 import { printJson } from './output.js';
 import type { UpkeepOptions } from './upkeep-options.js';

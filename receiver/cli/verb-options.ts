@@ -2,7 +2,7 @@
  * Options and help that many verbs share.
  */
 import { InvalidArgumentError } from 'commander';
-import { parseRate } from '../../shared/config/values.js';
+import { parseRate } from '../../shared/config/parse-values.js';
 
 export const JSON_OPTION = ['--json', 'print data as JSON on stdout, errors as JSON on stderr'] as const;
 export const SOCKET_OPTION = [
@@ -24,3 +24,6 @@ export function rate(text: string): number {
   if (value === null) throw new InvalidArgumentError('Give a rate with its unit, such as 20MB/s.');
   return value;
 }
+
+export const CHECK_HELP = 'what proves that it came up: serial:TEXT, tcp:HOST:PORT, http://…, command:PATH or none';
+export const DEFAULT_CHECK_TIMEOUT = '5min';

@@ -5,7 +5,7 @@
 import { z } from 'zod';
 import { RECEIVER_ADDRESSES_MAX, RECEIVER_RECORD_BYTES_MAX } from '../../shared/limits-fleet.js';
 import { isUuid } from '../../shared/units.js';
-import { parseHostPort } from '../../shared/wire/enroll.js';
+import { parseHostPort } from '../../shared/wire/host-port.js';
 import { numberOfName, receiverName, receiverPrefix, RECEIVERS_PREFIX } from '../catalog/names.js';
 import { openSealedJson, sealJson } from '../catalog/sealed-json.js';
 import type { CreateResult, ObjectStore } from '../store/store.js';

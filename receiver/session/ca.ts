@@ -6,32 +6,22 @@
  *
  * Lifetimes: what agents and servers get ends with the CA. An end of validity would stop replication on a date that nobody remembers and protect
  * nothing: the only party that believes an agent's certificate is the receiver, and it checks each connection against the machine's
- * identity object (current? revoked?). Volume clients have no such object, so their certificates end soon. The key of the server's certificate lives in memory and is new at each start.
+ * identity object (current? revoked?). Volume clients have no such object, so their certificates end soon.
  */
-import { randomBytes } from 'node:crypto';
+import { createPrivateKey, randomBytes, X509Certificate } from 'node:crypto';
 import { chown, lstat, mkdir, readFile, rename, rm } from 'node:fs/promises';
-import { isIP } from 'node:net';
-import { hostname, networkInterfaces } from 'node:os';
 import { join } from 'node:path';
 import type { Clock } from '../../shared/clock.js';
 import { createFileDurably, makeFolderDurably, ownerFor, syncFolder } from '../../shared/durable-file.js';
 import { AfterimageError, corrupt, errnoOf, messageOf, usageError } from '../../shared/errors.js';
-import { CA_LIFETIME_MS, CERTIFICATE_BACKDATE_MS } from '../../shared/limits.js';
+import { sha256Hex } from '../../shared/fingerprint.js';
 import type { MachineId } from '../../shared/units.js';
-import { RECEIVER_TLS_NAME } from '../../shared/wire/enroll.js';
-import {
-  EC_ALGORITHM,
-  fingerprintOf,
-  generateKeys,
-  privateKeyFromPem,
-  privateKeyToPem,
-  x509,
-} from '../../shared/x509.js';
+import type { Issuer } from './ca-issue.js';
+import { serverNames } from './server-names.js';
 
 const FOLDER_MODE = 0o700;
 const KEY_MODE = 0o600;
 const CERTIFICATE_MODE = 0o644;
-const { KeyUsageFlags, ExtendedKeyUsage } = x509;
 
 export interface ServerCredentials {
   readonly keyPem: string;
@@ -95,33 +85,14 @@ async function exists(path: string): Promise<boolean> {
 }
 
 async function makeAuthority(stateDir: string, folder: string, clock: Clock): Promise<void> {
-  const keys = await generateKeys();
-  const nowMs = clock.nowMs();
-  const certificate = await x509.X509CertificateGenerator.createSelfSigned({
-    serialNumber: randomSerial(),
-    name: `CN=Afterimage receiver ${randomBytes(4).toString('hex')}`,
-    notBefore: new Date(nowMs - CERTIFICATE_BACKDATE_MS),
-    notAfter: new Date(nowMs + CA_LIFETIME_MS),
-    signingAlgorithm: EC_ALGORITHM as never,
-    keys: keys as never,
-    extensions: [
-      new x509.BasicConstraintsExtension(true, 0, true),
-      new x509.KeyUsagesExtension(KeyUsageFlags.keyCertSign | KeyUsageFlags.cRLSign, true),
-      await x509.SubjectKeyIdentifierExtension.create(keys.publicKey),
-    ],
-  });
+  const { selfSigned } = await import('./ca-issue.js');
+  const { keyPem, certificatePem } = await selfSigned(clock);
   const owner = await ownerFor(stateDir);
   const temporary = join(stateDir, `.ca.${randomBytes(6).toString('hex')}`);
   await mkdir(temporary, { mode: FOLDER_MODE });
   try {
-    await createFileDurably(join(temporary, 'key.pem'), await privateKeyToPem(keys.privateKey), {
-      mode: KEY_MODE,
-      owner,
-    });
-    await createFileDurably(join(temporary, 'cert.pem'), `${certificate.toString('pem')}\n`, {
-      mode: CERTIFICATE_MODE,
-      owner,
-    });
+    await createFileDurably(join(temporary, 'key.pem'), keyPem, { mode: KEY_MODE, owner });
+    await createFileDurably(join(temporary, 'cert.pem'), certificatePem, { mode: CERTIFICATE_MODE, owner });
     if (owner !== undefined) await chown(temporary, owner.uid, owner.gid);
     await rename(temporary, folder);
   } catch (error) {
@@ -133,8 +104,6 @@ async function makeAuthority(stateDir: string, folder: string, clock: Clock): Pr
   await syncFolder(stateDir);
 }
 
-const randomSerial = (): string => `01${randomBytes(15).toString('hex')}`;
-
 async function loadAuthority(folder: string, clock: Clock): Promise<CertificateAuthority> {
   let keyPem: string;
   let certificatePem: string;
@@ -144,23 +113,15 @@ async function loadAuthority(folder: string, clock: Clock): Promise<CertificateA
   } catch (error) {
     throw stateError(folder, error);
   }
-  const { certificate, signingKey } = await parseAuthority(folder, keyPem, certificatePem);
-  const issue = issuer(certificate, signingKey, clock);
+  const fingerprint = fingerprintOfAuthority(folder, keyPem, certificatePem);
+  let loading: Promise<Issuer> | null = null;
+  const issuer = (): Promise<Issuer> =>
+    (loading ??= import('./ca-issue.js').then(({ openIssuer }) => openIssuer(keyPem, certificatePem, clock)));
   return {
     certificatePem,
-    fingerprint: fingerprintOf(certificatePem),
-    issueServer: async (names) => {
-      const keys = await generateKeys();
-      const issued = await issue(`CN=${RECEIVER_TLS_NAME}`, keys.publicKey as never, [
-        new x509.ExtendedKeyUsageExtension([ExtendedKeyUsage.serverAuth], true),
-        new x509.SubjectAlternativeNameExtension(alternativeNames(names)),
-      ]);
-      return { keyPem: await privateKeyToPem(keys.privateKey), chainPem: `${issued}${certificatePem}` };
-    },
-    issueAgent: async (machine, requestPem) =>
-      issue(`CN=${machine}`, await requestedKey(requestPem), [
-        new x509.ExtendedKeyUsageExtension([ExtendedKeyUsage.clientAuth], true),
-      ]),
+    fingerprint,
+    issueServer: async (names) => (await issuer()).server(serverNames(names)),
+    issueAgent: async (machine, requestPem) => (await issuer()).agent(machine, requestPem),
     issueVolumeClient: async (name, lifetimeMs) => {
       if (!VOLUME_CLIENT_NAME.test(name)) {
         throw usageError(
@@ -168,22 +129,18 @@ async function loadAuthority(folder: string, clock: Clock): Promise<CertificateA
           'Use up to 50 letters, digits, ".", "_", "-".',
         );
       }
-      const keys = await generateKeys();
-      const extensions = [new x509.ExtendedKeyUsageExtension([ExtendedKeyUsage.clientAuth], true)];
-      const subject = `CN=${VOLUME_CLIENT_PREFIX}${name}`;
-      const certificatePem = await issue(subject, keys.publicKey as never, extensions, lifetimeMs);
-      return { keyPem: await privateKeyToPem(keys.privateKey), certificatePem };
+      return (await issuer()).client(`${VOLUME_CLIENT_PREFIX}${name}`, lifetimeMs);
     },
   };
 }
 
-async function parseAuthority(
-  folder: string,
-  keyPem: string,
-  certificatePem: string,
-): Promise<{ certificate: x509.X509Certificate; signingKey: SigningKey }> {
+/** Of certificate and key that belong together. */
+function fingerprintOfAuthority(folder: string, keyPem: string, certificatePem: string): string {
   try {
-    return { certificate: new x509.X509Certificate(certificatePem), signingKey: await privateKeyFromPem(keyPem) };
+    const certificate = new X509Certificate(certificatePem);
+    if (!certificate.checkPrivateKey(createPrivateKey(keyPem)))
+      throw new Error('the key is not that of the certificate');
+    return sha256Hex(certificate.raw);
   } catch (error) {
     throw corrupt(
       'ca-damaged',
@@ -191,58 +148,4 @@ async function parseAuthority(
       'Restore the folder from a backup; or move it away: a new CA is made, and every agent has to be enrolled again.',
     );
   }
-}
-
-type SigningKey = Awaited<ReturnType<typeof privateKeyFromPem>>;
-/** Without `lifetimeMs` it ends with the CA. */
-type Issue = (
-  subject: string,
-  key: x509.PublicKey,
-  extensions: x509.Extension[],
-  lifetimeMs?: number,
-) => Promise<string>;
-
-function issuer(authority: x509.X509Certificate, signingKey: SigningKey, clock: Clock): Issue {
-  return async (subject, key, extensions, lifetimeMs = Infinity) => {
-    const endMs = Math.min(authority.notAfter.getTime(), clock.nowMs() + lifetimeMs);
-    const certificate = await x509.X509CertificateGenerator.create({
-      serialNumber: randomSerial(),
-      subject,
-      issuer: authority.subjectName,
-      notBefore: new Date(clock.nowMs() - CERTIFICATE_BACKDATE_MS),
-      notAfter: new Date(endMs),
-      signingAlgorithm: EC_ALGORITHM as never,
-      publicKey: key,
-      signingKey: signingKey as never,
-      extensions: [
-        new x509.BasicConstraintsExtension(false, undefined, true),
-        new x509.KeyUsagesExtension(KeyUsageFlags.digitalSignature, true),
-        ...extensions,
-        await x509.AuthorityKeyIdentifierExtension.create(authority.publicKey),
-      ],
-    });
-    return `${certificate.toString('pem')}\n`;
-  };
-}
-
-/** The public key of a certificate request, after its proof of possession was checked. */
-async function requestedKey(requestPem: string): Promise<x509.PublicKey> {
-  const invalid = usageError('the certificate request is not valid', 'Install the same version on agent and receiver.');
-  try {
-    const request = new x509.Pkcs10CertificateRequest(requestPem);
-    const algorithm = request.publicKey.algorithm as { name: string; namedCurve?: string };
-    if (algorithm.name !== EC_ALGORITHM.name || algorithm.namedCurve !== EC_ALGORITHM.namedCurve) throw invalid;
-    if (!(await request.verify())) throw invalid;
-    return request.publicKey;
-  } catch {
-    throw invalid;
-  }
-}
-
-function alternativeNames(names: readonly string[]): x509.JsonGeneralNames {
-  const addresses = Object.values(networkInterfaces()).flatMap((list) => (list ?? []).map((i) => i.address));
-  const all = [RECEIVER_TLS_NAME, 'localhost', hostname(), '127.0.0.1', '::1', ...addresses, ...names];
-  // A link-local address carries its interface (`fe80::1%eth0`), which no certificate can hold.
-  const usable = [...new Set(all)].filter((name) => name !== '' && !name.includes('%'));
-  return usable.map((value) => ({ type: isIP(value) === 0 ? 'dns' : 'ip', value }));
 }

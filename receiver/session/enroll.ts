@@ -11,7 +11,7 @@ import { AfterimageError } from '../../shared/errors.js';
 import type { Logger } from '../../shared/log.js';
 import { asMachineId, type MachineId } from '../../shared/units.js';
 import type { EnrollRequest, EnrollResponse } from '../../shared/wire/enroll.js';
-import { fingerprintOf } from '../../shared/x509.js';
+import { fingerprintOf } from '../../shared/fingerprint.js';
 import { MANIFEST_VERSION, type MachineIdentity } from '../catalog/manifest.js';
 import type { ObjectStore } from '../store/store.js';
 import type { CertificateAuthority } from './ca.js';

@@ -22,7 +22,7 @@ import { ENROLL_PATH, SESSION_PATH, TLS_CIPHERS } from '../../shared/wire/enroll
 import { encodeControl } from '../../shared/wire/messages.js';
 import type { Transport } from '../../shared/wire/transport.js';
 import { HEARTBEAT, WEBSOCKET_OPTIONS, WsTransport, type Heartbeat } from '../../shared/wire/ws-transport.js';
-import { sha256Hex } from '../../shared/x509.js';
+import { sha256Hex } from '../../shared/fingerprint.js';
 import type { MachineIdentity } from '../catalog/manifest.js';
 import type { CertificateAuthority } from './ca.js';
 import type { RequestHandler } from './enroll-http.js';

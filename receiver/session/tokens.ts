@@ -14,7 +14,7 @@ import { AfterimageError, errnoOf, messageOf } from '../../shared/errors.js';
 import { TOKEN_TTL_MS } from '../../shared/limits.js';
 import { isUuid, type MachineId } from '../../shared/units.js';
 import { formatToken } from '../../shared/wire/enroll.js';
-import { sha256Hex } from '../../shared/x509.js';
+import { sha256Hex } from '../../shared/fingerprint.js';
 
 const FOLDER_MODE = 0o700;
 const FILE_MODE = 0o600;

@@ -2,7 +2,7 @@
  * URLs of stores in buckets: `SCHEME://BUCKET/PREFIX?option=value&…`. Pure. A URL is shown in messages and status, so it never holds a secret, and
  * one that does is refused without being repeated.
  */
-import { parseDuration } from '../../shared/config/values.js';
+import { parseDuration } from '../../shared/config/parse-values.js';
 import { usageError } from '../../shared/errors.js';
 import { checkPrefix } from './object-name.js';
 

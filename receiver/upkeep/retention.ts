@@ -16,7 +16,7 @@
  *
  * Age is counted from the newest point, not from now: a machine that stopped replicating keeps what it has.
  */
-import { durationText } from '../../shared/config/values.js';
+import { durationText } from '../../shared/config/parse-values.js';
 import { RETENTION_SKEW_MS } from '../../shared/limits-retention.js';
 import { formatDuration } from '../../shared/units.js';
 import type { Consistency } from '../catalog/manifest.js';

@@ -9,6 +9,7 @@ import type { LayOutContext } from './data-clusters.js';
 import { openDeviceTarget } from './device-target.js';
 import { openFileTarget } from './file-target.js';
 import { Qcow2Target } from './qcow2-target.js';
+import type { TargetFormat } from './target-format.js';
 import type { Outlet } from './threads/span-job.js';
 
 export interface RestoreTarget {
@@ -63,9 +64,6 @@ export interface TargetOptions {
   /** `raw` unless given. */
   readonly format?: TargetFormat;
 }
-
-export const TARGET_FORMATS = ['raw', 'qcow2'] as const;
-export type TargetFormat = (typeof TARGET_FORMATS)[number];
 
 const TARGET_HINT = 'Give a block device, or the path of a file in a folder that exists.';
 

@@ -1,36 +1,9 @@
 /**
- * Values as people write them in configuration files and options: sizes, rates, durations, times of day. Pure.
+ * Values of configuration files as zod types: what is wrong is said in our words. Pure.
  */
-import { isIP } from 'node:net';
 import { z } from 'zod';
-import { parseHostPort } from '../wire/enroll.js';
-
-const BYTES_OF: Readonly<Record<string, number>> = {
-  B: 1,
-  kB: 1e3,
-  KB: 1e3,
-  MB: 1e6,
-  GB: 1e9,
-  TB: 1e12,
-  KiB: 2 ** 10,
-  MiB: 2 ** 20,
-  GiB: 2 ** 30,
-  TiB: 2 ** 40,
-  // Links are sold in bits.
-  kbit: 1e3 / 8,
-  Mbit: 1e6 / 8,
-  Gbit: 1e9 / 8,
-};
-const MS_OF: Readonly<Record<string, number>> = { ms: 1, s: 1_000, min: 60_000, h: 3_600_000, d: 86_400_000 };
-
-/** Number and unit; null when the text isn't both, or the result isn't a positive number. */
-function measure(text: string, units: Readonly<Record<string, number>>): number | null {
-  const match = /^(\d+(?:\.\d+)?)\s*([A-Za-z]+)$/.exec(text.trim());
-  const factor = units[match?.[2] ?? ''];
-  if (match === null || factor === undefined) return null;
-  const value = Math.round(Number(match[1]) * factor);
-  return Number.isSafeInteger(value) && value > 0 ? value : null;
-}
+import { parseHostPort } from '../wire/host-port.js';
+import { isLoopback, parseBytes, parseDays, parseDuration, parseRate, parseTimeOfDay } from './parse-values.js';
 
 /** Text by a rule of ours, as a zod type: what is wrong is said in our words. */
 const parsedText = <T>(parse: (text: string) => T | null, expected: string) =>
@@ -40,21 +13,6 @@ const parsedText = <T>(parse: (text: string) => T | null, expected: string) =>
     context.addIssue({ code: 'custom', message: `expected ${expected}` });
     return z.NEVER;
   });
-
-/** "64MiB" → bytes. */
-export const parseBytes = (text: string): number | null => (text.includes('bit') ? null : measure(text, BYTES_OF));
-/** "20MB/s", "100Mbit/s" → bytes per second. */
-export const parseRate = (text: string): number | null =>
-  text.trim().endsWith('/s') ? measure(text.trim().slice(0, -2), BYTES_OF) : null;
-/** "5s", "10min" → milliseconds. */
-export const parseDuration = (text: string): number | null => measure(text, MS_OF);
-
-/** Milliseconds → "2h", as parseDuration reads it: the largest unit that fits whole. */
-export function durationText(ms: number): string {
-  const fitting = Object.entries(MS_OF).filter(([, unitMs]) => ms % unitMs === 0);
-  const [unit = 'ms', unitMs = 1] = fitting.at(-1) ?? [];
-  return `${ms / unitMs}${unit}`;
-}
 
 export const bytesValue = parsedText(parseBytes, 'a size with its unit, such as 64MiB or 2GB');
 export const rateValue = parsedText(parseRate, 'a rate with its unit, such as 20MB/s or 100Mbit/s');
@@ -66,35 +24,7 @@ export const durationValue = (minMs: number, maxMs: number, bounds: string) =>
     `expected a duration of ${bounds}`,
   );
 
-/** "08:30" → minutes since midnight; "24:00" is the end of the day. */
-export function parseTimeOfDay(text: string): number | null {
-  const match = /^(\d{2}):(\d{2})$/.exec(text);
-  const [hour, minute] = [Number(match?.[1]), Number(match?.[2])];
-  if (match === null || minute > 59) return null;
-  const minutes = hour * 60 + minute;
-  return minutes <= 24 * 60 ? minutes : null;
-}
-
 export const timeOfDayValue = parsedText(parseTimeOfDay, "a time of day in quotes, such as '08:00'");
-
-const DAY_NAMES = ['sun', 'mon', 'tue', 'wed', 'thu', 'fri', 'sat'];
-
-/** "mon-fri", "sat,sun", "daily" → days of the week, 0 = Sunday as in Date. */
-export function parseDays(text: string): readonly number[] | null {
-  if (text === 'daily') return [0, 1, 2, 3, 4, 5, 6];
-  const days = new Set<number>();
-  for (const part of text.toLowerCase().split(',')) {
-    const [first, last, ...more] = part.trim().split('-');
-    const from = DAY_NAMES.indexOf(first ?? '');
-    const to = last === undefined ? from : DAY_NAMES.indexOf(last);
-    if (from < 0 || to < 0 || more.length > 0) return null;
-    for (let day = from; ; day = (day + 1) % 7) {
-      days.add(day);
-      if (day === to) break;
-    }
-  }
-  return [...days].sort();
-}
 
 export const daysValue = parsedText(parseDays, 'days such as mon-fri, sat,sun or daily');
 
@@ -108,12 +38,6 @@ export const absolutePath = z
   .regex(/^\/[^\0]*$/, 'expected an absolute path, such as /var/lib/example');
 
 export const portValue = z.int('expected a port, 1 to 65535').min(1, 'expected a port, 1 to 65535').max(65535);
-
-/** Whether a host is this machine alone. Names are not resolved: `localhost` is the only one that can't be anything else. */
-export function isLoopback(host: string): boolean {
-  if (host === 'localhost' || host === '::1') return true;
-  return isIP(host) === 4 && host.startsWith('127.');
-}
 
 /** Status endpoints have no authentication: whoever reaches them may read. */
 export const loopbackHost = z

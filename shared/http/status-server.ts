@@ -2,13 +2,12 @@
  * The local HTTP endpoint of a program: /healthz, /status, /metrics, and POST routes where it listens on a Unix socket (the agent's control
  * socket). There is no authentication: it listens on loopback, or on a socket that the file's mode (0600) keeps for its owner.
  */
-import { fastify, type FastifyInstance } from 'fastify';
+import type { FastifyInstance } from 'fastify';
 import type { Registry } from 'prom-client';
-import { isLoopback } from '../config/values.js';
+import { isLoopback } from '../config/parse-values.js';
 import { usageError } from '../errors.js';
-import { CONTROL_REQUEST_BYTES_MAX } from '../limits.js';
 import type { Logger } from '../log.js';
-import { answerErrors } from './error-answer.js';
+import { localApp } from './app.js';
 import { listenApp, type HttpEndpoint, type HttpListen } from './listen.js';
 
 export interface Health {
@@ -39,11 +38,14 @@ export async function startStatusServer(options: StatusServerOptions): Promise<S
   if (!isSocket && !isLoopback(listen.host))
     throw usageError(`the status endpoint must be on loopback, not on ${listen.host}`);
   if (!isSocket && Object.keys(post).length > 0) throw usageError('POST routes are offered on a Unix socket only');
-  return listenApp(createApp(options, post), listen);
+  return listenApp(() => localApp(options.log, (app) => addRoutes(app, options, post)), listen, options.log);
 }
 
-function createApp(options: StatusServerOptions, post: Readonly<Record<string, PostHandler>>): FastifyInstance {
-  const app = fastify({ bodyLimit: CONTROL_REQUEST_BYTES_MAX, forceCloseConnections: true });
+function addRoutes(
+  app: FastifyInstance,
+  options: StatusServerOptions,
+  post: Readonly<Record<string, PostHandler>>,
+): void {
   app.get('/healthz', async (_request, reply) => {
     const health = options.health();
     return reply.code(health.healthy ? 200 : 503).send(health);
@@ -56,6 +58,4 @@ function createApp(options: StatusServerOptions, post: Readonly<Record<string, P
   for (const [path, handler] of Object.entries(post)) {
     app.post(path, async (request, reply) => reply.send((await handler(request.body)) ?? {}));
   }
-  answerErrors(app, options.log);
-  return app;
 }

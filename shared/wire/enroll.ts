@@ -7,6 +7,7 @@
 import { z } from 'zod';
 import { usageError } from '../errors.js';
 import { isUuid, type MachineId } from '../units.js';
+import { parseHostPort } from './host-port.js';
 
 export const ENROLL_PATH = '/v1/enroll';
 export const SESSION_PATH = '/v1/session';
@@ -18,22 +19,6 @@ export const TLS_CIPHERS = 'TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CH
 const TOKEN_PREFIX = 'ai1.';
 const sha256Hex = z.string().regex(/^[0-9a-f]{64}$/);
 const secretText = z.string().regex(/^[A-Za-z0-9_-]{43}$/);
-
-export interface HostPort {
-  readonly host: string;
-  readonly port: number;
-}
-
-/** `host:port`, `[v6]:port`; null when it is not one. */
-export function parseHostPort(text: string): HostPort | null {
-  const match = /^(?:\[([0-9A-Fa-f:.%]+)\]|([A-Za-z0-9._-]+)):(\d{1,5})$/.exec(text);
-  const port = Number(match?.[3]);
-  const host = match?.[1] ?? match?.[2];
-  return host === undefined || port < 1 || port > 65535 ? null : { host, port };
-}
-
-export const formatHostPort = ({ host, port }: HostPort): string =>
-  host.includes(':') ? `[${host}]:${port}` : `${host}:${port}`;
 
 const tokenSchema = z.strictObject({
   a: z.string().refine((text) => parseHostPort(text) !== null),

@@ -11,7 +11,7 @@ import { CONTROL_BYTES_MAX, DISKS_PER_MACHINE_MAX } from '../limits.js';
 import { FLEET_MAX, RECEIVER_ADDRESSES_MAX } from '../limits-fleet.js';
 import { RESEND_EXTENTS_MAX } from '../limits-scrub.js';
 import { isDiskId, isUuid, type DiskId, type MachineId, type SeriesId } from '../units.js';
-import { parseHostPort } from './enroll.js';
+import { parseHostPort } from './host-port.js';
 
 export const PROTOCOL_VERSION = 2;
 export const TAG_DATA = 1;

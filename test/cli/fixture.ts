@@ -2,7 +2,7 @@
 import { join } from 'node:path';
 import { PassThrough } from 'node:stream';
 import { startControlServer } from '../../receiver/api/control.js';
-import type { CliIo } from '../../receiver/cli/context.js';
+import type { CliIo } from '../../receiver/cli/io.js';
 import { runCli } from '../../receiver/cli/program.js';
 import { systemClock } from '../../shared/clock.js';
 import { silentLogger } from '../../shared/log.js';

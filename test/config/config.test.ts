@@ -12,7 +12,7 @@ import {
   parseDuration,
   parseRate,
   parseTimeOfDay,
-} from '../../shared/config/values.js';
+} from '../../shared/config/parse-values.js';
 
 let folder: string;
 beforeAll(async () => {

@@ -5,7 +5,8 @@ import { LayerReader } from '../../receiver/volume/layer-reader.js';
 import { planPoint } from '../../receiver/volume/plan-point.js';
 import { checkRestore, runRestore, type RestoreJob, type RestoreResult } from '../../receiver/volume/restore.js';
 import type { ReadPlan } from '../../receiver/volume/read-plan.js';
-import { openTarget, type TargetFormat } from '../../receiver/volume/target.js';
+import { openTarget } from '../../receiver/volume/target.js';
+import type { TargetFormat } from '../../receiver/volume/target-format.js';
 import type { DiskId, MachineId } from '../../shared/units.js';
 
 export interface Planned {

@@ -6,7 +6,8 @@ import { enroll } from '../../agent/session/enroll.js';
 import { openAuthority } from '../../receiver/session/ca.js';
 import { isRevoked, loadIdentity } from '../../receiver/session/identity.js';
 import { systemClock } from '../../shared/clock.js';
-import { formatToken, parseHostPort, parseToken } from '../../shared/wire/enroll.js';
+import { formatToken, parseToken } from '../../shared/wire/enroll.js';
+import { parseHostPort } from '../../shared/wire/host-port.js';
 import { fingerprintOf } from '../../shared/x509.js';
 import { connect, nextMessage, startWorld, type World } from './fixture.js';
 

@@ -5,7 +5,7 @@
 import { createServer, type Server } from 'node:net';
 import { rm } from 'node:fs/promises';
 import type { Clock } from '../../../shared/clock.js';
-import { isLoopback } from '../../../shared/config/values.js';
+import { isLoopback } from '../../../shared/config/parse-values.js';
 import { usageError } from '../../../shared/errors.js';
 import type { Logger } from '../../../shared/log.js';
 import { listenOnPort, listenPrivately } from '../../../shared/unix-socket.js';
