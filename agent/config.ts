@@ -17,6 +17,7 @@ import {
 } from '../shared/config/values.js';
 import { CUT_DEADLINE_MS, FREEZE_DEADLINE_MS, HOOK_TIMEOUT_MS, POINT_INTERVAL_MS } from '../shared/limits.js';
 import { FLEET_MAX } from '../shared/limits-fleet.js';
+import { applicationPointsSchema, applicationsSchema, hooksSchema } from './quiesce/config.js';
 
 export const AGENT_CONFIG_PATH = '/etc/afterimage/agent.yaml';
 
@@ -67,6 +68,10 @@ export const agentConfigSchema = z.strictObject({
       deadline: durationValue(100, 10_000, '100ms to 10s').default(FREEZE_DEADLINE_MS),
     })
     .prefault({}),
+  /** What quiesces applications for application-consistent points, and when these are made: keys in quiesce/config.ts. */
+  hooks: hooksSchema.prefault({}),
+  applications: applicationsSchema.prefault({}),
+  applicationPoints: applicationPointsSchema.prefault({}),
   /** Planned failover: what stops the workload and unmounts its disks, and what undoes that. Commands of /bin/sh, in order; the first that fails ends it. */
   failover: z
     .strictObject({

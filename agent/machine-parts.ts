@@ -7,16 +7,19 @@ import type { Clock } from '../shared/clock.js';
 import { AfterimageError } from '../shared/errors.js';
 import { MESSAGE_BUFFERS } from '../shared/limits.js';
 import type { Transport } from '../shared/wire/transport.js';
-import type { AgentConfig } from './config.js';
+import { AGENT_CONFIG_PATH, type AgentConfig } from './config.js';
 import { MessagePool } from './cycle/chunk-sender.js';
 import { ReadPool } from './cycle/read-pool.js';
 import { WindowArena } from './cycle/window-arena.js';
 import { describeMachine, hardwareId, type MachineDescription } from './describe.js';
+import type { Source } from './disks/footprint.js';
 import { Sysfs } from './disks/sysfs.js';
 import { FinalCut, type FinalCutDeps } from './final-cut.js';
 import { SourceKeys } from './keys/source-keys.js';
 import { openDisk, type OpenContext, type OpenedDisk } from './open-disk.js';
 import { loadProtection, type ProtectedEntry, type ProtectionList } from './protection.js';
+import { planOfMachine } from './quiesce/plan/machine-plan.js';
+import type { QuiescePlan } from './quiesce/plan/plan.js';
 import { connectToReceiver, type ConnectOptions } from './session/connect.js';
 import { keepGeneration, type Credentials } from './session/credentials.js';
 import { keepFleet, loadFleet } from './session/fleet-file.js';
@@ -47,6 +50,8 @@ export interface MachineParts {
   readonly sourceKeys?: (machine: string) => Promise<SourceKeys | null>;
   /** The receivers that are known, over a restart. Absent: known by this process alone. */
   readonly fleet?: { readonly load: () => Promise<KnownFleet>; readonly keep: (fleet: KnownFleet) => Promise<void> };
+  /** What a stronger point would freeze and quiesce, to be checked when disks are opened. Absent: nothing is checked. */
+  readonly quiescePlan?: (sources: readonly Source[]) => QuiescePlan;
   /** Returns when the generation survives a crash. */
   readonly keepGeneration: (generation: number) => Promise<void>;
 }
@@ -59,8 +64,9 @@ export function realParts(
 ): MachineParts {
   const tracker = openTracker(config, clock);
   if (tracker.tracker === null) log.warn({ reason: tracker.reason }, 'change tracking is not possible on this machine');
+  const sysfs = new Sysfs();
   return {
-    sysfs: new Sysfs(),
+    sysfs,
     tracker,
     memory: { reads: new ReadPool(), messages: new MessagePool(MESSAGE_BUFFERS), arena: new WindowArena() },
     hardwareId: () => hardwareId(),
@@ -75,6 +81,7 @@ export function realParts(
       load: () => loadFleet(config.stateDir, caPem),
       keep: (fleet) => keepFleet(config.stateDir, caPem, fleet),
     },
+    quiescePlan: (sources) => planOfMachine(sysfs, sources, config, AGENT_CONFIG_PATH, true),
     keepGeneration: (generation) => keepGeneration(config.stateDir, generation),
   };
 }

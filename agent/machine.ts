@@ -57,6 +57,7 @@ export class AgentMachine {
   #finalCut: FinalCutting | null = null;
   #route: Route | null = null;
   #keeping: Promise<void> = Promise.resolve();
+  #quiesceWarnings: ReadonlySet<string> = new Set();
   /** Why the disks are not open. */
   problem: string | null = null;
 
@@ -299,6 +300,22 @@ export class AgentMachine {
       ...(this.#keys === null ? {} : { keys: this.#keys }),
     };
     for (const entry of list.disks) this.#disks.push(await parts.openDisk(entry, list, this.#disks, context));
+    this.#checkQuiesce();
+  }
+
+  /** Better known now than when the first stronger point is made. Each warning is said once as long as it stands. */
+  #checkQuiesce(): void {
+    const { parts, log, config } = this.#deps;
+    const plan = this.#disks.length === 0 ? undefined : parts.quiescePlan?.(this.#disks.map((d) => d.inspected.source));
+    const warnings = plan?.warnings ?? [];
+    // Who asks for no stronger points need not be warned about them.
+    const { every, cron } = config.applicationPoints;
+    const areWanted = plan?.strongest === 'application' || every !== undefined || cron !== undefined;
+    for (const { code, text, hint } of warnings) {
+      if (this.#quiesceWarnings.has(text)) continue;
+      log[areWanted || code === 'hook-refused' ? 'warn' : 'info']({ code, hint }, `stronger points: ${text}`);
+    }
+    this.#quiesceWarnings = new Set(warnings.map(({ text }) => text));
   }
 
   async #closeDisks(): Promise<void> {

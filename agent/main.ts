@@ -11,13 +11,15 @@ import { AfterimageError, usageError } from '../shared/errors.js';
 import { formatBytes, isDiskId, type DiskId } from '../shared/units.js';
 import { VERSION } from '../shared/version.js';
 import { ask, isRunning } from './client.js';
-import { loadAgentConfig } from './config.js';
+import { AGENT_CONFIG_PATH, loadAgentConfig } from './config.js';
 import type { CycleResult } from './cycle/machine-cycle.js';
 import { CONTROL, runAgent } from './daemon.js';
 import { hardwareId } from './describe.js';
 import { initKeys, KEEP_A_COPY, keysText, rotateKeys, showKeys, type KeysShown } from './keys/commands.js';
 import { loadCredentials } from './session/credentials.js';
 import { protect, replaceDisk, unprotect } from './protect.js';
+import { dryRun } from './quiesce-command.js';
+import { planText } from './quiesce/plan/view.js';
 import { statusText } from './status-view.js';
 import type { AgentSnapshot } from './status.js';
 
@@ -145,6 +147,21 @@ program
       print(
         `Recovery point ${result.point} is committed: ${result.cut.consistency}-consistent, ${formatBytes(result.changedBytes)} changed.`,
       );
+  });
+
+program
+  .command('quiesce')
+  .description('show what is frozen and which applications are quiesced for stronger points, and why')
+  .argument('[device...]', 'look at these instead of the protected disks')
+  .option('--dry-run', 'change nothing; nothing else is offered here')
+  .option('--json', 'print JSON')
+  .action(async (devices: string[], options: { dryRun?: boolean; json?: boolean }) => {
+    if (options.dryRun !== true)
+      throw usageError('quiesce only shows: give --dry-run', 'To make such a point: `afterimage-agent point`.');
+    const path = program.opts<{ config?: string }>().config ?? AGENT_CONFIG_PATH;
+    const plan = await dryRun(await config(), path, devices, randomUUID);
+    if (options.json === true) printJson(plan);
+    else print(planText(plan));
   });
 
 program

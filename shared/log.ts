@@ -1,7 +1,7 @@
 /**
  * Logs: pino, one JSON line per event that matters, to stdout (journald). Secrets are redacted by path, and never passed in.
  */
-import { pino, type Logger } from 'pino';
+import { destination, pino, type Logger } from 'pino';
 
 export type { Logger };
 export type LogLevel = 'debug' | 'info' | 'warn' | 'error' | 'silent';
@@ -25,7 +25,36 @@ export function createLogger(
     redact: { paths: REDACT, censor: '[secret]' },
     serializers: { err: pino.stdSerializers.err },
   };
-  return stream === process.stdout ? pino(options) : pino(options, stream);
+  return stream === process.stdout ? pino(options, gate) : pino(options, stream);
+}
+
+/** Lines that are kept at most while the log is held: a freeze lasts seconds, and hardly anything is worth a line in it. */
+const HELD_LINES_MAX = 1_000;
+/** Set while nothing may be written: the log may be a file on a filesystem that is frozen, or its reader may be blocked by one. */
+let held: { readonly lines: string[]; dropped: number } | null = null;
+let stdout: { write(line: string): unknown } | null = null;
+
+const gate = {
+  write(line: string): void {
+    if (held === null) {
+      stdout ??= destination({ fd: 1, sync: true });
+      stdout.write(line);
+    } else if (held.lines.length < HELD_LINES_MAX) held.lines.push(line);
+    else held.dropped++;
+  },
+};
+
+/** Keeps the lines of all logs to stdout in memory until the returned function is called. One holder at a time; a second one joins the first. */
+export function holdLogs(): () => void {
+  if (held !== null) return () => undefined;
+  const mine = { lines: [] as string[], dropped: 0 };
+  held = mine;
+  return () => {
+    if (held !== mine) return;
+    held = null;
+    for (const line of mine.lines) gate.write(line);
+    if (mine.dropped > 0) gate.write(`${JSON.stringify({ level: 40, msg: `${mine.dropped} lines were dropped` })}\n`);
+  };
 }
 
 export const silentLogger = (): Logger => pino({ level: 'silent' });

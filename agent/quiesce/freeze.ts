@@ -9,7 +9,7 @@ import { closeSync } from 'node:fs';
 import type { Clock } from '../../shared/clock.js';
 import { errnoOf, messageOf } from '../../shared/errors.js';
 import { PRESYNC_TIMEOUT_MS } from '../../shared/limits.js';
-import type { Logger } from '../../shared/log.js';
+import { holdLogs, type Logger } from '../../shared/log.js';
 import { syncfsAsync } from '../../shared/native/libc.js';
 import { FreezeGuard, type Frozen, type GuardEnd } from './guard.js';
 import { openMount, type MountedFilesystem } from './mounts.js';
@@ -158,11 +158,15 @@ class FrozenRun {
       if (!timerOff.signal.aborted) this.#pastDeadline();
     });
     void this.#guard.ended.then(() => this.#stop.abort());
+    // A line of any other part of the agent would wait for the thaw, and with it the whole process.
+    const letLogsGo = holdLogs();
+    void this.#guard.ended.then(letLogsGo);
     const frozen = await this.#guard.freeze(deadlineMs);
     const worked = frozen.is === 'frozen' ? await settle(work, this.#stop.signal) : null;
     const inTime = clock.monotonicMs() - startMs < deadlineMs;
     timerOff.abort();
     const end = await this.#guard.thaw();
+    letLogsGo();
     const freezeMs = frozenMsOf(end) ?? clock.monotonicMs() - startMs;
     this.#logAfterThaw(frozen, end, freezeMs);
     const failed = this.#failureOf(end, inTime, freezeMs);

@@ -58,6 +58,14 @@ export interface DeviceStack {
   readonly loops: readonly { readonly name: string; readonly backingFile: string }[];
 }
 
+/** The same, seen from above as well: for people who ask why a filesystem is frozen. */
+export interface DeviceGraph extends DeviceStack {
+  /** Names of devices directly below: the disk of a partition, what a volume is made of, the device of a loop. */
+  below(name: string): readonly string[];
+  /** What people call a device: the name of a volume beside that of the kernel. */
+  title(name: string): string;
+}
+
 interface Superblock {
   readonly entries: MountEntry[];
   readonly devices: ReadonlySet<string>;
@@ -80,7 +88,7 @@ const isWithin = (path: string, folder: string): boolean =>
   folder === '/' || path === folder || path.startsWith(`${folder}/`);
 
 /** Key of the superblock that a file lies on: the mount with the longest path over it, the later one of two. */
-function superblockOfFile(mounts: readonly MountEntry[], path: string): string | undefined {
+export function superblockOfFile(mounts: readonly MountEntry[], path: string): string | undefined {
   let best: MountEntry | undefined;
   for (const mount of mounts) {
     if (isWithin(path, mount.path) && (best === undefined || mount.path.length >= best.path.length)) best = mount;
@@ -167,15 +175,19 @@ function btrfsGroups(sysfs: Sysfs): string[][] {
     .filter((names) => names.length > 0);
 }
 
-export function readStack(sysfs: Sysfs): DeviceStack {
+export function readStack(sysfs: Sysfs): DeviceGraph {
   const loops: { name: string; backingFile: string }[] = [];
   const loopsOnDevices = new Map<string, string[]>();
+  const devicesOfLoops = new Map<string, string>();
   for (const name of sysfs.allNames()) {
     const file = sysfs.text(`class/block/${name}/loop/backing_file`);
     if (file === null) continue;
     const below = file.startsWith('/dev/') ? blockNameOf(sysfs, file) : null;
     if (below === null) loops.push({ name, backingFile: file });
-    else loopsOnDevices.set(below, [...(loopsOnDevices.get(below) ?? []), name]);
+    else {
+      loopsOnDevices.set(below, [...(loopsOnDevices.get(below) ?? []), name]);
+      devicesOfLoops.set(name, below);
+    }
   }
   const groups = btrfsGroups(sysfs);
   return {
@@ -184,6 +196,20 @@ export function readStack(sysfs: Sysfs): DeviceStack {
       const device = sysfs.device(name);
       if (device === null) return [];
       return [...device.partitions, ...device.holders, ...(loopsOnDevices.get(name) ?? [])];
+    },
+    below: (name) => {
+      const device = sysfs.device(name);
+      if (device === null) return [];
+      const ofLoop = devicesOfLoops.get(name);
+      return [
+        ...(device.partition === null ? [] : [device.disk]),
+        ...device.slaves,
+        ...(ofLoop === undefined ? [] : [ofLoop]),
+      ];
+    },
+    title: (name) => {
+      const volume = sysfs.device(name)?.dmName ?? null;
+      return volume === null ? name : `${name} (${volume})`;
     },
     devicesOf: (mount) => {
       const [major, minor] = mount.device.split(':').map(Number);

@@ -16,6 +16,7 @@ import { isFrozen, isRoot, LoopDisks, until } from './loop-disks.js';
 const MIB = 1 << 20;
 const GUARD = 'agent/quiesce/guard-main.ts';
 const AGENT = 'test/quiesce/frozen-agent.ts';
+const LOGGING_AGENT = 'test/quiesce/logging-agent.ts';
 const sysfs = new Sysfs();
 
 describe.skipIf(!isRoot)('freeze with guard', { timeout: 30_000 }, () => {
@@ -23,7 +24,7 @@ describe.skipIf(!isRoot)('freeze with guard', { timeout: 30_000 }, () => {
   let disks: LoopDisks;
   let children: ChildProcess[];
 
-  beforeAll(() => (compiled = compile([GUARD, AGENT])));
+  beforeAll(() => (compiled = compile([GUARD, AGENT, LOGGING_AGENT])));
   afterAll(() => compiled.remove());
   beforeEach(() => {
     disks = new LoopDisks();
@@ -283,6 +284,23 @@ describe.skipIf(!isRoot)('freeze with guard', { timeout: 30_000 }, () => {
       return writes - start;
     });
     expect(outcome).toMatchObject({ held: true, result: 0 });
+  });
+
+  it('is not blocked by its own log on the filesystem that it froze', async () => {
+    const { mount } = filesystem('ext4');
+    const path = join(mount, 'agent.log');
+    const file = openSync(path, 'w');
+    disks.undo(() => closeSync(file));
+    const args = [compiled.path(LOGGING_AGENT), compiled.path(GUARD), mount];
+    const child = spawn(process.execPath, args, { stdio: ['ignore', file, 'pipe'] });
+    children.push(child);
+    let said = '';
+    child.stderr?.on('data', (bytes: Buffer) => (said += bytes.toString()));
+    await until('outcome', () => said.includes('held'));
+    expect(said).toContain('"held":true');
+    const lines = readFileSync(path, 'utf8').split('\n');
+    expect(lines.filter((line) => line.includes('while frozen'))).toHaveLength(20);
+    expect(lines.findIndex((line) => line.includes('after'))).toBeGreaterThan(20);
   });
 
   it('reports a guard that does not start', async () => {
