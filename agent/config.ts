@@ -18,6 +18,7 @@ import {
 import { CUT_DEADLINE_MS, FREEZE_DEADLINE_MS, HOOK_TIMEOUT_MS, POINT_INTERVAL_MS } from '../shared/limits.js';
 import { FLEET_MAX } from '../shared/limits-fleet.js';
 import { applicationPointsSchema, applicationsSchema, hooksSchema } from './quiesce/config.js';
+import { REBOOT_WITHIN_MS } from '../shared/limits-service.js';
 
 export const AGENT_CONFIG_PATH = '/etc/afterimage/agent.yaml';
 
@@ -85,6 +86,15 @@ export const agentConfigSchema = z.strictObject({
   failback: z.strictObject({ allow: z.boolean('expected true or false').default(true) }).prefault({}),
   /** Encrypts before anything leaves this machine, with the keys of this file (`afterimage-agent keys init`). Absent: it doesn't. */
   encryption: z.strictObject({ keyFile: absolutePath.optional() }).prefault({}),
+  /** Whether tracking goes on over a clean reboot where nobody can have written in between, and how long the machine may be away for that (ms). */
+  reboot: z
+    .strictObject({
+      continue: z.boolean('expected true or false').default(true),
+      within: durationValue(60_000, HOUR_MS, '1min to 1h').default(REBOOT_WITHIN_MS),
+      /** In memory: what the units of shutdown and boot tell each other. */
+      runDir: absolutePath.default('/run/afterimage-reboot'),
+    })
+    .prefault({}),
   log: z.strictObject({ level: logLevelValue.default('info') }).prefault({}),
 });
 export type AgentConfig = z.infer<typeof agentConfigSchema>;

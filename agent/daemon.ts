@@ -14,6 +14,7 @@ import type { AgentConfig } from './config.js';
 import { AgentMachine } from './machine.js';
 import { realParts } from './machine-parts.js';
 import { agentMetrics } from './metrics.js';
+import { takeNotes } from './reboot/notes-folder.js';
 import { requireCredentials } from './session/credentials.js';
 
 /** Paths of the control socket; `client.ts` is the other end. */
@@ -24,6 +25,8 @@ export async function runAgent(config: AgentConfig, signal: AbortSignal): Promis
   const log = createLogger('afterimage-agent', config.log.level);
   const credentials = await requireCredentials(config.stateDir);
   const machineLog = log.child({ machine: credentials.machine });
+  // What was noted for a reboot is over once an agent runs, whatever boot it was meant for.
+  await takeNotes(config.stateDir);
   const machine = new AgentMachine({
     config,
     credentials,

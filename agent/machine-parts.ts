@@ -16,10 +16,11 @@ import type { Source } from './disks/footprint.js';
 import { Sysfs } from './disks/sysfs.js';
 import { FinalCut, type FinalCutDeps } from './final-cut.js';
 import { SourceKeys } from './keys/source-keys.js';
-import { openDisk, type OpenContext, type OpenedDisk } from './open-disk.js';
+import { bootId, openDisk, type OpenContext, type OpenedDisk } from './open-disk.js';
 import { loadProtection, type ProtectedEntry, type ProtectionList } from './protection.js';
 import { planOfMachine } from './quiesce/plan/machine-plan.js';
 import type { QuiescePlan } from './quiesce/plan/plan.js';
+import { rebootReasons } from './reboot/outcome.js';
 import { connectToReceiver, type ConnectOptions } from './session/connect.js';
 import { keepGeneration, type Credentials } from './session/credentials.js';
 import { keepFleet, loadFleet } from './session/fleet-file.js';
@@ -52,6 +53,8 @@ export interface MachineParts {
   readonly fleet?: { readonly load: () => Promise<KnownFleet>; readonly keep: (fleet: KnownFleet) => Promise<void> };
   /** What a stronger point would freeze and quiesce, to be checked when disks are opened. Absent: nothing is checked. */
   readonly quiescePlan?: (sources: readonly Source[]) => QuiescePlan;
+  /** Why tracking did not go on over the last reboot, by disk. */
+  readonly rebootReasons?: () => Promise<ReadonlyMap<string, string>>;
   /** Returns when the generation survives a crash. */
   readonly keepGeneration: (generation: number) => Promise<void>;
 }
@@ -82,11 +85,15 @@ export function realParts(
       keep: (fleet) => keepFleet(config.stateDir, caPem, fleet),
     },
     quiescePlan: (sources) => planOfMachine(sysfs, sources, config, AGENT_CONFIG_PATH, true),
+    rebootReasons: () => rebootReasons(config.reboot.runDir, bootId()),
     keepGeneration: (generation) => keepGeneration(config.stateDir, generation),
   };
 }
 
-function openTracker(config: AgentConfig, clock: Clock): MachineParts['tracker'] {
+export function openTracker(
+  config: AgentConfig,
+  clock: Clock,
+): { readonly tracker: EbpfTracker | null; readonly reason: string } {
   if (config.tracker.prefer === 'scan') return { tracker: null, reason: 'the configuration prefers scan' };
   try {
     const mode = config.tracker.mode;

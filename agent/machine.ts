@@ -297,6 +297,7 @@ export class AgentMachine {
       tracker: parts.tracker.tracker,
       trackerReason: parts.tracker.reason,
       newUuid: randomId,
+      rebootReasons: (await parts.rebootReasons?.()) ?? new Map(),
       ...(this.#keys === null ? {} : { keys: this.#keys }),
     };
     for (const entry of list.disks) this.#disks.push(await parts.openDisk(entry, list, this.#disks, context));

@@ -206,18 +206,40 @@ const tracking = program
   .command('tracking')
   .description('change tracking in the kernel, apart from the agent that reads it');
 
+/** While the agent runs, the marks are its. */
+async function mustNotRun(socket: string): Promise<void> {
+  if (!(await isRunning(socket))) return;
+  throw new AfterimageError('the agent is running', {
+    code: 'agent-running',
+    kind: 'refused',
+    hint: 'Stop it first: `systemctl stop afterimage-agent`.',
+  });
+}
+
+tracking
+  .command('close')
+  .description('note of each disk that it is closed, or why not: at shutdown, when filesystems are unmounted')
+  .action(async () => {
+    const loaded = await config();
+    await mustNotRun(loaded.controlSocket);
+    await (await import('./reboot/commands.js')).closeForReboot(loaded);
+  });
+
+tracking
+  .command('arm')
+  .description('go on tracking the disks that were closed and are untouched: at boot, before filesystems are mounted')
+  .action(async () => {
+    const loaded = await config();
+    await mustNotRun(loaded.controlSocket);
+    await (await import('./reboot/commands.js')).armAfterReboot(loaded);
+  });
+
 tracking
   .command('end')
   .description('end the tracking of all disks: when the agent is removed; the next agent compares')
   .action(async () => {
     const { controlSocket, tracker } = await config();
-    if (await isRunning(controlSocket)) {
-      throw new AfterimageError('the agent is running', {
-        code: 'agent-running',
-        kind: 'refused',
-        hint: 'Stop it first: `systemctl stop afterimage-agent`.',
-      });
-    }
+    await mustNotRun(controlSocket);
     const { removeAllPins } = await import('./tracker/ebpf/objects.js');
     print(`Tracking of ${removeAllPins(tracker.pinDir)} disks has ended.`);
   });

@@ -23,6 +23,7 @@ import type { Sysfs } from './disks/sysfs.js';
 import { isPresent } from './disks/watch.js';
 import type { ProtectedEntry, ProtectionList } from './protection.js';
 import type { DiskId } from '../shared/units.js';
+import { FIRST_SERIES } from './tracker/ebpf/arm.js';
 import type { ArmResult, MarkTracker, TrackableDisk } from './tracker/tracker.js';
 
 export interface OpenContext {
@@ -35,6 +36,8 @@ export interface OpenContext {
   readonly tracker: MarkTracker | null;
   readonly trackerReason: string;
   readonly newUuid: () => string;
+  /** Why tracking of a disk did not go on over the last reboot, where that is known. */
+  readonly rebootReasons?: ReadonlyMap<string, string>;
   /** Absent: this machine doesn't encrypt. */
   readonly keys?: SourceKeys;
   /** What a disk stands on in this process, where it isn't the kernel and `stateDir`: a simulation's. */
@@ -148,6 +151,7 @@ async function openArmed(
   });
   if (armed.result !== null) {
     disk.series = armed.result.series;
+    disk.seriesReason = seriesReason(entry.id, armed.result, context.rebootReasons);
     disk.carry = armed.result.uncommitted;
   }
   const source = inspected.source;
@@ -156,6 +160,12 @@ async function openArmed(
     inspected,
     still: armed.trackable === null ? new StillDisk(disk, sysfs, source, context.clock) : null,
   };
+}
+
+/** After a reboot nothing is pinned: why, those know that ran at shutdown and at boot. */
+function seriesReason(id: DiskId, result: ArmResult, rebootReasons: ReadonlyMap<string, string> | undefined): string {
+  if (result.resumed) return '';
+  return result.reason === FIRST_SERIES ? (rebootReasons?.get(id) ?? result.reason) : result.reason;
 }
 
 type Armed =

@@ -295,7 +295,13 @@ export class Replication {
     const need = disk.need;
     if (need === null) return;
     const firstSegment = disk.store.sweep?.nextSegment ?? 0;
-    disk.progress ??= { processedBytes: 0, totalBytes: disk.geometry.sizeBytes, startedAtMs: clock.monotonicMs() };
+    disk.progress ??= {
+      processedBytes: 0,
+      totalBytes: disk.geometry.sizeBytes,
+      startedAtMs: clock.monotonicMs(),
+      readBytesBefore: disk.counters.readBytes,
+      sentBytesBefore: disk.counters.sentBytes,
+    };
     const result = await sweep(
       disk,
       { kind: need.kind, only: null, firstSegment },
@@ -310,18 +316,21 @@ export class Replication {
     );
     if (result.kind === 'paused') return;
     const tookMs = clock.monotonicMs() - disk.progress.startedAtMs;
+    const { readBytesBefore, sentBytesBefore } = disk.progress;
+    const readBytes = disk.counters.readBytes - readBytesBefore;
+    const sentBytes = disk.counters.sentBytes - sentBytesBefore;
     log.info(
       {
         disk: disk.id,
         kind: need.kind,
         reason: need.reason,
         seconds: Math.round(tookMs / 1000),
-        readBytes: disk.counters.readBytes,
-        sentBytes: disk.counters.sentBytes,
+        readBytes,
+        sentBytes,
       },
       `${need.kind} done, catching up`,
     );
-    status.swept(disk, need);
+    status.swept(disk, need, { readBytes, sentBytes });
     disk.progress = null;
     disk.need = null;
     this.#reason = need.kind === 'first-copy' ? 'first copy' : `comparison: ${need.reason}`;

@@ -56,9 +56,15 @@ function diskLines(disk: DiskSnapshot, isFailedOver: boolean): string[] {
     `    tracker:      ${disk.tracker}${disk.trackerReason === '' ? '' : ` (${disk.trackerReason})`}`,
   ];
   if (disk.progress !== null) {
-    const { percent, bytesPerSecond, secondsLeft } = disk.progress;
+    const { percent, bytesPerSecond, secondsLeft, readBytes, sentBytes } = disk.progress;
     const left = secondsLeft === null ? '' : `, ${formatDuration(secondsLeft * 1000)} left`;
     lines.push(`    ${bar(percent)}  ${formatBytes(bytesPerSecond)}/s${left}`);
+    lines.push(`    read ${formatBytes(readBytes)}, sent ${formatBytes(sentBytes)}`);
+  }
+  if (disk.lastSweep !== null) {
+    const { kind, reason, readBytes, sentBytes } = disk.lastSweep;
+    const what = `read ${formatBytes(readBytes)}, sent ${formatBytes(sentBytes)}`;
+    lines.push(`    last ${kind}: ${what} (${reason})`);
   }
   return lines;
 }

@@ -27,6 +27,17 @@ export interface DiskSnapshot {
     readonly totalBytes: number;
     readonly bytesPerSecond: number;
     readonly secondsLeft: number | null;
+    /** By this first copy or comparison so far. */
+    readonly readBytes: number;
+    readonly sentBytes: number;
+  } | null;
+  /** The last that came to its end since the agent started. */
+  readonly lastSweep: {
+    readonly kind: SweepNeed['kind'];
+    readonly reason: string;
+    readonly endedAt: string;
+    readonly readBytes: number;
+    readonly sentBytes: number;
   } | null;
   /**
    * What would be lost if the source died now. Seconds: age of the last cut if anything changed since; null before the first point.
@@ -105,6 +116,7 @@ export class AgentStatus {
   #retryAtMs: number | null = null;
   #last: { result: CycleResult; atMs: number; cutMonotonicMs: number } | null = null;
   #fallback: { reason: string; atMs: number } | null = null;
+  readonly #sweeps = new Map<string, NonNullable<DiskSnapshot['lastSweep']>>();
   #points = 0;
   #skipped = 0;
   #freezes = 0;
@@ -174,7 +186,8 @@ export class AgentStatus {
     for (const disk of disks) disk.counters.storedBytes += Math.round(result.storedBytes / disks.length);
   }
 
-  swept(_disk: ProtectedDisk, need: SweepNeed): void {
+  swept(disk: ProtectedDisk, need: SweepNeed, bytes: { readonly readBytes: number; readonly sentBytes: number }): void {
+    this.#sweeps.set(disk.id, { ...need, endedAt: new Date(this.#clock.nowMs()).toISOString(), ...bytes });
     if (need.kind === 'comparison')
       this.#fallback = { reason: `comparison: ${need.reason}`, atMs: this.#clock.nowMs() };
   }
@@ -251,7 +264,8 @@ export class AgentStatus {
       trackerReason: disk.scanReason,
       series: disk.series,
       lastPoint: disk.lastPoint,
-      progress: disk.progress === null ? null : progressOf(disk.progress, nowMs),
+      progress: disk.progress === null ? null : progressOf(disk, disk.progress, nowMs),
+      lastSweep: this.#sweeps.get(disk.id) ?? null,
       dataAtRisk: { seconds: isTracked && bytes === 0 ? 0 : sinceCut, bytes },
       counters: { ...disk.counters },
       tracking: isTracked ? tracker.counters(disk.id) : null,
@@ -263,6 +277,7 @@ export class AgentStatus {
 export const FAILED_OVER = 'FailedOver';
 
 function progressOf(
+  { counters }: ProtectedDisk,
   progress: NonNullable<ProtectedDisk['progress']>,
   nowMs: number,
 ): NonNullable<DiskSnapshot['progress']> {
@@ -274,6 +289,8 @@ function progressOf(
     totalBytes: progress.totalBytes,
     bytesPerSecond,
     secondsLeft: bytesPerSecond > 0 ? (progress.totalBytes - progress.processedBytes) / bytesPerSecond : null,
+    readBytes: counters.readBytes - progress.readBytesBefore,
+    sentBytes: counters.sentBytes - progress.sentBytesBefore,
   };
 }
 

@@ -40,7 +40,7 @@ export async function applyVerdict(
   }
   const doubt = distrust ?? staleSweepReason(disk);
   if (said.verdict === 'compare' || (said.verdict === 'resume' && doubt !== null)) {
-    await beginSweep(disk, 'comparison', doubt ?? said.reason);
+    await beginSweep(disk, 'comparison', doubt ?? withSeriesReason(disk, said.reason));
     return;
   }
   if (said.verdict === 'resume') {
@@ -51,6 +51,10 @@ export async function applyVerdict(
   disk.need = null;
   disk.setState('Protected', said.reason);
 }
+
+/** The receiver sees that the series is another; why, only this machine knows. */
+const withSeriesReason = ({ seriesReason }: ProtectedDisk, reason: string): string =>
+  seriesReason === '' ? reason : `${reason}: ${seriesReason}`;
 
 async function resolveDoubt(disk: ProtectedDisk, said: DiskWelcome, welcome: Welcome): Promise<void> {
   const cycle = disk.store.inDoubtCycle;

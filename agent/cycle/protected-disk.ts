@@ -29,6 +29,15 @@ export interface SweepNeed {
   readonly reason: string;
 }
 
+export interface SweepProgress {
+  processedBytes: number;
+  readonly totalBytes: number;
+  readonly startedAtMs: number;
+  /** Of `counters`, when it began. */
+  readonly readBytesBefore: number;
+  readonly sentBytesBefore: number;
+}
+
 export interface DiskCounters extends SendCounters {
   readBytes: number;
   /** Bytes of layers that the receiver reported as stored. */
@@ -49,6 +58,8 @@ export class ProtectedDisk {
   /** Why the scan tracker, when it is. */
   readonly scanReason: string;
   series: SeriesId | null = null;
+  /** Why that series began; '' when it goes on from an earlier process. */
+  seriesReason = '';
   /** Index in this session's hello. */
   index = 0;
   /** Taken from the tracker, not yet sent under a commit: where the next cycle begins. */
@@ -66,7 +77,7 @@ export class ProtectedDisk {
   get inPoints(): boolean {
     return this.lastPoint > 0;
   }
-  progress: { processedBytes: number; totalBytes: number; startedAtMs: number } | null = null;
+  progress: SweepProgress | null = null;
   readonly counters: DiskCounters = {
     readBytes: 0,
     sentBytes: 0,

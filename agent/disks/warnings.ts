@@ -7,7 +7,8 @@ import { deviceNumbers, type Source } from './footprint.js';
 import type { MountedHere } from './inspect.js';
 import type { Sysfs } from './sysfs.js';
 
-function swapsOn(sysfs: Sysfs, within: ReadonlySet<string>, procRoot: string): string[] {
+/** Paths of swap spaces on these devices. */
+export function swapsOn(sysfs: Sysfs, within: ReadonlySet<string>, procRoot: string): string[] {
   let lines: string[];
   try {
     lines = readFileSync(`${procRoot}/swaps`, 'utf8').split('\n').slice(1);

@@ -83,6 +83,16 @@ export interface UnitFacts {
   readonly activeState: string;
 }
 
+export interface RebootFacts {
+  /** `reboot.continue` of the configuration. */
+  readonly wanted: boolean;
+  /** Those that close and arm; null where systemd doesn't run. */
+  readonly units: readonly UnitFacts[] | null;
+  /** Only the root filesystem is there before others are mounted, and after they are unmounted. */
+  readonly isStateOnRoot: boolean;
+  readonly stateDir: string;
+}
+
 export interface RunningFacts {
   readonly state: string;
   readonly connected: boolean;
@@ -108,6 +118,7 @@ export interface Facts {
   readonly space: SpaceFacts | Problem;
   readonly disks: readonly DiskFacts[] | Problem;
   readonly service: ServiceFacts;
+  readonly reboot: RebootFacts;
 }
 
 export const isProblem = (value: object): value is Problem => 'message' in value && 'hint' in value;

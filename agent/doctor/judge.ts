@@ -5,13 +5,13 @@ import type { Check } from './check.js';
 import { diskChecks, spaceCheck } from './checks/disks.js';
 import { bpffsCheck, btfCheck, kernelCheck, privilegeCheck, trackingCheck } from './checks/kernel.js';
 import { clockCheck, enrolmentCheck, ownCertificateCheck, receiverChecks } from './checks/receiver.js';
-import { runningCheck, serviceCheck } from './checks/service.js';
+import { rebootCheck, runningCheck, serviceCheck } from './checks/service.js';
 import { isProblem, type Facts } from './facts.js';
 
 export function judge(facts: Facts): Check[] {
   const { kernel, privileges, enrolment, receivers, nowMs } = facts;
   const isEnrolled = enrolment !== null && !isProblem(enrolment);
-  const service = serviceCheck(facts.service);
+  const ofSystemd = [serviceCheck(facts.service), rebootCheck(facts.reboot)];
   return [
     privilegeCheck(privileges),
     kernelCheck(kernel),
@@ -25,7 +25,7 @@ export function judge(facts: Facts): Check[] {
       : []),
     ...diskChecks(facts.disks, kernel.prefer),
     spaceCheck(facts.space),
-    ...(service === null ? [] : [service]),
+    ...ofSystemd.filter((check) => check !== null),
     runningCheck(facts.service),
   ];
 }

@@ -273,10 +273,11 @@ export class Restoration {
   async #makeExact({ opened: { disk }, local }: GoalDisk, goal: RestoreGoal, signal: AbortSignal): Promise<void> {
     const fresh = this.#fresh.get(disk.id) ?? new BlockSet();
     const startedAtMs = this.#deps.clock.monotonicMs();
+    const { readBytes: readBytesBefore, sentBytes: sentBytesBefore } = disk.counters;
     await local.makeExact(fresh, this.#deps.random, {
       signal,
       onRead: (readBytes, totalBytes) => {
-        disk.progress = { processedBytes: readBytes, totalBytes, startedAtMs };
+        disk.progress = { processedBytes: readBytes, totalBytes, startedAtMs, readBytesBefore, sentBytesBefore };
         const detail = `${disk.device}: ${formatBytes(readBytes)} of ${formatBytes(totalBytes)} (${local.reason})`;
         this.#step(goal, 'comparing', detail, totalBytes === 0 ? 1 : readBytes / totalBytes);
       },

@@ -36,7 +36,12 @@ export const RECIPES: Readonly<Record<PackageName, Recipe>> = {
     ],
     folders: ['agent', 'shared'],
     commands: { 'afterimage-agent': 'agent/main.js' },
-    units: { 'afterimage-agent.service': UNIT_FOLDER },
+    units: {
+      'afterimage-agent.service': UNIT_FOLDER,
+      'afterimage-arm.service': UNIT_FOLDER,
+      'afterimage-close.service': UNIT_FOLDER,
+      'afterimage-agent.shutdown': 'usr/lib/systemd/system-shutdown',
+    },
     depends: NODE_DEPENDS,
     recommends: FASTER,
     scripts: 'agent',

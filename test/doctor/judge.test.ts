@@ -9,8 +9,10 @@ import type {
   EnrolmentFacts,
   Facts,
   KernelFacts,
+  RebootFacts,
   ReceiverFacts,
   ServiceFacts,
+  UnitFacts,
 } from '../../agent/doctor/facts.js';
 import { judge } from '../../agent/doctor/judge.js';
 import { doctorText } from '../../agent/doctor/text.js';
@@ -58,6 +60,13 @@ const service: ServiceFacts = {
   unit: { name: 'afterimage-agent.service', fileState: 'enabled', activeState: 'active' },
   running: { state: 'Protected', connected: true, reason: '', refused: null, problem: null },
 };
+const unit = (name: string, fileState = 'enabled'): UnitFacts => ({ name, fileState, activeState: 'inactive' });
+const reboot: RebootFacts = {
+  wanted: true,
+  units: [unit('afterimage-close.service'), unit('afterimage-arm.service')],
+  isStateOnRoot: true,
+  stateDir: '/var/lib/afterimage-agent',
+};
 const well: Facts = {
   nowMs: NOW_MS,
   kernel,
@@ -67,6 +76,7 @@ const well: Facts = {
   space: { path: '/var/lib/afterimage-agent', freeBytes: 10 * GIB, neededBytes: 20 * MIB },
   disks: [disk],
   service,
+  reboot,
 };
 
 const gone = { message: 'gone', hint: 'bring it back' };
@@ -196,6 +206,15 @@ describe('each flaw shows in its own line, and says what to do', () => {
     ['not enabled', withUnit('disabled', 'active'), 'service', 'warn', /does not start at boot/],
     ['stopped', withUnit('enabled', 'inactive'), 'service', 'warn', /does not run/],
     ['failed', withUnit('enabled', 'failed'), 'service', 'fail', /has failed/],
+    [
+      'a unit is not enabled',
+      { ...well, reboot: { ...reboot, units: [unit('a'), unit('b', 'disabled')] } },
+      'reboot',
+      'warn',
+      /not enabled: b$/,
+    ],
+    ['state elsewhere', { ...well, reboot: { ...reboot, isStateOnRoot: false } }, 'reboot', 'warn', /root filesystem/],
+    ['not wanted', { ...well, reboot: { ...reboot, wanted: false } }, 'reboot', 'ok', /as configured/],
     ['no agent', withService({ running: null }), 'agent', 'warn', /no agent/],
     ['not connected', running({ connected: false, reason: 'no route' }), 'agent', 'fail', /no route/],
     ['refused', running({ refused: { name: 'clone', reason: 'two', hint: 'one' } }), 'agent', 'fail', /clone.*two/],

@@ -6,6 +6,7 @@ need=()
 have() { command -v "$1" >/dev/null 2>&1 || need+=("$2"); }
 have mkfs.ext4 e2fsprogs
 have mkfs.xfs xfsprogs
+have mkfs.btrfs btrfs-progs
 have fio fio
 have gcc gcc
 have losetup mount

@@ -50,6 +50,27 @@ describe.each([
   });
 });
 
+describe.each(['arm', 'close'])('afterimage-%s.service', (verb) => {
+  test('verify has nothing to say', async () => {
+    const program = join(folder, 'program');
+    await writeFile(program, '#!/bin/sh\n', { mode: 0o755 });
+    const unit = await readFile(new URL(`afterimage-${verb}.service`, UNITS), 'utf8');
+    expect(unit).toContain(`ExecStart=/usr/bin/afterimage-agent tracking ${verb}\n`);
+    const path = join(folder, `afterimage-${verb}.service`);
+    await writeFile(path, unit.replace('/usr/bin/afterimage-agent', program));
+    const { stdout, stderr } = await run('systemd-analyze', ['verify', path]);
+    expect(stdout + stderr).toBe('');
+  });
+
+  test('comes along with the agent, and holds neither boot nor shutdown up for long', async () => {
+    const unit = await readFile(new URL(`afterimage-${verb}.service`, UNITS), 'utf8');
+    expect(unit).toMatch(/^DefaultDependencies=no$/m);
+    expect(Number(/^TimeoutStartSec=(\d+)$/m.exec(unit)?.[1])).toBeLessThanOrEqual(60);
+    const agent = await readFile(new URL('afterimage-agent.service', UNITS), 'utf8');
+    expect(agent).toMatch(new RegExp(`^Also=.*afterimage-${verb}\\.service`, 'm'));
+  });
+});
+
 test('the agent can reach disks, mounts and BPF', async () => {
   const unit = await readFile(new URL('afterimage-agent.service', UNITS), 'utf8');
   expect(unit).toMatch(/^SystemCallFilter=.*\bbpf\b.*\bperf_event_open\b/m);

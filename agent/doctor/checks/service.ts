@@ -2,7 +2,7 @@
  * Does the service run, will it after the next boot, and what does it say of itself? Pure.
  */
 import { fail, ok, warn, type Check } from '../check.js';
-import type { ServiceFacts } from '../facts.js';
+import type { RebootFacts, ServiceFacts } from '../facts.js';
 
 export function serviceCheck({ unit }: ServiceFacts): Check | null {
   const name = 'service';
@@ -42,4 +42,27 @@ export function runningCheck({ running }: ServiceFacts): Check {
   }
   if (running.state === 'Failed') return fail(name, 'a disk has failed', 'See `afterimage-agent status`.');
   return ok(name, `connected, ${running.state}`);
+}
+
+/** Whether tracking can go on over a clean reboot. It can be lived without: then all disks are compared. */
+export function rebootCheck({ wanted, units, isStateOnRoot, stateDir }: RebootFacts): Check | null {
+  const name = 'reboot';
+  if (units === null) return null;
+  if (!wanted) return ok(name, 'all disks are compared after each reboot, as configured (reboot: { continue: false })');
+  const off = units.filter(({ fileState }) => fileState !== 'enabled').map((unit) => unit.name);
+  if (off.length > 0) {
+    return warn(
+      name,
+      `all disks are compared after each reboot: not enabled: ${off.join(', ')}`,
+      'Once the agent is enabled: `systemctl reenable afterimage-agent`.',
+    );
+  }
+  if (!isStateOnRoot) {
+    return warn(
+      name,
+      `all disks are compared after each reboot: ${stateDir} is not on the root filesystem`,
+      'Set `stateDir` in agent.yaml to a folder on the root filesystem, and move what is there.',
+    );
+  }
+  return ok(name, 'after a clean reboot, data disks that nobody else has used are not compared');
 }

@@ -9,14 +9,14 @@ import { diskFacts, listedDisks, spaceFacts } from './disks.js';
 import { enrolmentFacts } from './enrolment.js';
 import { kernelFacts, privilegeFacts } from './kernel.js';
 import { receiverFacts } from './receiver.js';
-import { serviceFacts } from './service.js';
+import { rebootFacts, serviceFacts } from './service.js';
 
 const NOTHING = { disks: [], kept: [] };
 
 export async function collectFacts(config: AgentConfig, clock: Clock): Promise<Facts> {
   const { credentials, facts: enrolment } = await enrolmentFacts(config.stateDir);
   const addresses = credentials === null ? [] : [...new Set([credentials.receiver, ...config.receivers])];
-  const [receivers, list, service] = await Promise.all([
+  const [receivers, list, service, reboot] = await Promise.all([
     Promise.all(
       addresses.flatMap((address, i) =>
         credentials === null ? [] : [receiverFacts(address, i === 0, credentials, clock)],
@@ -24,6 +24,7 @@ export async function collectFacts(config: AgentConfig, clock: Clock): Promise<F
     ),
     listedDisks(config.stateDir),
     serviceFacts(config.controlSocket),
+    rebootFacts(config),
   ]);
   const disks = isProblem(list) ? list : diskFacts(list, new Sysfs());
   return {
@@ -38,5 +39,6 @@ export async function collectFacts(config: AgentConfig, clock: Clock): Promise<F
         : spaceFacts(config.stateDir, list, disks),
     disks,
     service,
+    reboot,
   };
 }

@@ -2,11 +2,14 @@
  * What systemd and the running agent say. Reads only.
  */
 import { execFile } from 'node:child_process';
+import { statSync } from 'node:fs';
+import { dirname } from 'node:path';
 import { promisify } from 'node:util';
 import { SYSTEMCTL_TIMEOUT_MS } from '../../../shared/limits-service.js';
 import { ask } from '../../client.js';
+import type { AgentConfig } from '../../config.js';
 import type { AgentSnapshot } from '../../status.js';
-import type { RunningFacts, ServiceFacts, UnitFacts } from '../facts.js';
+import type { RebootFacts, RunningFacts, ServiceFacts, UnitFacts } from '../facts.js';
 
 const run = promisify(execFile);
 export const AGENT_UNIT = 'afterimage-agent.service';
@@ -26,6 +29,27 @@ async function unitFacts(name: string): Promise<UnitFacts | null> {
   } catch {
     // No systemd, or none that answers.
     return null;
+  }
+}
+
+const REBOOT_UNITS = ['afterimage-close.service', 'afterimage-arm.service'];
+
+export async function rebootFacts({ reboot, stateDir }: AgentConfig): Promise<RebootFacts> {
+  const units = await Promise.all(REBOOT_UNITS.map(unitFacts));
+  return {
+    wanted: reboot.continue,
+    units: units.every((unit) => unit !== null) ? units : null,
+    isStateOnRoot: isOnRoot(stateDir),
+    stateDir,
+  };
+}
+
+/** A folder that isn't there yet will be made where the one above it is. */
+function isOnRoot(path: string): boolean {
+  try {
+    return statSync(path).dev === statSync('/').dev;
+  } catch {
+    return isOnRoot(dirname(path));
   }
 }
 

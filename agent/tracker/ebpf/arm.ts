@@ -6,7 +6,7 @@ import { randomUUID } from 'node:crypto';
 import { closeSync } from 'node:fs';
 import { BlockSet } from '../../../shared/blocks/block-set.js';
 import { AfterimageError, usageError } from '../../../shared/errors.js';
-import { SECTOR_BYTES, asSeriesId } from '../../../shared/units.js';
+import { SECTOR_BYTES, asSeriesId, type SeriesId } from '../../../shared/units.js';
 import type { ArmResult, TrackableDisk } from '../tracker.js';
 import { AuditLedger, UNKNOWN_STATE } from './audit.js';
 import { ArmedDisk, readNumbers } from './armed-disk.js';
@@ -20,6 +20,7 @@ import {
 } from './identity.js';
 import type { KernelTypes } from './kernel-types.js';
 import { DiskMaps } from './maps/disk-maps.js';
+import { groupImage } from './maps/group-bitmap.js';
 import { LAYOUT_VERSION, mapSizes, type MapSizes } from './maps/layout.js';
 import {
   attachPrograms,
@@ -51,7 +52,8 @@ export interface Armed {
 
 /** Readings after attaching, to find the disk idle: at about 10 to 25 µs each, some ten milliseconds. */
 const START_READINGS = 3000;
-const FIRST_SERIES = 'tracking of this disk begins';
+/** Nothing was pinned. */
+export const FIRST_SERIES = 'tracking of this disk begins';
 
 export function armDisk(disk: TrackableDisk, context: ArmContext): Armed {
   const now = describe(disk, context);
@@ -64,8 +66,26 @@ export function armDisk(disk: TrackableDisk, context: ArmContext): Armed {
   return startSeries(disk, context, now, resumed);
 }
 
+/** A series of an earlier boot that goes on: what it had marked and no point holds. */
+export interface Adopted {
+  readonly series: SeriesId;
+  readonly uncommitted: BlockSet;
+}
+
+/** Goes on with a series that another kernel tracked. That nothing was written in between is for the caller to prove. */
+export function adoptSeries(disk: TrackableDisk, context: ArmContext, adopted: Adopted): Armed {
+  const now = { ...describe(disk, context), series: adopted.series };
+  return startSeries(disk, context, now, 'it goes on over a reboot', adopted.uncommitted);
+}
+
 /** Begins a new series, whatever was pinned. */
-export function startSeries(disk: TrackableDisk, context: ArmContext, now: Identity, reason: string): Armed {
+export function startSeries(
+  disk: TrackableDisk,
+  context: ArmContext,
+  now: Identity,
+  reason: string,
+  uncommitted = new BlockSet(),
+): Armed {
   removePins(context.directory);
   const sizes = mapSizes(disk.geometry, possibleCpus());
   const statistics = new DiskStatistics(disk.sysName);
@@ -82,6 +102,8 @@ export function startSeries(disk: TrackableDisk, context: ArmContext, now: Ident
     const ledger = new AuditLedger(deviceKind(disk.sysName), UNKNOWN_STATE, context.monotonicMs());
     ledger.start(() => readNumbers(mapped, statistics, context.monotonicMs()), START_READINGS);
     writeAuditState(mapped.identity, ledger.state);
+    const { pending } = mapped;
+    pending.orImage(groupImage(uncommitted, disk.geometry.blockCount, pending.lengthBytes));
     writeIdentity(mapped.identity, now);
     const objects: DiskObjects = { maps, ...attached };
     undo.push(() => removePins(context.directory));
@@ -97,7 +119,7 @@ export function startSeries(disk: TrackableDisk, context: ArmContext, now: Ident
       monotonicMs: context.monotonicMs,
     };
     const armed = new ArmedDisk(parts, context.monotonicMs());
-    return { armed, result: { series: now.series, resumed: false, reason, uncommitted: new BlockSet() } };
+    return { armed, result: { series: now.series, resumed: false, reason, uncommitted } };
   } catch (error) {
     for (const step of undo.reverse()) step();
     throw error;

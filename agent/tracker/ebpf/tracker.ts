@@ -7,7 +7,7 @@ import { mkdirSync, readdirSync } from 'node:fs';
 import type { BlockSet } from '../../../shared/blocks/block-set.js';
 import { systemClock, type Clock } from '../../../shared/clock.js';
 import { AfterimageError } from '../../../shared/errors.js';
-import type { DiskId } from '../../../shared/units.js';
+import type { DiskId, SeriesId } from '../../../shared/units.js';
 import type {
   ArmResult,
   AuditVerdict,
@@ -17,7 +17,7 @@ import type {
   TrackableDisk,
   TrackerCounters,
 } from '../tracker.js';
-import { armDisk, describe, startSeries, type ArmContext, type Armed } from './arm.js';
+import { adoptSeries, armDisk, describe, startSeries, type ArmContext, type Armed } from './arm.js';
 import type { ArmedDisk } from './armed-disk.js';
 import { Control, waitForStragglers, type EpochIndex } from './control.js';
 import { readKernelTypes, type KernelTypes } from './kernel-types.js';
@@ -75,6 +75,11 @@ export class EbpfTracker implements MarkTracker {
       throw new AfterimageError(`disk ${disk.id} is armed already`, { code: 'disk-armed', kind: 'internal' });
     }
     return this.#add(armDisk(disk, this.#context(disk.id)));
+  }
+
+  /** Goes on with a series of an earlier boot (arm.ts). */
+  adopt(disk: TrackableDisk, series: SeriesId, uncommitted: BlockSet): ArmResult {
+    return this.#add(adoptSeries(disk, this.#context(disk.id), { series, uncommitted }));
   }
 
   disarm(id: DiskId): void {
