@@ -105,6 +105,7 @@ export async function runReceiver(config: ReceiverConfig, signal: AbortSignal): 
       home: registry.homeAgents,
       machines,
       owner,
+      fleet,
       intervalMs: failover.interval,
       cacheBytesMax: failover.cacheBytes,
       env: { ...process.env, AFTERIMAGE_QEMU_ACCEL: failover.accel },

@@ -20,5 +20,10 @@ export const REDIRECTS_MAX = 2;
 export const HANDOVERS_PER_MINUTE = 60;
 /** A machine that could not get to where it belongs is left alone for this long. */
 export const HANDOVER_PAUSE_MS = 10 * 60_000;
+/** Machines that a receiver calls over at a time, in its sign of life: each has a failover job there. */
+export const CALLS_MAX = 256;
+/** An agent that was called over comes after the commit of its cycle; then whoever waits is told where to go instead. */
+export const CALL_OVER_MS = 2 * 60_000;
+export const CALL_OVER_POLL_MS = 100;
 /** An agent that knows other receivers gives one that does not answer no longer than this. */
 export const FLEET_CONNECT_TIMEOUT_MS = 5_000;

@@ -41,9 +41,10 @@ export function statusText(view: RecoveryView, all: boolean, nowMs: number): str
   return parts.join('');
 }
 
-function homeText({ homeAgent, recovery }: RecoveryView): string {
+function homeText({ homeAgent, homeAt, recovery }: RecoveryView): string {
   const home = recovery?.home;
-  const session = homeAgent ?? 'not connected';
+  const elsewhere = homeAt === null ? 'not connected' : `not here; last at receiver ${homeAt.name} (${homeAt.address})`;
+  const session = homeAgent ?? elsewhere;
   return home === undefined || home.mode === 'replicate'
     ? session
     : withReason(`${session}, ${home.mode}`, home.reason);

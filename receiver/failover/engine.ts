@@ -112,14 +112,16 @@ export class FailoverEngine implements RecoveryService {
     const live = this.#running.get(machine)?.runner.job ?? null;
     const shown =
       recovery !== null && live !== null && recovery.job?.id === live.id ? { ...recovery, job: live } : recovery;
+    const facts = this.#facts(machine, head);
     return {
       machine: { id: machine, name: head?.machine.name ?? machine },
       lastPoint: head?.lastPoint ?? 0,
       generation: head?.generation ?? 0,
       recovery: shown,
-      allowedOperations: allowedOperations(recovery, this.#facts(machine, head)),
+      allowedOperations: allowedOperations(recovery, facts),
       instances: this.#copies.of(machine).map((copy) => copy.view()),
-      homeAgent: this.#parts.home.stateOf(machine),
+      homeAgent: facts.homeAgent,
+      homeAt: facts.homeAt,
     };
   }
 
@@ -244,10 +246,14 @@ export class FailoverEngine implements RecoveryService {
   }
 
   #facts(machine: MachineId, head: Manifest | null): Facts {
+    const homeAgent = this.#parts.home.stateOf(machine);
+    const others = this.#parts.fleet?.others ?? [];
     return {
       receiver: this.#settings.receiver,
       hasPoint: (head?.lastPoint ?? 0) > 0,
-      homeAgent: this.#parts.home.stateOf(machine),
+      homeAgent,
+      homeAt: homeAgent === null ? (others.find((o) => o.receiver === head?.owner?.receiver) ?? null) : null,
+      others,
       answering: [],
       silent: [],
       lost: this.#guardian.lost,

@@ -4,6 +4,7 @@
 import { z } from 'zod';
 import type { MachineId } from '../../shared/units.js';
 import { bootCheckSchema } from '../catalog/launch.js';
+import type { ManifestOwner } from '../catalog/manifest.js';
 import type { Job, Operation, Recovery } from '../catalog/recovery.js';
 
 /** `Latest` and `Latest processed` are the same point here: what is committed is processed. Words as in catalog/point-selector.ts, or a number. */
@@ -84,6 +85,8 @@ export interface RecoveryView {
   readonly instances: readonly InstanceView[];
   /** `replicating`, `restoring` or null: the session of the agent at home, at this receiver. */
   readonly homeAgent: 'replicating' | 'restoring' | null;
+  /** The other receiver that had it last, and that may live; null when it is here, or nowhere that is known. */
+  readonly homeAt: ManifestOwner | null;
 }
 
 export interface RecoveryService {

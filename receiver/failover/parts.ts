@@ -4,7 +4,7 @@
 import type { Logger } from 'pino';
 import type { BlockSet } from '../../shared/blocks/block-set.js';
 import type { Clock } from '../../shared/clock.js';
-import type { DiskId } from '../../shared/units.js';
+import type { DiskId, MachineId } from '../../shared/units.js';
 import type { BootCheck } from '../catalog/launch.js';
 import type { ManifestOwner, RecoveryPoint } from '../catalog/manifest.js';
 import type { OwnedMachine } from '../catalog/owned-machine.js';
@@ -73,6 +73,14 @@ export interface NbdExport {
   readonly device: BlockDevice;
 }
 
+/** The other receivers on the store, as far as failover has to do with them. */
+export interface OtherReceivers {
+  /** Those that may live. */
+  readonly others: readonly ManifestOwner[];
+  /** Has the machine's agent sent here by the receiver that has it, until the returned function is called. The machine's job must be ours by then. */
+  call(machine: MachineId): () => void;
+}
+
 export interface FailoverParts {
   readonly store: ObjectStore;
   readonly clock: Clock;
@@ -81,6 +89,8 @@ export interface FailoverParts {
   readonly home: HomeAgents;
   /** This receiver, as the manifests of what it takes over name it. */
   readonly owner?: ManifestOwner | null;
+  /** Absent: this receiver is alone on its store. */
+  readonly fleet?: OtherReceivers;
   openContent(view: MachineReader, point: RecoveryPoint, disk: PointDisk, signal?: AbortSignal): Promise<PointContent>;
   openVolume(options: VolumeOptions): Promise<CopyVolume>;
   startNbd(socketPath: string, exports: readonly NbdExport[]): Promise<{ stop(): Promise<void> }>;

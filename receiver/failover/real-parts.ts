@@ -16,7 +16,7 @@ import { Volume } from '../volume/volume.js';
 import { runBootCheck } from './boot-check.js';
 import { providerOf } from './compute/index.js';
 import { guestFiles } from './compute/qemu-arguments.js';
-import type { CopyReplicator, FailoverParts } from './parts.js';
+import type { CopyReplicator, FailoverParts, OtherReceivers } from './parts.js';
 
 export interface RealPartsOptions {
   readonly store: ObjectStore;
@@ -27,6 +27,7 @@ export interface RealPartsOptions {
   /** Is told of machines whose copies are replicated here. */
   readonly machines?: OwnedMachines;
   readonly owner?: ManifestOwner | null;
+  readonly fleet?: OtherReceivers;
   readonly intervalMs: number;
   readonly cacheBytesMax: number | null;
   readonly env: Readonly<NodeJS.ProcessEnv>;
@@ -43,6 +44,7 @@ export function realParts(options: RealPartsOptions): FailoverParts {
     log,
     home,
     owner: owner ?? null,
+    ...(options.fleet === undefined ? {} : { fleet: options.fleet }),
     openContent: (view, point, disk, signal) => openPointContent(store, view, point, disk, indexes, signal),
     openVolume: (volume) =>
       Volume.open({ ...volume, writable: true, cacheBytesMax: options.cacheBytesMax, clock, log }),

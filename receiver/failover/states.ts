@@ -2,6 +2,7 @@
  * What may be done with a machine, and what it becomes by it. Pure: two tables, tested exhaustively.
  * A copy (an instance) belongs to the receiver whose host has its volumes; only that one can end it, unless it is gone (ownership.ts).
  */
+import type { ManifestOwner } from '../catalog/manifest.js';
 import type { Instance, Operation, ProtectionState, Recovery } from '../catalog/recovery.js';
 import { OPERATIONS } from '../catalog/recovery.js';
 
@@ -10,6 +11,10 @@ export interface Facts {
   readonly receiver: string;
   readonly hasPoint: boolean;
   readonly homeAgent: 'replicating' | 'restoring' | null;
+  /** The other receiver that has the machine, as its manifest says, and that may live. */
+  readonly homeAt: ManifestOwner | null;
+  /** Other receivers that may live: operators are told where to go. */
+  readonly others: readonly ManifestOwner[];
   /** Other receivers that were asked whether they live, and what came of it. */
   readonly answering: readonly string[];
   readonly silent: readonly string[];
@@ -39,7 +44,21 @@ function ownerOf(receiver: string | undefined, facts: Facts): Owner {
 
 const ownerOfCopy = (instance: Instance | null | undefined, facts: Facts): Owner =>
   instance != null && facts.lost.includes(instance.id) ? 'gone' : ownerOf(instance?.receiver, facts);
-const nameOf = (instance: Instance | null): string => (instance === null ? '' : `receiver ${instance.receiverName}`);
+
+/** A receiver as an operator finds it. */
+export const receiverText = ({ name, address }: Pick<ManifestOwner, 'name' | 'address'>): string =>
+  `receiver ${name} (${address})`;
+
+function nameOf(instance: Instance | null, { others }: Facts): string {
+  if (instance === null) return '';
+  const known = others.find(({ receiver }) => receiver === instance.receiver);
+  return known === undefined ? `receiver ${instance.receiverName}` : receiverText(known);
+}
+
+function hostOf(job: NonNullable<Recovery['job']>, { others }: Facts): string {
+  const known = others.find(({ receiver }) => receiver === job.receiver);
+  return known === undefined ? 'another receiver' : receiverText(known);
+}
 
 /** Other receivers whose life decides whether an operation is allowed. */
 export function ownersToAsk(recovery: Recovery | null, operation: Operation, receiver: string): string[] {
@@ -77,9 +96,9 @@ function failover(r: Recovery | null, facts: Facts): Verdict {
   const owner = ownerOfCopy(r.failover, facts);
   if (FAILED.includes(r.state) && (owner === 'nobody' || owner === 'here')) return yes('the failover before failed');
   if (owner === 'unknown')
-    return yes(`the machine runs at ${nameOf(r.failover)}, which is asked first whether it lives`);
-  if (owner === 'gone') return yes(`${nameOf(r.failover)}, where the machine ran, does not answer`);
-  if (owner === 'alive') return no(`the machine runs at ${nameOf(r.failover)}, which lives`);
+    return yes(`the machine runs at ${nameOf(r.failover, facts)}, which is asked first whether it lives`);
+  if (owner === 'gone') return yes(`${nameOf(r.failover, facts)}, where the machine ran, does not answer`);
+  if (owner === 'alive') return no(`the machine runs at ${nameOf(r.failover, facts)}, which lives`);
   if (r.state === 'CancelFailoverFailedOnRecovery') return no('a failover is being given up: cancel again');
   return no('the machine is failed over already: change its point, commit, or cancel');
 }
@@ -88,7 +107,9 @@ function planned(r: Recovery | null, facts: Facts): Verdict {
   if (!facts.hasPoint) return no('there is no recovery point yet');
   if (r?.state === 'PlannedFailoverFailed' && r.failover === null) return yes('its source was shut down before');
   if (!atHome(r)) return no('the machine does not run at home');
-  return facts.homeAgent === 'replicating' ? yes() : no('the agent at home is not connected to this receiver');
+  if (facts.homeAgent === 'replicating') return yes();
+  if (facts.homeAt !== null) return yes(`its agent is at ${receiverText(facts.homeAt)}, and is called over first`);
+  return no('the agent at home is connected to no receiver that is known to live');
 }
 
 function cancelFailover(r: Recovery | null, facts: Facts): Verdict {
@@ -96,9 +117,9 @@ function cancelFailover(r: Recovery | null, facts: Facts): Verdict {
   if (!UNCOMMITTED.includes(r.state)) return no('the failover is committed: fail back instead');
   if (r.home.mode === 'restore') return no('the disks at home were written by a restore: fail back instead');
   const owner = ownerOfCopy(r.failover, facts);
-  if (owner === 'alive') return no(`the machine runs at ${nameOf(r.failover)}: cancel it there`);
+  if (owner === 'alive') return no(`the machine runs at ${nameOf(r.failover, facts)}: cancel it there`);
   if (owner === 'unknown')
-    return yes(`the machine runs at ${nameOf(r.failover)}, which is asked first whether it lives`);
+    return yes(`the machine runs at ${nameOf(r.failover, facts)}, which is asked first whether it lives`);
   return yes();
 }
 
@@ -108,7 +129,7 @@ function onCopy(r: Recovery | null, facts: Facts, states: readonly ProtectionSta
   const owner = ownerOfCopy(r.failover, facts);
   if (owner === 'here' || (owner === 'nobody' && r.state === 'ChangeRecoveryPointFailed')) return yes();
   if (owner === 'nobody') return no('no copy of the machine runs');
-  return no(`the machine runs at ${nameOf(r.failover)}: ask there, or fail over here if that receiver is gone`);
+  return no(`the machine runs at ${nameOf(r.failover, facts)}: ask there, or fail over here if that receiver is gone`);
 }
 
 function testFailover(r: Recovery | null, facts: Facts): Verdict {
@@ -124,9 +145,9 @@ function cleanup(r: Recovery | null, facts: Facts): Verdict {
   if (r === null || r.testFailover.state === 'None') return no('no test failover is open');
   const instance = r.testFailover.instance;
   const owner = ownerOfCopy(instance, facts);
-  if (owner === 'alive') return no(`the test runs at ${nameOf(instance)}: clean it up there`);
+  if (owner === 'alive') return no(`the test runs at ${nameOf(instance, facts)}: clean it up there`);
   return owner === 'unknown'
-    ? yes(`the test runs at ${nameOf(instance)}, which is asked first whether it lives`)
+    ? yes(`the test runs at ${nameOf(instance, facts)}, which is asked first whether it lives`)
     : yes();
 }
 
@@ -170,10 +191,10 @@ function duringJob(job: NonNullable<Recovery['job']>, operation: Operation, fact
   const owner = ownerOf(job.receiver, facts);
   if (operation !== 'cancel') {
     return owner === 'unknown'
-      ? yes(`job ${job.operation} runs at another receiver, which is asked first whether it lives`)
+      ? yes(`job ${job.operation} runs at ${hostOf(job, facts)}, which is asked first whether it lives`)
       : no(`job ${job.operation} is running`);
   }
-  if (owner !== 'here') return no(`job ${job.operation} runs at another receiver: cancel it there`);
+  if (owner !== 'here') return no(`job ${job.operation} runs at ${hostOf(job, facts)}: cancel it there`);
   if (job.data['phase'] === 'undo') return no(`job ${job.operation} is being undone already`);
   if (job.operation === 'cancel') return no('a cancel can not be cancelled');
   return job.data['noReturn'] === true ? no(`job ${job.operation} has passed its point of no return`) : yes();

@@ -9,6 +9,7 @@ import { FLEET_MAX, RECEIVER_MISSES_MAX } from '../../shared/limits-fleet.js';
 import type { MachineId } from '../../shared/units.js';
 import type { Manifest, ManifestOwner } from '../catalog/manifest.js';
 import type { Recovery } from '../catalog/recovery.js';
+import { Calls, callersOf } from './calls.js';
 import {
   boundTo,
   claimOf,
@@ -45,6 +46,10 @@ export class Fleet {
   readonly #listeners = new Set<() => void>();
   /** Newest record of each receiver that was ever read, by id. */
   readonly #records = new Map<string, ReceiverRecord>();
+  readonly #lookers = new Set<() => void>();
+  readonly #calls = new Calls();
+  /** Ends the pause before the next beat. */
+  #hurry = new AbortController();
   readonly #ended = new AbortController();
   #loop: Promise<void> = Promise.resolve();
   #told = '';
@@ -107,6 +112,31 @@ export class Fleet {
     return () => this.#listeners.delete(listener);
   }
 
+  /** Called after each look at the others, until the returned function is. */
+  onLook(listener: () => void): () => void {
+    this.#lookers.add(listener);
+    return () => this.#lookers.delete(listener);
+  }
+
+  /** Other receivers that may live, as manifests name them. */
+  get others(): ManifestOwner[] {
+    return this.entries
+      .filter(({ liveness }) => liveness !== 'gone')
+      .map(({ record: { id, name, addresses } }) => ({ receiver: id, name, address: addresses[0] ?? '' }));
+  }
+
+  /** Has the machine's agent sent here by the receiver that has it, if the machine is bound to us; until the returned function is called. */
+  call(machine: MachineId): () => void {
+    const release = this.#calls.add(machine);
+    this.#hurry.abort();
+    return release;
+  }
+
+  /** Which other receiver calls for which machine. */
+  get callers(): ReadonlyMap<MachineId, string> {
+    return callersOf(this.entries);
+  }
+
   direction(machine: MachineId, recovery: Bound, route: RouteSoFar): Direction {
     const { view } = this;
     return directionOf(placementOf(machine, boundTo(recovery), view), view, route);
@@ -131,7 +161,7 @@ export class Fleet {
   /** Shows that we live, and looks who else does. Never rejects; what went wrong is in `problem`. */
   beat(): Promise<void> {
     return this.#try(async () => {
-      await this.#registrar.beat('serving', this.#deps.load());
+      await this.#registrar.beat('serving', this.#deps.load(), this.#calls.machines);
       await this.#look();
     });
   }
@@ -141,7 +171,8 @@ export class Fleet {
     const { signal } = this.#ended;
     while (!signal.aborted) {
       await this.beat();
-      await clock.sleep(this.#self.heartbeatMs, signal);
+      await clock.sleep(this.#self.heartbeatMs, AbortSignal.any([signal, this.#hurry.signal]));
+      if (this.#hurry.signal.aborted) this.#hurry = new AbortController();
     }
   }
 
@@ -159,6 +190,7 @@ export class Fleet {
     }
     this.#roster.look([...this.#records.values()], clock.monotonicMs());
     this.#tell();
+    for (const listener of this.#lookers) listener();
   }
 
   /** One that can't be read (a newer program's, a damaged one) hides nobody else. */

@@ -73,7 +73,7 @@ export interface HandoverDeps {
   readonly clock: Clock;
   readonly random: () => number;
   readonly log: Logger;
-  readonly fleet: Pick<Fleet, 'view' | 'direction'>;
+  readonly fleet: Pick<Fleet, 'view' | 'direction' | 'callers' | 'onLook'>;
   readonly sessions: Sessions;
   readonly perMinute: number;
 }
@@ -82,6 +82,8 @@ export class Handovers {
   readonly #deps: HandoverDeps;
   /** Sessions that were asked to go and have not gone yet. */
   readonly #asked = new Map<MachineId, number>();
+  /** Sessions whose machines another receiver has called for. */
+  readonly #called = new Map<MachineId, number>();
   readonly #stayed = new Map<MachineId, Stayed>();
   #handedOver = 0;
 
@@ -99,17 +101,20 @@ export class Handovers {
   }
 
   async run(signal: AbortSignal): Promise<void> {
-    const { clock, random, perMinute } = this.#deps;
+    const { clock, random, perMinute, fleet } = this.#deps;
+    const unfollow = fleet.onLook(() => this.answerCalls());
     while (!signal.aborted) {
       await clock.sleep((60_000 / perMinute) * (0.5 + random()), signal);
       if (!signal.aborted) this.next();
     }
+    unfollow();
   }
 
   /** Asks for one handover, if there is one to ask for. */
   next(): void {
     const here = new Map(this.#deps.sessions.sessions.map((session) => [session.machine, session.sinceMs]));
     for (const [machine, sinceMs] of this.#asked) if (here.get(machine) !== sinceMs) this.#asked.delete(machine);
+    for (const [machine, sinceMs] of this.#called) if (here.get(machine) !== sinceMs) this.#called.delete(machine);
     for (const machine of this.#stayed.keys()) if (!here.has(machine)) this.#stayed.delete(machine);
     const next = this.plan.find(({ machine, waits }) => waits === null && !this.#asked.has(machine));
     const sinceMs = next === undefined ? undefined : here.get(next.machine);
@@ -118,19 +123,43 @@ export class Handovers {
     this.#deps.sessions.handOver(next.machine, () => this.#decide(next));
   }
 
+  /** Asks for the handover of every machine here that another receiver calls for. An operator waits for it: at no rate, and asked again at each look. */
+  answerCalls(): void {
+    const { sessions, fleet, clock, log } = this.#deps;
+    const { callers } = fleet;
+    for (const { machine, sinceMs, stranded } of callers.size === 0 ? [] : sessions.sessions) {
+      const to = callers.get(machine);
+      if (to === undefined) continue;
+      // It was sent there and could not get there: whoever called is told so when the time is over.
+      if (stranded?.from === to && clock.monotonicMs() - sinceMs < stranded.pauseMs) continue;
+      if (this.#called.get(machine) === sinceMs) continue;
+      this.#called.set(machine, sinceMs);
+      log.info({ machine, receiver: to }, 'another receiver calls the agent over');
+      sessions.handOver(machine, async () => {
+        const direction = await this.#direction(machine);
+        if (direction.to === 'here') this.#called.delete(machine);
+        else this.#handedOver++;
+        return direction;
+      });
+    }
+  }
+
   /** With what is known now: receivers may have gone since, a job may have begun. A store that doesn't answer moves nobody. */
-  async #decide({ machine, to }: Handover): Promise<Direction> {
-    const { store, clock, log, fleet } = this.#deps;
-    let direction: Direction;
+  async #direction(machine: MachineId): Promise<Direction> {
+    const { store, log, fleet } = this.#deps;
     try {
-      direction = fleet.direction(machine, await loadRecovery(store, machine), NO_ROUTE);
+      return fleet.direction(machine, await loadRecovery(store, machine), NO_ROUTE);
     } catch (error) {
       log.warn({ err: error, machine }, 'a machine is not handed over: its state could not be read');
-      direction = { to: 'here', reason: messageOf(error), stranded: null };
+      return { to: 'here', reason: messageOf(error), stranded: null };
     }
+  }
+
+  async #decide({ machine, to }: Handover): Promise<Direction> {
+    const direction = await this.#direction(machine);
     this.#asked.delete(machine);
     const { reason } = direction;
-    if (direction.to === 'here') this.#stayed.set(machine, { to, reason, atMs: clock.monotonicMs() });
+    if (direction.to === 'here') this.#stayed.set(machine, { to, reason, atMs: this.#deps.clock.monotonicMs() });
     else this.#handedOver++;
     return direction;
   }

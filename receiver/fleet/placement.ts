@@ -35,9 +35,15 @@ export interface Placement {
   readonly reason: string;
 }
 
-/** The receiver that has the machine's job or copy; null when there is neither. */
-export const boundTo = (recovery: Pick<Recovery, 'job' | 'failover'> | null): string | null =>
-  recovery?.job?.receiver ?? recovery?.failover?.receiver ?? null;
+/** Jobs that home has no part in: a copy on the side, which touches neither the chain nor home. */
+const BESIDE_HOME: readonly string[] = ['test-failover', 'cleanup'];
+
+/** The receiver that has the machine's copy, or a job that home may have a part in; null when there is neither. */
+export function boundTo(recovery: Pick<Recovery, 'job' | 'failover'> | null): string | null {
+  const job = recovery?.job ?? null;
+  if (job !== null && !BESIDE_HOME.includes(job.operation)) return job.receiver;
+  return recovery?.failover?.receiver ?? null;
+}
 
 export function placementOf(machine: MachineId, bound: string | null, view: FleetView): Placement {
   const binding = bound === null ? undefined : view.members.find((member) => member.id === bound);

@@ -3,7 +3,7 @@
  * writing only. A hint to find each other by, never a right: who may write a machine is decided by its manifests alone.
  */
 import { z } from 'zod';
-import { RECEIVER_ADDRESSES_MAX, RECEIVER_RECORD_BYTES_MAX } from '../../shared/limits-fleet.js';
+import { CALLS_MAX, RECEIVER_ADDRESSES_MAX, RECEIVER_RECORD_BYTES_MAX } from '../../shared/limits-fleet.js';
 import { isUuid } from '../../shared/units.js';
 import { parseHostPort } from '../../shared/wire/host-port.js';
 import { numberOfName, receiverName, receiverPrefix, RECEIVERS_PREFIX } from '../catalog/names.js';
@@ -37,17 +37,19 @@ export const receiverRecordSchema = z.strictObject({
   /** Its share of the machines, relative to the others'. */
   weight: z.number().positive(),
   load: z.strictObject({ machines: count, bytesPerSecond: count }),
+  /** Machines whose agents it calls over; left out when there are none. */
+  calls: z.array(uuid).max(CALLS_MAX).default([]),
 });
 export type ReceiverRecord = z.infer<typeof receiverRecordSchema>;
 export type ReceiverLoad = ReceiverRecord['load'];
 
 export const createReceiverRecord = (
   store: ObjectStore,
-  record: Omit<ReceiverRecord, 'version'>,
+  { calls, ...record }: Omit<ReceiverRecord, 'version'>,
 ): Promise<CreateResult> =>
   store.createIfAbsent(
     receiverName(record.id, record.number),
-    sealJson({ version: RECEIVER_RECORD_VERSION, ...record }),
+    sealJson({ version: RECEIVER_RECORD_VERSION, ...record, ...(calls.length === 0 ? {} : { calls }) }),
   );
 
 /** Null when it is gone: its owner has written a newer one. */

@@ -59,14 +59,15 @@ export class Registrar {
     return this.#isDoubled;
   }
 
-  async beat(state: ReceiverRecord['state'], load: ReceiverLoad): Promise<void> {
+  /** `calls`: machines whose agents are called over. */
+  async beat(state: ReceiverRecord['state'], load: ReceiverLoad, calls: readonly string[] = []): Promise<void> {
     for (let attempt = 0; attempt < COLLISIONS_MAX; attempt++) {
       if (this.#last === null) {
         this.#standing = await receiverNumbers(this.#deps.store, this.#self.id);
         this.#last = this.#standing.at(-1) ?? 0;
       }
       const number = this.#last + 1;
-      if (await this.#create(number, state, load)) {
+      if (await this.#create(number, state, load, calls)) {
         this.#last = number;
         this.#standing.push(number);
         await this.#tidy();
@@ -76,12 +77,17 @@ export class Registrar {
     }
   }
 
-  async #create(number: number, state: ReceiverRecord['state'], load: ReceiverLoad): Promise<boolean> {
+  async #create(
+    number: number,
+    state: ReceiverRecord['state'],
+    load: ReceiverLoad,
+    calls: readonly string[],
+  ): Promise<boolean> {
     const { store, clock, log } = this.#deps;
     const { id, addresses, ...self } = this.#self;
     const record = {
       ...{ id, number, instance: this.#instance, addresses: [...addresses] },
-      ...{ ...self, state, startedAtMs: this.#startedAtMs, writtenAtMs: clock.nowMs(), load },
+      ...{ ...self, state, startedAtMs: this.#startedAtMs, writtenAtMs: clock.nowMs(), load, calls: [...calls] },
     };
     if ((await createReceiverRecord(store, record)) === 'created') return true;
     // Our own try whose answer was lost, or somebody else.

@@ -73,6 +73,7 @@ export const viewOf = (id: MachineId, name: string, more: Partial<RecoveryView> 
   allowedOperations: OPERATIONS.map((operation) => ({ operation, allowed: true, reason: '' })),
   instances: [],
   homeAgent: 'replicating',
+  homeAt: null,
   ...more,
 });
 

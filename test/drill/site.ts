@@ -25,11 +25,13 @@ export interface SiteOptions {
   readonly interval?: string;
   /** Further keys of the receiver's `failover:`. */
   readonly failover?: (folder: string) => Readonly<Record<string, unknown>>;
+  /** Further keys of the receiver. */
+  readonly receiver?: (port: number) => Readonly<Record<string, unknown>>;
   /** Before anything of the receiver is in its folder. */
   readonly before?: (lab: Lab) => void;
 }
 
-const START_LIMIT_MS = 30_000;
+const START_LIMIT_MS = 120_000;
 const SETTLE_LIMIT_MS = 90_000;
 
 /** A receiver as its operator sees it. */
@@ -40,19 +42,25 @@ export interface Receiver {
 }
 
 /** Another receiver on the store of a lab. */
-export async function anotherReceiver(lab: Lab, failover: Readonly<Record<string, unknown>>): Promise<Receiver> {
+export async function anotherReceiver(
+  lab: Lab,
+  failover: Readonly<Record<string, unknown>>,
+  more: (port: number) => Readonly<Record<string, unknown>> = () => ({}),
+): Promise<Receiver> {
   const folder = join(lab.folder, 'b');
   const config = join(lab.folder, 'b.yaml');
   const log = join(lab.folder, 'b.log');
+  const port = await freePort();
   writeFileSync(
     config,
     stringify({
       store: lab.storeUrl,
       stateDir: folder,
       controlSocket: join(lab.folder, 'b.sock'),
-      listen: { host: '127.0.0.1', port: await freePort() },
+      listen: { host: '127.0.0.1', port },
       status: { host: '127.0.0.1', port: await freePort() },
       failover: { folder: join(lab.folder, 'w'), ...failover },
+      ...more(port),
     }),
   );
   let daemon: Daemon | null = null;
@@ -104,7 +112,13 @@ export class Site {
   }
 
   /** A protected machine that writes. */
-  static async open({ sizeBytes = 8 * MIB, interval = '500ms', failover, before }: SiteOptions = {}): Promise<Site> {
+  static async open({
+    sizeBytes = 8 * MIB,
+    interval = '500ms',
+    failover,
+    receiver,
+    before,
+  }: SiteOptions = {}): Promise<Site> {
     let site: Site | null = null;
     let hooks: HomeHooks | null = null;
     const lab = await Lab.open({
@@ -117,7 +131,8 @@ export class Site {
         });
         return { failover: { preShutdown: [hooks.path('stop')], resume: [hooks.path('resume')], timeout: '30s' } };
       },
-      receiver: (folder) => ({
+      receiver: (folder, port) => ({
+        ...receiver?.(port),
         controlSocket: join(folder, 'r.sock'),
         failover: { folder: join(folder, 'v'), interval, provider: 'none', ...failover?.(folder) },
       }),

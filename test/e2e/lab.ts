@@ -28,7 +28,7 @@ if (!canRunLab) console.warn(`end-to-end tests are skipped: ${WHY_NO_LAB}`);
 
 export const MACHINE_NAME = 'lab';
 const POLL_MS = 50;
-const START_LIMIT_MS = 30_000;
+const START_LIMIT_MS = 120_000;
 
 export const sleep = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));
 
@@ -42,10 +42,11 @@ export interface LabOptions {
   readonly receiver?: FurtherKeys;
 }
 
-type FurtherKeys = Readonly<Record<string, unknown>> | ((folder: string) => Readonly<Record<string, unknown>>);
+type FurtherKeys =
+  Readonly<Record<string, unknown>> | ((folder: string, receiverPort: number) => Readonly<Record<string, unknown>>);
 
-const keysIn = (folder: string, keys: FurtherKeys | undefined): Readonly<Record<string, unknown>> =>
-  typeof keys === 'function' ? keys(folder) : (keys ?? {});
+const keysIn = (folder: string, port: number, keys: FurtherKeys | undefined): Readonly<Record<string, unknown>> =>
+  typeof keys === 'function' ? keys(folder, port) : (keys ?? {});
 
 export interface PointVerdict {
   readonly point: number;
@@ -100,7 +101,7 @@ export class Lab {
       status: { host: '127.0.0.1', port: agentStatus },
       controlSocket: this.controlSocket,
       tracker: { prefer: 'ebpf', pinDir: this.pinDirectory },
-      ...keysIn(folder, options.agent),
+      ...keysIn(folder, port, options.agent),
     };
     const receiver = {
       store: this.storeUrl,
@@ -108,7 +109,7 @@ export class Lab {
       controlSocket: join(folder, 'receiver.sock'),
       listen: { host: '127.0.0.1', port },
       status: { host: '127.0.0.1', port: receiverStatus },
-      ...keysIn(folder, options.receiver),
+      ...keysIn(folder, port, options.receiver),
     };
     writeFileSync(this.#agentConfig, stringify(agent));
     writeFileSync(this.#receiverConfig, stringify(receiver));

@@ -20,7 +20,18 @@ import { MACHINE } from './fakes.js';
 
 const HERE = '99999999-2222-4333-8444-000000000001';
 const THERE = '99999999-2222-4333-8444-000000000002';
-const facts: Facts = { receiver: HERE, hasPoint: true, homeAgent: 'replicating', answering: [], silent: [], lost: [] };
+const facts: Facts = {
+  receiver: HERE,
+  hasPoint: true,
+  homeAgent: 'replicating',
+  homeAt: null,
+  others: [],
+  answering: [],
+  silent: [],
+  lost: [],
+};
+/** The receiver of THERE, as it may be found. */
+const dr2 = { receiver: THERE, name: 'dr2', address: 'dr2.example.com:7443' };
 
 const instance = (receiver: string): Instance => ({
   id: '99999999-2222-4333-8444-00000000000a',
@@ -94,6 +105,23 @@ describe('what is allowed', () => {
   it('a machine that nothing was ever done with', () => {
     expect(allowed(null)).toEqual(list('failover planned-failover test-failover'));
     expect(allowed(null, { homeAgent: null })).toEqual(list('failover test-failover'));
+  });
+
+  it('a planned failover whose agent is at another receiver, which is said', () => {
+    const elsewhere = { homeAgent: null, homeAt: dr2 };
+    expect(allowed(null, elsewhere)).toEqual(list('failover planned-failover test-failover'));
+    const planned = allowedOperations(null, { ...facts, ...elsewhere }).find((a) => a.operation === 'planned-failover');
+    expect(planned?.reason).toMatch(/at receiver dr2 \(dr2\.example\.com:7443\), and is called over/);
+    expect(allowed(null, { homeAgent: 'restoring' })).not.toContain('planned-failover');
+  });
+
+  it('what only the host of the copy can do is said to be done there, with its address', () => {
+    const r = recovery('CommitFailoverCompleted', { failover: instance(THERE) });
+    const reasons = allowedOperations(r, { ...facts, others: [dr2], answering: [THERE] });
+    for (const operation of ['reprotect', 'failback', 'failover'] as const) {
+      const found = reasons.find((a) => a.operation === operation);
+      expect([found?.allowed, found?.reason]).toEqual([false, expect.stringContaining('dr2 (dr2.example.com:7443)')]);
+    }
   });
 
   it.each(PROTECTION_STATES)('%s', (state) => {

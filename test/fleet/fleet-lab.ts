@@ -19,7 +19,7 @@ import { Daemon, runToEnd, type Env } from '../e2e/program.js';
 import { randomOf } from '../helpers/random.js';
 import { ChunkShelf, SyntheticAgent, type SyntheticOptions } from './synthetic-agent.js';
 
-const START_LIMIT_MS = 60_000;
+const START_LIMIT_MS = 120_000;
 const POLL_MS = 20;
 
 /** Receiver ids that tests can tell apart: `aaaaaaaa-…`. */

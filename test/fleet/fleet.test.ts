@@ -7,6 +7,7 @@ import { receiverNumbers } from '../../receiver/fleet/record.js';
 import type { Clock } from '../../shared/clock.js';
 import { RECEIVER_MISSES_MAX } from '../../shared/limits-fleet.js';
 import { silentLogger } from '../../shared/log.js';
+import { asMachineId } from '../../shared/units.js';
 import { MemoryStore } from '../helpers/memory-store.js';
 
 const HEARTBEAT_MS = 1000;
@@ -160,6 +161,32 @@ describe('receivers on one store', () => {
     store.list = real;
     // It could not look: nobody was silent.
     expect(seen(a, B)).toBe('live');
+  });
+
+  it('call for machines as long as they live and want them', async () => {
+    const store = new MemoryStore();
+    const [a, b] = [receiver(store, A), receiver(store, B)];
+    const machine = asMachineId('11111111-0000-4000-8000-000000000001');
+    const [one, two] = [b.fleet.call(machine), b.fleet.call(machine)];
+    await beats(1, b, a);
+    // Not seen to move yet: it may be a call of the past.
+    expect([...a.fleet.callers]).toEqual([]);
+    await beats(1, b, a);
+    expect([...a.fleet.callers]).toEqual([[machine, B]]);
+    one();
+    one();
+    await beats(1, b, a);
+    expect([...a.fleet.callers]).toEqual([[machine, B]]);
+    await beats(RECEIVER_MISSES_MAX, a);
+    expect([...a.fleet.callers]).toEqual([]);
+    await beats(1, b, a);
+    expect([...a.fleet.callers]).toEqual([[machine, B]]);
+    two();
+    await beats(1, b, a);
+    expect([...a.fleet.callers]).toEqual([]);
+    // Nothing of it in a record that calls for nobody: older programs read it.
+    const newest = [...store.objects.keys()].filter((name) => name.includes(B)).at(-1) ?? '';
+    expect(store.objects.get(newest)?.toString()).not.toContain('calls');
   });
 
   it('tell agents when somebody comes or goes, and only then', async () => {

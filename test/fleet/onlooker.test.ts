@@ -24,6 +24,7 @@ const recordOf = (
     heartbeatMs: 1000,
     weight: 1,
     load: { machines: 0, bytesPerSecond: 0 },
+    calls: [],
   },
 });
 const machineOf = (receiver: string): ReturnType<typeof asMachineId> => {

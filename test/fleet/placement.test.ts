@@ -1,6 +1,7 @@
 /** Who stays, who is sent on, and who does the upkeep: a table for each. */
 import { describe, expect, it } from 'vitest';
 import {
+  boundTo,
   claimOf,
   directionOf,
   NO_ROUTE,
@@ -99,6 +100,21 @@ describe('an agent that dials A', () => {
       at = to;
     }
     throw new Error('it was never taken');
+  });
+});
+
+describe('a machine is bound', () => {
+  const job = (operation: string, receiver: string): never => ({ operation, receiver }) as never;
+  it('to the receiver of its job or copy, but not by a test, in which home has no part', () => {
+    const failover = { receiver: B } as never;
+    expect(boundTo(null)).toBeNull();
+    expect(boundTo({ job: null, failover })).toBe(B);
+    expect(boundTo({ job: job('planned-failover', A), failover: null })).toBe(A);
+    expect(boundTo({ job: job('failback', A), failover })).toBe(A);
+    for (const operation of ['test-failover', 'cleanup']) {
+      expect(boundTo({ job: job(operation, A), failover: null })).toBeNull();
+      expect(boundTo({ job: job(operation, A), failover })).toBe(B);
+    }
   });
 });
 

@@ -17,6 +17,7 @@ import {
   takeOverGeneration,
 } from './shared-tasks.js';
 import { MachineReader } from '../../catalog/reader.js';
+import { callOver } from './call-over.js';
 import { discardCopies } from './ending.js';
 
 /** Time for the workload's hook when an unplanned failover tries to shut its source down. */
@@ -40,11 +41,14 @@ export const prerequisites: TaskDefinition = {
 
 interface LastCut {
   readonly point: number;
+  /** How the agent came here; empty: it was here. */
+  readonly came: string;
   readonly times: StepTimes;
 }
 
 /** Asks the agent at home for a cut after which nothing is written any more. */
 async function finalCut(context: TaskContext, hookTimeoutMs: number): Promise<LastCut> {
+  const came = await callOver(context);
   // Recorded before: whoever goes on with this job knows that the workload may have been shut down.
   await context.set({ sourceDown: true });
   const times = new StepTimes(context.parts.clock);
@@ -56,11 +60,11 @@ async function finalCut(context: TaskContext, hookTimeoutMs: number): Promise<La
       context.progress(`${step}: ${detail}`);
     },
   });
-  return { point, times };
+  return { point, came, times };
 }
 
-const lastCutText = ({ point, times }: LastCut, what: string): string =>
-  [`last cut: point ${point}${what}`, times.text()].filter((part) => part !== '').join('; ');
+const lastCutText = ({ point, came, times }: LastCut, what: string): string =>
+  [came, `last cut: point ${point}${what}`, times.text()].filter((part) => part !== '').join('; ');
 
 const shutDownSource: TaskDefinition = {
   name: 'Shut down source',

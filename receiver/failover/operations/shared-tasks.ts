@@ -15,6 +15,7 @@ import { loadCopy, specOf } from '../copy-file.js';
 import { withData, type RecoveryContent } from '../jobs.js';
 import type { OperationRequest } from '../operations.js';
 import { askOwner } from '../ownership.js';
+import { receiverText } from '../states.js';
 import { takeGeneration } from '../take-generation.js';
 import { recorded, recordedNumber, type TaskContext, type TaskDefinition } from '../task.js';
 
@@ -89,10 +90,11 @@ export async function checkOwner(context: TaskContext, instance: Instance | null
   const answer = await askOwner(parts, settings, context.machine, instance.receiver, context.signal);
   if (answer === null)
     return `receiver ${name}, where the machine ran, did not answer: it is fenced by the next generation`;
+  const found = parts.fleet?.others.find(({ receiver }) => receiver === instance.receiver);
   throw new AfterimageError(`the machine runs at receiver ${name}, which lives`, {
     code: 'owner-alive',
     kind: 'refused',
-    hint: `Give the command at receiver ${name}.`,
+    hint: `Give the command on the host of ${found === undefined ? `receiver ${name}` : receiverText(found)}.`,
   });
 }
 
