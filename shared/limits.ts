@@ -113,6 +113,8 @@ export const RESTORE_SYNC_BYTES = 256 * MIB;
 export const RESTORE_SYNC_INTERVAL_MS = 2_000;
 /** One write to a restore's target. */
 export const RESTORE_WRITE_BYTES_MAX = 1 * MIB;
+/** Of a sparse target, ranges from this on are reserved before they are written; for less it isn't worth a call. */
+export const RESERVE_BYTES_MIN = 64 * KIB;
 /** One call that zeroes a range of a device: short enough that a cancel is heard. */
 export const ZERO_CALL_BYTES_MAX = 64 * MIB;
 /** A target device is taken for empty when its first and last bytes and so many samples between are zero. */
@@ -379,8 +381,6 @@ export const DECODED_CHUNKS_KEPT = 16;
 export const CHUNK_THREADS = 2;
 /** Spans that a thread has been given: the one that it is at, and the next, so that it needn't wait for an answer to be read. */
 export const THREAD_JOBS_AHEAD = 2;
-/** Chunks in memory that threads share with a volume (8 MiB): those that it keeps, and as many on their way. */
-export const SHARED_ROOMS = 32;
 /** A volume fetches at most this at once from its recovery point: as much as one ranged read of a layer. */
 export const FETCH_BYTES_MAX = READ_BYTES_MAX;
 /** Fetches at once for one window that is read ahead: half of a window is on its way while the client comes through the other half. */

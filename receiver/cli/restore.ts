@@ -15,6 +15,7 @@ import { IndexCache } from '../volume/index-cache.js';
 import { checkRestore, runRestore, type CheckedRestore, type RestoreResult } from '../volume/restore.js';
 import { openTarget, type RestoreTarget } from '../volume/target.js';
 import type { TargetFormat } from '../volume/target-format.js';
+import { startThreadsFor } from '../volume/threads/pool.js';
 import { openConfiguredStore } from './context.js';
 import type { CliIo, GlobalOptions } from './io.js';
 import { planDisk } from './disk-at-point.js';
@@ -108,6 +109,7 @@ function say(io: CliIo, checked: CheckedRestore, result: RestoreResult): void {
 export async function restoreCommand(machineWord: string, options: RestoreOptions, io: CliIo): Promise<void> {
   const selector = parsePointSelector(options.point);
   const store = await openConfiguredStore(options, io);
+  startThreadsFor(store);
   const targets: RestoreTarget[] = [];
   const cache = new IndexCache();
   let pinned: PinnedPoint | null = null;

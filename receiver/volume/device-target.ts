@@ -180,8 +180,8 @@ class DeviceTarget implements RestoreTarget {
     // Everything is a multiple of the device's sectors, or the device was opened for the page cache.
     return asItIs(
       this.#isDirect
-        ? { path, direct: fd, directBytes: SECTOR_BYTES, cached: null }
-        : { path, direct: null, directBytes: SECTOR_BYTES, cached: fd },
+        ? { path, direct: fd, directBytes: SECTOR_BYTES, cached: null, isSparse: false }
+        : { path, direct: null, directBytes: SECTOR_BYTES, cached: fd, isSparse: false },
     );
   }
 

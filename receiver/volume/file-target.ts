@@ -162,7 +162,8 @@ export class FileTarget implements RestoreTarget {
 
   outlet(): TargetOutlet {
     const direct = this.#direct !== undefined && this.#directWorks ? this.#direct.fd : null;
-    return asItIs({ path: this.path, direct, directBytes: DIRECT_BYTES, cached: this.#use().fd });
+    const isSparse = this.#options.sparse;
+    return asItIs({ path: this.path, direct, directBytes: DIRECT_BYTES, cached: this.#use().fd, isSparse });
   }
 
   async close(): Promise<void> {

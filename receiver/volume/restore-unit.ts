@@ -55,11 +55,9 @@ async function restoreOnThreads(context: UnitContext, data: UnitData): Promise<b
     if (context.signal.aborted) throw cancelled('restore');
     const wishOf = (chunk: number): ChunkWish => {
       const pieces = groups.get(chunk) ?? [];
-      return { pieces, roomAt: null, puts: putsOf(plan.geometry, target.knownZero, index, pieces, outlet) };
+      return { pieces, puts: putsOf(plan.geometry, target.knownZero, index, pieces, outlet) };
     };
-    const job = spanJob(reader.nameOf(layer), plan.geometry.blockBytes, index, span, wishOf, {
-      outlet: outlet.outlet,
-    });
+    const job = spanJob(reader.nameOf(layer), plan.geometry.blockBytes, index, span, wishOf, outlet.outlet);
     const result = await reader.onThread(layer, job);
     if (result.isSealed) {
       digest ^= await restoreHere(context, data, span.chunks);

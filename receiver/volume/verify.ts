@@ -129,7 +129,7 @@ async function proveOnThreads(
   all: PiecesOf,
   onProven: OnProven,
 ): Promise<readonly number[]> {
-  const wishOf = (chunk: number): ChunkWish => ({ pieces: all.get(chunk) ?? [], roomAt: null, puts: [] });
+  const wishOf = (chunk: number): ChunkWish => ({ pieces: all.get(chunk) ?? [], puts: [] });
   const left: number[] = [];
   for (const span of spansOf(index.chunks, chunks)) {
     const job = spanJob(reader.nameOf(layer), reader.owner.blockBytes, index, span, wishOf);

@@ -133,6 +133,15 @@ export function punchHole(fd: number, offset: number, lengthBytes: number): bool
   throw new SysError(`punch hole at ${offset}`, errno);
 }
 
+/** Reserves a range of a file, within its length; it reads as zero until it is written. Blocks. Returns false where not supported. */
+export function reserveRange(fd: number, offset: number, lengthBytes: number): boolean {
+  if (cFallocate(fd, 0, offset, lengthBytes) === 0) return true;
+  const errno = koffi.errno();
+  const name = errnoNames.get(errno);
+  if (name === 'EOPNOTSUPP' || name === 'ENOTSUP' || name === 'ENOSYS' || name === 'ENODEV') return false;
+  throw new SysError(`reserving ${lengthBytes} bytes at ${offset}`, errno);
+}
+
 const SEEK_DATA = 3;
 const SEEK_HOLE = 4;
 /** Next [start, end) of data at or after `offset` in a sparse file; null when only a hole follows; undefined when not supported. */

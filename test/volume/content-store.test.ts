@@ -25,13 +25,8 @@ interface Read {
   readonly lengthBytes: number;
 }
 
-/** Where chunks are read: by threads, where objects are files, or else by the event loop. */
-const WHERE = ['threads', 'event loop'] as const;
-type Where = (typeof WHERE)[number];
-type Lend = NonNullable<ObjectStore['lend']>;
-
 /** A store that says what was read. */
-const watched = (store: ObjectStore, reads: Read[], where: Where): ObjectStore =>
+const watched = (store: ObjectStore, reads: Read[]): ObjectStore =>
   new Proxy(store, {
     get(target, key) {
       if (key === 'read') {
@@ -39,13 +34,6 @@ const watched = (store: ObjectStore, reads: Read[], where: Where): ObjectStore =
           reads.push({ name, offset, lengthBytes });
           return target.read(name, offset, lengthBytes);
         };
-      }
-      if (key === 'lend') {
-        const lend: Lend = (name, lengthBytes, use) => {
-          reads.push({ name, offset: -1, lengthBytes });
-          return (target.lend as Lend)(name, lengthBytes, use);
-        };
-        return where === 'threads' ? lend : undefined;
       }
       const value: unknown = Reflect.get(target, key);
       return typeof value === 'function' ? (value.bind(target) as unknown) : value;
@@ -63,7 +51,7 @@ async function contentOf(store: ObjectStore, number: number, cache = new IndexCa
   return openPointContent(store, view, point, view.diskOf(point, DISK), cache);
 }
 
-describe.each(WHERE)('reads of the store by the %s', (where) => {
+describe('reads of the store', () => {
   let store: ObjectStore;
   let chain: Chain;
   beforeAll(async () => {
@@ -82,14 +70,14 @@ describe.each(WHERE)('reads of the store by the %s', (where) => {
 
   it('opens without touching a base', async () => {
     const reads: Read[] = [];
-    await contentOf(watched(store, reads, where), 2);
+    await contentOf(watched(store, reads), 2);
     expect(reads.filter((r) => r.name.includes('/base/'))).toEqual([]);
     expect(reads.filter((r) => r.name.includes('/delta/'))).toHaveLength(1);
   });
 
   it('joins the chunks of a large read into few ranges', async () => {
     const reads: Read[] = [];
-    const content = await contentOf(watched(store, reads, where), 1);
+    const content = await contentOf(watched(store, reads), 1);
     await content.read(0, 1, Buffer.alloc(4096));
     reads.length = 0;
     await content.read(0, 640, Buffer.alloc(640 * 4096));
@@ -98,7 +86,7 @@ describe.each(WHERE)('reads of the store by the %s', (where) => {
 
   it('fetches a chunk once for all who want it at the same time, and hands the rest of it over once', async () => {
     const reads: Read[] = [];
-    const content = await contentOf(watched(store, reads, where), 2);
+    const content = await contentOf(watched(store, reads), 2);
     await content.read(0, 1, Buffer.alloc(4096));
     reads.length = 0;
     const model = chain.models.get(2);
@@ -120,7 +108,7 @@ describe.each(WHERE)('reads of the store by the %s', (where) => {
 
   it('reads each chunk once for a client that reads in order, across the borders of chunks', async () => {
     const reads: Read[] = [];
-    const content = await contentOf(watched(store, reads, where), 1);
+    const content = await contentOf(watched(store, reads), 1);
     await content.read(0, 1, Buffer.alloc(4096));
     const before = reads.length;
     const model = chain.models.get(1);
@@ -133,20 +121,16 @@ describe.each(WHERE)('reads of the store by the %s', (where) => {
     }
     expect(reads.length - before).toBe(9);
   });
-});
 
-describe('a point', () => {
   it('gives the last, short block in full length', async () => {
-    const { store } = await newStore();
-    const chain = new Chain(store, { sizeBytes: 130 * MIB + 512, blockBytes: 4096 });
     const last = chain.geometry.blockCount - 1;
     const bytes = chain.block(last, 'end');
     const change: Change[] = [{ first: last, blocks: [bytes] }];
     chain.apply(change);
-    await chain.delta(1, 1, change);
-    chain.point(1);
+    await chain.delta(3, 3, change);
+    chain.point(3);
     await chain.publish();
-    const content = await contentOf(store, 1);
+    const content = await contentOf(store, 3);
     const into = Buffer.alloc(2 * 4096, 0xee);
     await content.read(last - 1, 2, into);
     expect(into.subarray(4096).equals(bytes)).toBe(true);
@@ -202,49 +186,34 @@ describe('damage', () => {
     await Promise.all(others);
   });
 
-  it.each(WHERE)(
-    'writes nothing into a buffer after it has failed, also not what another reader fetches (%s)',
-    async (where) => {
-      const { store } = await damaged();
-      let slowed = 0;
-      // The last chunk alone.
-      const pause = async (lengthBytes: number): Promise<void> => {
-        if (lengthBytes > 200_000 && lengthBytes < 300_000 && slowed++ === 0) {
-          await new Promise((resolve) => setTimeout(resolve, 150));
-        }
-      };
-      const slow = new Proxy(store, {
-        get(target, key) {
-          const value: unknown = Reflect.get(target, key);
-          if (key === 'lend') {
-            const lend: Lend = async (name, lengthBytes, use) => {
-              const result = await (target.lend as Lend)(name, lengthBytes, use);
-              await pause(lengthBytes);
-              return result;
-            };
-            return where === 'threads' ? lend : undefined;
-          }
-          if (typeof value !== 'function') return value;
-          if (key !== 'read') return value.bind(target) as unknown;
-          return async (name: string, offset: number, lengthBytes: number): Promise<Buffer> => {
-            const bytes = await target.read(name, offset, lengthBytes);
-            if (offset > 9 * 256 * 1024) await pause(lengthBytes);
-            return bytes;
-          };
-        },
-      });
-      const content = await contentOf(slow, 1);
-      await content.read(0, 1, Buffer.alloc(4096));
-      const other = content.read(9 * 64, 1, Buffer.alloc(4096));
-      const into = Buffer.alloc(6 * 64 * 4096);
-      await expect(content.read(4 * 64, 6 * 64, into)).rejects.toMatchObject({ kind: 'corrupt' });
-      into.fill(0x11);
-      await other;
-      await new Promise((resolve) => setTimeout(resolve, 50));
-      expect(slowed).toBeGreaterThan(0);
-      expect(into.every((b) => b === 0x11)).toBe(true);
-    },
-  );
+  it('writes nothing into a buffer after it has failed, also not what another reader fetches', async () => {
+    const { store } = await damaged();
+    let slowed = 0;
+    const slow = new Proxy(store, {
+      get(target, key) {
+        const value: unknown = Reflect.get(target, key);
+        if (typeof value !== 'function') return value;
+        if (key !== 'read') return value.bind(target) as unknown;
+        return async (name: string, offset: number, lengthBytes: number): Promise<Buffer> => {
+          const bytes = await target.read(name, offset, lengthBytes);
+          // The last chunk alone.
+          if (offset > 9 * 256 * 1024 && lengthBytes > 200_000 && slowed++ === 0)
+            await new Promise((resolve) => setTimeout(resolve, 150));
+          return bytes;
+        };
+      },
+    });
+    const content = await contentOf(slow, 1);
+    await content.read(0, 1, Buffer.alloc(4096));
+    const other = content.read(9 * 64, 1, Buffer.alloc(4096));
+    const into = Buffer.alloc(6 * 64 * 4096);
+    await expect(content.read(4 * 64, 6 * 64, into)).rejects.toMatchObject({ kind: 'corrupt' });
+    into.fill(0x11);
+    await other;
+    await new Promise((resolve) => setTimeout(resolve, 50));
+    expect(slowed).toBeGreaterThan(0);
+    expect(into.every((b) => b === 0x11)).toBe(true);
+  });
 
   it('notices a layer that is gone or longer than it was', async () => {
     const { path, content, store } = await damaged();
@@ -305,7 +274,7 @@ describe('large disks', () => {
     await chain.publish(270, 32);
     const reads: Read[] = [];
     const startedMs = performance.now();
-    const content = await contentOf(watched(store, reads, 'event loop'), 300);
+    const content = await contentOf(watched(store, reads), 300);
     process.stderr.write(`300 deltas: opened in ${Math.round(performance.now() - startedMs)} ms\n`);
     expect(reads).toHaveLength(300);
     const model = chain.models.get(300);

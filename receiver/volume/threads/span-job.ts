@@ -13,7 +13,7 @@ export interface Put {
   readonly lengthBytes: number;
 }
 
-/** Where a restore writes, in terms of descriptors: they are the process's, not the thread's. */
+/** Where plain bytes are written, in terms of descriptors: they are the process's, not the thread's. */
 export interface Outlet {
   /** For errors. */
   readonly path: string;
@@ -22,6 +22,11 @@ export interface Outlet {
   readonly directBytes: number;
   /** For all else; null where everything is a multiple. */
   readonly cached: number | null;
+  /**
+   * A sparse file: a range is reserved before it is written, as writes around the page cache that have to find room on the disk wait for each other
+   * (ext4, XFS), and those into reserved room don't.
+   */
+  readonly isSparse: boolean;
 }
 
 export interface ChunkTask {
@@ -31,8 +36,6 @@ export interface ChunkTask {
   readonly lengthBytes: number;
   /** What of it is to be proven; `hashAt` counts in the job's hashes. */
   readonly pieces: readonly Piece[];
-  /** Offset of the room in the job's memory that its plain bytes go into; null: none. */
-  readonly roomAt: number | null;
   readonly puts: readonly Put[];
 }
 
@@ -46,12 +49,7 @@ export interface SpanJob {
   readonly hashes: BigUint64Array;
   readonly chunks: readonly ChunkTask[];
   readonly outlet: Outlet | null;
-  /** That rooms are in. */
-  readonly memory: SharedArrayBuffer | null;
 }
-
-/** Where the plain bytes of a job go, if anywhere. */
-export type Destination = Partial<Pick<SpanJob, 'outlet' | 'memory'>>;
 
 /** An AfterimageError on its way between threads. */
 export interface ErrorParts {
@@ -73,7 +71,6 @@ export interface SpanResult {
 /** What of a chunk is wanted, and where it goes. */
 export interface ChunkWish {
   readonly pieces: readonly Piece[];
-  readonly roomAt: number | null;
   readonly puts: readonly Put[];
 }
 
@@ -84,7 +81,7 @@ export function spanJob(
   index: LayerIndex,
   span: Span,
   wishOf: (chunk: number) => ChunkWish,
-  { outlet = null, memory = null }: Destination = {},
+  outlet: Outlet | null = null,
 ): SpanJob {
   const wishes = span.chunks.map((chunk) => wishOf(chunk));
   let blocks = 0;
@@ -92,7 +89,7 @@ export function spanJob(
   const hashes = new BigUint64Array(blocks);
   let used = 0;
   const chunks = span.chunks.map((number, i): ChunkTask => {
-    const { pieces, roomAt, puts } = wishes[i] as ChunkWish;
+    const { pieces, puts } = wishes[i] as ChunkWish;
     const ref = index.chunks[number] as LayerIndex['chunks'][number];
     const moved = pieces.map((piece) => {
       const hashAt = used;
@@ -100,8 +97,8 @@ export function spanJob(
       used += piece.count;
       return { ...piece, hashAt };
     });
-    return { number, at: ref.offset - span.offset, lengthBytes: ref.lengthBytes, pieces: moved, roomAt, puts };
+    return { number, at: ref.offset - span.offset, lengthBytes: ref.lengthBytes, pieces: moved, puts };
   });
   const lengthBytes = span.end - span.offset;
-  return { layer, blockBytes, offset: span.offset, lengthBytes, hashes, chunks, outlet, memory };
+  return { layer, blockBytes, offset: span.offset, lengthBytes, hashes, chunks, outlet };
 }

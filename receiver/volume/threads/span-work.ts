@@ -6,8 +6,13 @@ import { readSync, writeSync } from 'node:fs';
 import { corrupt, errnoOf } from '../../../shared/errors.js';
 import { decodeChunkData, decodeChunkHeader } from '../../../shared/layer/chunk.js';
 import { plainHasher } from '../../../shared/crypto/block-hasher.js';
-import { CHUNK_PLAIN_BYTES_MAX, READ_BYTES_MAX, RESTORE_WRITE_BYTES_MAX } from '../../../shared/limits.js';
-import { alignedBuffer } from '../../../shared/native/libc.js';
+import {
+  CHUNK_PLAIN_BYTES_MAX,
+  READ_BYTES_MAX,
+  RESERVE_BYTES_MIN,
+  RESTORE_WRITE_BYTES_MAX,
+} from '../../../shared/limits.js';
+import { alignedBuffer, reserveRange } from '../../../shared/native/libc.js';
 import { storeError } from '../../store/file-errors.js';
 import { checkPieces } from '../chunk-check.js';
 import type { ReadChunk } from '../disk-keys.js';
@@ -62,6 +67,36 @@ function putOut({ path, direct, directBytes, cached }: Outlet, bytes: Buffer, of
     if (done < bytes.length) writeFully(cached ?? (direct as number), bytes.subarray(done), offset + done);
   } catch (error) {
     throw targetError(`writing to ${path} at byte ${offset}`, error);
+  }
+}
+
+/** Ranges of a job's writes, those that touch joined. */
+function* rangesOf({ chunks }: SpanJob): Generator<readonly [number, number]> {
+  let start = 0;
+  let end = 0;
+  for (const { puts } of chunks) {
+    for (const { offset, lengthBytes } of puts) {
+      if (offset !== end) {
+        if (end > start) yield [start, end - start];
+        start = offset;
+      }
+      end = offset + lengthBytes;
+    }
+  }
+  if (end > start) yield [start, end - start];
+}
+
+function reserve(job: SpanJob): void {
+  const { outlet } = job;
+  const fd = outlet?.cached ?? outlet?.direct;
+  if (outlet?.isSparse !== true || outlet.direct === null || fd == null) return;
+  for (const [offset, lengthBytes] of rangesOf(job)) {
+    if (lengthBytes < RESERVE_BYTES_MIN) continue;
+    try {
+      if (!reserveRange(fd, offset, lengthBytes)) return;
+    } catch (error) {
+      throw targetError(`writing to ${outlet.path} at byte ${offset}`, error);
+    }
   }
 }
 
@@ -122,8 +157,8 @@ function headerOf(job: SpanJob, task: ChunkTask, bytes: Buffer): ReadChunk {
  * Reads from `fd`. A chunk that is bad fails by itself; what can't be read or written at all throws. With an outlet, the first bad chunk ends it: a restore that meets one has failed.
  */
 export function workOff(fd: number, job: SpanJob, rooms: Rooms): SpanResult {
-  const shared = job.memory === null ? null : Buffer.from(job.memory);
   const span = readSpan(fd, job, rooms.stored);
+  reserve(job);
   const joined = new Joined(job.outlet, rooms.plain);
   const failures: { chunk: number; error: ReturnType<typeof partsOf> }[] = [];
   let digest = 0n;
@@ -132,7 +167,7 @@ export function workOff(fd: number, job: SpanJob, rooms: Rooms): SpanResult {
       const chunk = headerOf(job, task, span.subarray(task.at, task.at + task.lengthBytes));
       // A layer is encrypted as a whole or not at all: nothing of this span was put anywhere yet.
       if (chunk.header.seal !== null) return { digest: 0n, isSealed: true, failures: [] };
-      const plain = task.roomAt === null || shared === null ? joined.roomFor(task) : shared.subarray(task.roomAt);
+      const plain = joined.roomFor(task);
       try {
         decodeChunkData(chunk.bytes, chunk.header, plain);
       } catch (error) {
