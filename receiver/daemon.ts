@@ -24,7 +24,8 @@ import { FailoverEngine } from './failover/engine.js';
 import { realParts } from './failover/real-parts.js';
 import { Fleet } from './fleet/fleet.js';
 import { Handovers } from './fleet/handovers.js';
-import { fleetStatus } from './fleet/fleet-status.js';
+import { fleetFigures, fleetStatus } from './fleet/fleet-status.js';
+import { fleetMetrics } from './fleet-metrics.js';
 import type { ReceiverLoad } from './fleet/record.js';
 import { receiverId } from './fleet/receiver-id.js';
 import { RateMeter } from './fleet/rate-meter.js';
@@ -167,6 +168,10 @@ export async function runReceiver(config: ReceiverConfig, signal: AbortSignal): 
     },
   });
   scrubMetrics(metrics, () => scrub.figures);
+  const owned = (): number =>
+    registry.machines.filter(({ connected, mode }) => connected && mode === 'replicate').length +
+    engine.figures.copies.filter((copy) => copy.isReplicating).length;
+  fleetMetrics(metrics, () => fleetFigures(fleet, handovers, owned()));
   const scrubbing = scrub.run(signal);
   storeMetrics.register(metrics);
   const status = await startStatusServer({
@@ -178,7 +183,7 @@ export async function runReceiver(config: ReceiverConfig, signal: AbortSignal): 
       store: store.url,
       memory: { residentBytes: process.memoryUsage.rss() },
       caFingerprint: ca.fingerprint,
-      fleet: fleetStatus(fleet, handovers, clock),
+      fleet: fleetStatus(fleet, handovers, owned(), clock),
       machines: registry.machines,
       scrub: scrub.figures,
       upkeep: upkeep.status,

@@ -10,6 +10,7 @@ import type { MachineId } from '../../shared/units.js';
 import type { Manifest, ManifestOwner } from '../catalog/manifest.js';
 import type { Recovery } from '../catalog/recovery.js';
 import { Calls, callersOf } from './calls.js';
+import { newFleetCounters } from './counters.js';
 import {
   boundTo,
   claimOf,
@@ -48,6 +49,8 @@ export class Fleet {
   readonly #records = new Map<string, ReceiverRecord>();
   readonly #lookers = new Set<() => void>();
   readonly #calls = new Calls();
+  readonly counters = newFleetCounters();
+  #lookedAtMs: number | null = null;
   /** Ends the pause before the next beat. */
   #hurry = new AbortController();
   readonly #ended = new AbortController();
@@ -80,6 +83,11 @@ export class Fleet {
   /** Why this receiver can't be seen, or can't see others; empty: it can. */
   get problem(): string {
     return this.#problem;
+  }
+
+  /** Wall time of the last look at the others that succeeded; null before the first. */
+  get lookedAtMs(): number | null {
+    return this.#lookedAtMs;
   }
 
   /** The others. */
@@ -189,6 +197,7 @@ export class Fleet {
       this.#unreadable.delete(id);
     }
     this.#roster.look([...this.#records.values()], clock.monotonicMs());
+    this.#lookedAtMs = clock.nowMs();
     this.#tell();
     for (const listener of this.#lookers) listener();
   }

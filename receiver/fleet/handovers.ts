@@ -73,7 +73,7 @@ export interface HandoverDeps {
   readonly clock: Clock;
   readonly random: () => number;
   readonly log: Logger;
-  readonly fleet: Pick<Fleet, 'view' | 'direction' | 'callers' | 'onLook'>;
+  readonly fleet: Pick<Fleet, 'view' | 'direction' | 'callers' | 'onLook' | 'counters'>;
   readonly sessions: Sessions;
   readonly perMinute: number;
 }
@@ -138,7 +138,7 @@ export class Handovers {
       sessions.handOver(machine, async () => {
         const direction = await this.#direction(machine);
         if (direction.to === 'here') this.#called.delete(machine);
-        else this.#handedOver++;
+        else fleet.counters.calledAway++;
         return direction;
       });
     }

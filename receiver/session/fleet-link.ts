@@ -6,7 +6,7 @@ import type { ReceiverMessage, Verdict } from '../../shared/wire/messages.js';
 import type { Fleet } from '../fleet/fleet.js';
 import type { Direction, FleetMember } from '../fleet/placement.js';
 
-export type SessionFleet = Pick<Fleet, 'id' | 'known' | 'owner' | 'direction' | 'onChange'>;
+export type SessionFleet = Pick<Fleet, 'id' | 'known' | 'owner' | 'direction' | 'onChange' | 'counters'>;
 
 export class FleetLink {
   readonly #fleet: SessionFleet | undefined;
@@ -57,8 +57,14 @@ export class FleetLink {
     return direction.to === 'elsewhere' ? direction : null;
   }
 
+  /** `from`: the receiver that had the machine before; null: none. */
+  tookOver(from: string | null): void {
+    if (this.#fleet !== undefined && from !== null && from !== this.#fleet.id) this.#fleet.counters.takeovers++;
+  }
+
   /** The connection is to be closed after it. An agent that is gone needs no redirect. */
   async redirect({ id, name, addresses }: FleetMember, reason: string): Promise<void> {
+    if (this.#fleet !== undefined) this.#fleet.counters.redirects++;
     await this.#send({ type: 'redirect', to: { id, name, addresses: [...addresses] }, reason }).catch(() => undefined);
   }
 }

@@ -27,15 +27,14 @@ import {
   type ReceiverMessage,
 } from '../../shared/wire/messages.js';
 import type { Transport } from '../../shared/wire/transport.js';
-import type { DiskEntry, LayerRef, MachineIdentity, Manifest } from '../catalog/manifest.js';
-import { writeLayerList, readLayerList } from '../catalog/manifest-io.js';
-import { layerListName } from '../catalog/names.js';
+import type { MachineIdentity } from '../catalog/manifest.js';
 import type { OwnedMachine } from '../catalog/owned-machine.js';
 import type { OwnedMachines } from '../catalog/owned-machines.js';
 import type { ObjectStore } from '../store/store.js';
 import { contentAfterCommit, type DiskLayers } from '../catalog/commit-content.js';
 import type { DiskIngest } from './disk-ingest.js';
 import { FleetLink, type SessionFleet } from './fleet-link.js';
+import { layersOf, mustStand } from './point-layers.js';
 import { PolicyLink } from './policy-link.js';
 import { closeReasonFor } from './close-reason.js';
 import { HomeSession, isHomeMessage } from './home-session.js';
@@ -235,6 +234,7 @@ export class IngestSession {
     this.#status.mode = 'replicate';
     this.#owned = opened.owned;
     this.#deps.machines?.add(opened.owned);
+    this.#fleet.tookOver(opened.from);
     this.#disks = opened.disks;
     this.#status.epoch = opened.owned.epoch;
     this.#status.lastPoint = opened.owned.manifest.tail.points.at(-1) ?? null;
@@ -380,7 +380,7 @@ export class IngestSession {
     for (const said of message.disks) {
       const disk = this.#diskOf(said.disk);
       if (layers.has(disk.id)) throw protocolError(`a commit names disk ${disk.id} twice`);
-      layers.set(disk.id, await this.#layersOf(disk, owned));
+      layers.set(disk.id, await layersOf(this.#deps.store, disk, owned));
       sizes.set(disk.id, disk.geometry.sizeBytes);
     }
     failpoint('receiver.commit.layers-durable');
@@ -416,22 +416,6 @@ export class IngestSession {
     );
     await this.#policy.tell();
     await this.#handOverNow();
-  }
-
-  async #layersOf(disk: DiskIngest, owned: OwnedMachine): Promise<DiskLayers> {
-    const entry = disk.entry;
-    if (entry === undefined) throw protocolError(`disk ${disk.id} is not in the manifest`);
-    const cycle = await disk.finishCycle();
-    const newBases = disk.staged.filter((l) => l.kind === 'base');
-    const deltas = [...disk.staged.filter((l) => l.kind === 'delta'), ...cycle];
-    let bases = null;
-    if (entry.bases === null || newBases.length > 0) {
-      const known: LayerRef[] = entry.bases === null ? [] : await readLayerList(this.#deps.store, entry.bases);
-      const name = layerListName(owned.manifest.machine.id, disk.id, owned.epoch, owned.nextSequence());
-      bases = await writeLayerList(this.#deps.store, name, [...known, ...newBases]);
-    }
-    const storedBytes = cycle.reduce((sum, l) => sum + l.sizeBytes, 0);
-    return { entry, bases, deltas, storedBytes, hashCheck: disk.hashCheck };
   }
 
   async #acknowledge(): Promise<void> {
@@ -496,10 +480,4 @@ export class IngestSession {
     this.home.closed();
     this.#transport.close(reason.code, reason.name);
   }
-}
-
-/** A list of bases was made longer: the one that it was made from must still be the disk's. */
-function mustStand(current: Manifest, entry: DiskEntry): void {
-  const now = current.disks.find((d) => d.id === entry.id)?.bases?.name;
-  if (now !== entry.bases?.name) throw new Error(`the base layers of disk ${entry.id} changed during its first copy`);
 }

@@ -58,6 +58,8 @@ export interface OpenedSession {
   readonly disks: DiskIngest[];
   readonly welcome: Welcome;
   readonly stranded: Stranded | null;
+  /** Id of the receiver that had the machine before; null: none, or unknown. */
+  readonly from: string | null;
 }
 
 interface DiskDecision extends DiskVerdict {
@@ -148,6 +150,7 @@ export async function openSession(
   if ('refused' in first) return first;
   let decisions = first;
   let granted: Admission = admission;
+  let from: string | null = null;
   const owned = await OwnedMachine.takeOver(deps, identity.machine, async (previous, epoch, nextSequence) => {
     // Another receiver may have changed the truth in between (a commit, a failover): what counts is the one that is taken over.
     const again = admit(hello, identity, previous, await loadRecovery(deps.store, identity.machine));
@@ -158,6 +161,7 @@ export async function openSession(
     const decided = await decideDisks(deps.store, hello, previous);
     if ('refused' in decided) throw new RefusedMeanwhile(decided);
     granted = again;
+    from = previous?.owner?.receiver ?? null;
     decisions = decided;
     return contentAtHello(deps.store, identity, hello, previous, decisions, epoch, nextSequence);
   }).catch((error: unknown) => {
@@ -179,6 +183,7 @@ export async function openSession(
     ),
     welcome: welcomeOf(deps.program, granted, owned.manifest, decisions),
     stranded,
+    from,
   };
 }
 

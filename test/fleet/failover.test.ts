@@ -36,6 +36,7 @@ describe.skipIf(!canRunLab)(`failover at a receiver without the agent (${WHY_NO_
       const source = planned.tasks.find(({ name }) => name === 'Shut down source');
       expect(source?.detail).toMatch(/its agent was called over from receiver a; last cut: point \d+; nothing is lost/);
       expect(await at.owner()).toBe(at.ids.b);
+      expect(await at.metric(site.first, 'called_away_total')).toBe(1);
       const copy = await site.disk('failover', b);
       expect(home.history.within(copy)).toBe(home.history.acknowledged);
       const writer = await site.startCopyWriter(home.history, 'failover', b);

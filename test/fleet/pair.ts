@@ -91,6 +91,14 @@ export class Pair {
     return (await answer.json()) as Awaited<ReturnType<Pair['status']>>;
   }
 
+  /** One of its metrics of the fleet. */
+  async metric(of: Receiver, name: string): Promise<number> {
+    const { status } = parse(readFileSync(of.config, 'utf8')) as { status: { port: number } };
+    const text = await (await fetch(`http://127.0.0.1:${status.port}/metrics`)).text();
+    const line = text.split('\n').find((one) => one.startsWith(`afterimage_receiver_fleet_${name} `));
+    return Number(line?.split(' ')[1]);
+  }
+
   /** Resolves when the machine's agent has its session at one of them, and that one owns the machine. */
   async untilAt(which: 'a' | 'b'): Promise<void> {
     const receiver = which === 'a' ? this.site.first : this.b;

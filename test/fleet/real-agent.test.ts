@@ -70,6 +70,16 @@ describe.skipIf(!canRunLab)(`a real agent between receivers (${WHY_NO_LAB})`, ()
       await at.join();
       await at.untilAt('b');
       expect(at.logOf('a')).toContain('agent is sent to another receiver');
+      for (const [receiver, owned, redirects, takeovers] of [
+        [site.first, 0, 1, 0],
+        [at.b, 1, 0, 1],
+      ] as const) {
+        expect(await at.metric(receiver, 'machines_owned')).toBe(owned);
+        expect(await at.metric(receiver, 'redirects_total')).toBe(redirects);
+        expect(await at.metric(receiver, 'takeovers_total')).toBe(takeovers);
+        expect(await at.metric(receiver, 'receivers{liveness="live"}')).toBe(2);
+        expect(await at.metric(receiver, 'last_look_timestamp_seconds')).toBeGreaterThan(1_600_000_000);
+      }
       await expectWhole(at);
       const epoch = (await loadHead(site.store, site.machine))?.epoch ?? 0;
 
