@@ -96,9 +96,9 @@ export const receiverConfigSchema = z.strictObject({
       /** Of all machines together. */
       rate: rateValue.default(SCRUB_BYTES_PER_SECOND),
       /** Every object is read once in this time, if the rate allows it. */
-      every: durationValue(60_000, 366 * 24 * 3_600_000, '1min to 366d').default(SCRUB_EVERY_MS),
+      every: durationValue(1_000, 366 * 24 * 3_600_000, '1s to 366d').default(SCRUB_EVERY_MS),
       /** Points are proven from end to end, the newest and one at random: each reads a whole image. */
-      prove: durationValue(60_000, 366 * 24 * 3_600_000, '1min to 366d').default(PROVE_EVERY_MS),
+      prove: durationValue(1_000, 366 * 24 * 3_600_000, '1s to 366d').default(PROVE_EVERY_MS),
     })
     .prefault({}),
   /** Thinning out points, merging layers, building bases, deleting what nobody needs any more. */

@@ -7,7 +7,6 @@ import { hostname } from 'node:os';
 import { join } from 'node:path';
 import { systemClock } from '../shared/clock.js';
 import { startStatusServer } from '../shared/http/status-server.js';
-import { RESEND_ANSWER_MS } from '../shared/limits-scrub.js';
 import { createLogger } from '../shared/log.js';
 import { createNotifier, keepWatchdog } from '../shared/sd-notify.js';
 import { formatHostPort } from '../shared/wire/host-port.js';
@@ -43,8 +42,7 @@ import { scrubMetrics } from './scrub-metrics.js';
 import { withCache } from './store-cache.js';
 import { StoreMetrics } from './store-metrics.js';
 import { openStore } from './store/open.js';
-import { Pace } from './upkeep/pace.js';
-import { repairMachine, type AskAgent } from './upkeep/scrub-repair.js';
+import { Mending } from './upkeep/mending.js';
 import { ScrubTask } from './upkeep/scrub-task.js';
 import { UpkeepService } from './upkeep/service.js';
 
@@ -131,8 +129,15 @@ export async function runReceiver(config: ReceiverConfig, signal: AbortSignal): 
       deletionDelayMs: config.upkeep.deletionDelay,
     },
   );
+  const mending = new Mending({
+    ...{ store, beneath: uncached, clock, log },
+    bytesPerSecond: config.scrub.rate,
+    ownerOf: (machine) => upkeep.ownerOf(machine),
+    resend: (...asked) => registry.homeAgents.resend(...asked),
+  });
+  const mend = (machine: MachineId): ReturnType<Mending['mend']> => mending.mend(machine, signal);
   // Before anything is done: a second receiver on this host ends here, and must not have gone on with the jobs of the first.
-  const control = await startControlServer({ socketPath: config.controlSocket, service: engine, upkeep, log });
+  const control = await startControlServer({ socketPath: config.controlSocket, service: engine, upkeep, mend, log });
   // Guests may be waiting for their disks: first of all. A store that doesn't answer must not keep agents out.
   const resuming = engine.start().catch((error: unknown) => {
     log.error({ err: error }, 'not every machine that runs here could be resumed');
@@ -156,16 +161,7 @@ export async function runReceiver(config: ReceiverConfig, signal: AbortSignal): 
       proveEveryMs: config.scrub.prove,
     },
     isOurs,
-    repair: async (machine, ended) => {
-      const owned = await upkeep.ownerOf(machine);
-      if (owned === null) return;
-      const pace = new Pace(clock, config.scrub.rate, ended);
-      const ask: AskAgent = (disk, extents) => {
-        const limit = AbortSignal.any([ended, AbortSignal.timeout(RESEND_ANSWER_MS)]);
-        return registry.homeAgents.resend(machine, disk, extents, limit);
-      };
-      await repairMachine({ store, clock, log, owned, pace, signal: ended, ask });
-    },
+    repair: (machine, ended) => mending.mend(machine, ended),
   });
   scrubMetrics(metrics, () => scrub.figures);
   const owned = (): number =>

@@ -40,5 +40,9 @@ export const PROVEN_POINTS_PER_RUN = 2;
 export const SCRUB_LOOK_MS = 5 * 60_000;
 /** An agent that was asked for blocks sends them with its next point; one that makes none for so long is asked again by the next look. */
 export const RESEND_ANSWER_MS = 10 * 60_000;
+/** Blocks of several lost layers that the digests of points are asked to tell apart: a wrong answer once in 2^32, and more are tried as a whole. */
+export const TOLD_BLOCKS_MAX = 32;
+/** ... of so many blocks that were sent: 100 bytes each while it is looked for. */
+export const TOLD_CANDIDATES_MAX = 1 << 20;
 /** Notes of a scrub that stay: the newest, and some for people who ask what it saw before. */
 export const SCRUB_NOTES_KEPT = 8;

@@ -10,14 +10,17 @@ import { localApp } from '../../shared/http/app.js';
 import { listenApp } from '../../shared/http/listen.js';
 import type { Logger } from '../../shared/log.js';
 import { asMachineId, isUuid, type MachineId } from '../../shared/units.js';
+import type { DamageItem } from '../catalog/damage.js';
 import type { RecoveryService } from '../failover/operations.js';
-import type { UpkeepService } from '../upkeep/service.js';
+import { othersHave, type UpkeepService } from '../upkeep/service.js';
 import { parseOperation, parseUpkeepTasks } from './parse-operation.js';
 
 export interface ControlServerOptions {
   readonly socketPath: string;
   readonly service: RecoveryService;
   readonly upkeep?: Pick<UpkeepService, 'runNow'>;
+  /** Mends what the scrub has marked; null: another receiver has the machine. */
+  readonly mend?: (machine: MachineId) => Promise<readonly DamageItem[] | null>;
   readonly log: Logger;
 }
 
@@ -35,7 +38,7 @@ export async function startControlServer(options: ControlServerOptions): Promise
   return listenApp(() => localApp(log, (app) => addRoutes(app, options)), { socketPath }, log);
 }
 
-function addRoutes(app: FastifyInstance, { service, upkeep }: ControlServerOptions): void {
+function addRoutes(app: FastifyInstance, { service, upkeep, mend }: ControlServerOptions): void {
   app.get('/v1/machines', async () => ({ machines: await service.list() }));
   app.get<{ Params: MachineParams }>('/v1/machines/:id', async ({ params }) => service.view(machineOf(params)));
   app.get<{ Params: JobParams }>('/v1/machines/:id/jobs/:job', async ({ params }) =>
@@ -49,6 +52,14 @@ function addRoutes(app: FastifyInstance, { service, upkeep }: ControlServerOptio
     app.post<{ Params: MachineParams }>('/v1/machines/:id/upkeep', async (request) => ({
       results: await upkeep.runNow(machineOf(request.params), parseUpkeepTasks(request.body)),
     }));
+  }
+  if (mend !== undefined) {
+    app.post<{ Params: MachineParams }>('/v1/machines/:id/repair', async ({ params }) => {
+      const machine = machineOf(params);
+      const items = await mend(machine);
+      if (items === null) throw othersHave(machine);
+      return { items };
+    });
   }
 }
 

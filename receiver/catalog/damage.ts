@@ -51,6 +51,8 @@ export const damageItemSchema = z.strictObject({
   extents: z.array(z.tuple([count, count.min(1)])).nullable(),
   /** Points that can't be restored without it. */
   points: z.array(pointRangeSchema),
+  /** Of a layer of which nobody knows what it held: the last point there was when its blocks were asked for. What came later may hold them. */
+  askedAfter: count.nullable().default(null),
 });
 export type DamageItem = z.infer<typeof damageItemSchema>;
 
@@ -67,7 +69,7 @@ export const damageSchema = z.strictObject({
 export type Damage = z.infer<typeof damageSchema>;
 
 /** A finding as a scrub makes it. */
-export type Finding = Omit<DamageItem, 'foundAtMs' | 'state' | 'stateAtMs' | 'reason'>;
+export type Finding = Omit<DamageItem, 'foundAtMs' | 'state' | 'stateAtMs' | 'reason' | 'askedAfter'>;
 
 /** It still does harm. */
 export const isOpen = (item: DamageItem): boolean => item.state !== 'repaired' && item.state !== 'gone';
@@ -92,14 +94,17 @@ export function withFinding(items: readonly DamageItem[], finding: Finding, nowM
     state: isSame ? known.state : 'found',
     stateAtMs: isSame ? known.stateAtMs : nowMs,
     reason: isSame ? known.reason : '',
+    askedAfter: isSame ? known.askedAfter : null,
   };
   return [item, ...items.filter((other) => other !== known)];
 }
 
+export type DamageChange = Pick<DamageItem, 'state' | 'reason'> & Partial<Pick<DamageItem, 'points' | 'askedAfter'>>;
+
 export function withState(
   items: readonly DamageItem[],
   of: Pick<DamageItem, 'object' | 'kind'>,
-  change: Pick<DamageItem, 'state' | 'reason'> & Partial<Pick<DamageItem, 'points'>>,
+  change: DamageChange,
   nowMs: number,
 ): DamageItem[] {
   return items.map((item) =>

@@ -9,7 +9,9 @@ export type PointSelector =
   /** The newest point whose cut is not after this time. */
   | { readonly by: 'time'; readonly atMs: number }
   /** The newest point with one of these levels. */
-  | { readonly by: 'latest'; readonly levels: readonly Consistency[] };
+  | { readonly by: 'latest'; readonly levels: readonly Consistency[] }
+  /** The newest point that is listed, whole or not: for who looks at all of them. */
+  | { readonly by: 'newest' };
 
 const ALL: readonly Consistency[] = ['crash', 'filesystem', 'application'];
 const LATEST: Readonly<Record<string, readonly Consistency[]>> = {
@@ -44,5 +46,6 @@ export function parsePointSelector(text: string): PointSelector {
 export function describeSelector(selector: PointSelector): string {
   if (selector.by === 'number') return String(selector.number);
   if (selector.by === 'time') return `at or before ${new Date(selector.atMs).toISOString()}`;
+  if (selector.by === 'newest') return 'at all';
   return `of consistency ${selector.levels.join(' or ')}`;
 }

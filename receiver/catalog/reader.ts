@@ -216,6 +216,7 @@ export class MachineReader {
   async #newest(selector: Exclude<PointSelector, { by: 'number' }>): Promise<RecoveryPoint | undefined> {
     if (this.#behind !== null) throw notTheNewest(this.#behind);
     await this.#mustBeNewest();
+    if (selector.by === 'newest') return (await this.pointsNewestFirst().next()).value as RecoveryPoint | undefined;
     const damage = await this.#damage();
     let passedOver: { readonly newest: number; readonly item: DamageItem; oldest: number } | undefined;
     for await (const point of this.pointsNewestFirst()) {

@@ -9,6 +9,7 @@ import { CONTROL_ANSWER_BYTES_MAX, CONTROL_ANSWER_TIMEOUT_MS } from '../../share
 import { UPKEEP_ANSWER_TIMEOUT_MS } from '../../shared/limits-upkeep.js';
 import type { MachineId } from '../../shared/units.js';
 import type { TaskResult, UpkeepTask } from '../upkeep/machine-upkeep.js';
+import type { DamageItem } from '../catalog/damage.js';
 import type { Job } from '../catalog/recovery.js';
 import type { RecoveryService, RecoveryView } from '../failover/operations.js';
 
@@ -44,6 +45,17 @@ export async function askUpkeep(
   const peer = { socketPath, signal, timeoutMs: UPKEEP_ANSWER_TIMEOUT_MS };
   const answer = await roundTrip(peer, 'POST', `/v1/machines/${machine}/upkeep`, { tasks });
   return (answer as { results: TaskResult[] }).results;
+}
+
+/** The running receiver mends what the scrub has marked: resolves to the list afterwards. */
+export async function askRepair(
+  socketPath: string,
+  signal: AbortSignal,
+  machine: MachineId,
+): Promise<readonly DamageItem[]> {
+  const peer = { socketPath, signal, timeoutMs: UPKEEP_ANSWER_TIMEOUT_MS };
+  const answer = await roundTrip(peer, 'POST', `/v1/machines/${machine}/repair`, {});
+  return (answer as { items: readonly DamageItem[] }).items;
 }
 
 /** `signal` gives up waiting for an answer; what the receiver was asked to begin goes on there. */

@@ -37,6 +37,16 @@ A target that holds data is refused unless --force is given; one that is in use 
 A restore that was cancelled or killed continues when the same command is run again.
 `;
 
+const scrubExamples = `
+Examples:
+  afterimage scrub web1
+  afterimage scrub web1 --now --rate 50MB/s
+  afterimage scrub web1 --key /media/usb/web1.json
+
+Stored bytes are checked without any key. With the key of an encrypted machine its indexes are opened as well, so that nothing of them can
+have been put there by somebody else; \`afterimage verify\` opens every block.
+`;
+
 const serveExamples = `
 Examples:
   afterimage serve web1 --point latest
@@ -171,8 +181,9 @@ function addScrub(program: Command, io: CliIo): void {
     .argument('<machine>', MACHINE_HELP)
     .option('--now', 'begin anew, instead of going on where the last scrub was')
     .option('--rate <rate>', 'read no faster than this, such as 20MB/s (default: as fast as the store is)', rate)
+    .option(...KEY_OPTION, collectKeys)
     .option(...JSON_OPTION)
-    .addHelpText('after', '\nExamples:\n  afterimage scrub web1\n  afterimage scrub web1 --now --rate 50MB/s\n')
+    .addHelpText('after', scrubExamples)
     .action(async (machine: string, _: unknown, command: Command) =>
       (await import('./scrub.js')).scrubCommand(machine, command.optsWithGlobals<ScrubOptions>(), io),
     );
@@ -186,6 +197,18 @@ function addScrub(program: Command, io: CliIo): void {
     .action(async (machine: string, _: unknown, command: Command) =>
       (await import('./scrub.js')).damageCommand(machine, command.optsWithGlobals<GlobalOptions>(), io),
     );
+
+  program
+    .command('repair')
+    .description('mend what the scrub has marked, now; the receiver does it by itself')
+    .argument('<machine>', MACHINE_HELP)
+    .option(...KEY_OPTION, collectKeys)
+    .option(...SOCKET_OPTION)
+    .option(...JSON_OPTION)
+    .addHelpText('after', '\nExamples:\n  afterimage scrub web1 --now && afterimage repair web1\n')
+    .action(async (machine: string, _: unknown, command: Command) =>
+      (await import('./repair.js')).repairCommand(machine, command.optsWithGlobals<GlobalOptions>(), io),
+    );
 }
 
 function addUpkeep(program: Command, io: CliIo): void {
@@ -197,6 +220,7 @@ function addUpkeep(program: Command, io: CliIo): void {
     .argument('<machine>', MACHINE_HELP)
     .addOption(new Option('--task <task>', 'only this one').choices(UPKEEP_TASK_NAMES))
     .option('--dry-run', 'show what would be done and why; changes nothing')
+    .option(...KEY_OPTION, collectKeys)
     .option(...SOCKET_OPTION)
     .option(...JSON_OPTION)
     .addHelpText('after', '\nExamples:\n  afterimage upkeep web1 --dry-run\n  afterimage upkeep web1 --task gc\n')

@@ -3,7 +3,7 @@
  * cancelled. `afterimage damage MACHINE`: what is marked.
  */
 import { AfterimageError } from '../../shared/errors.js';
-import { describePoints, isOpen, type DamageItem } from '../catalog/damage.js';
+import { isOpen } from '../catalog/damage.js';
 import { loadDamage } from '../catalog/damage-io.js';
 import { resolveMachine } from '../catalog/machines.js';
 import { loadHead } from '../catalog/reader.js';
@@ -14,8 +14,9 @@ import { scrubPass, type ScrubDeps } from '../upkeep/scrub-pass.js';
 import { surveyObjects } from '../upkeep/scrub-survey.js';
 import { Progress } from '../volume/progress.js';
 import { openConfiguredStore } from './context.js';
+import { damageTable } from './damage-table.js';
 import type { CliIo, GlobalOptions } from './io.js';
-import { bytes, localIso, printJson, table } from './output.js';
+import { bytes, printJson } from './output.js';
 import { progressView } from './progress-view.js';
 
 export interface ScrubOptions extends GlobalOptions {
@@ -41,7 +42,7 @@ export async function scrubCommand(word: string, options: ScrubOptions, io: CliI
       printJson(io, { machine, objects, readBytes, findings, damaged: open });
     } else {
       io.out.write(`${result.objects} objects read, ${bytes(result.readBytes)}: ${open.length} damaged\n`);
-      if (open.length > 0) io.out.write(describe(open));
+      if (open.length > 0) io.out.write(damageTable(open));
     }
     if (open.length > 0) throw damaged(open.length, word);
   } finally {
@@ -78,42 +79,12 @@ export async function damageCommand(word: string, options: GlobalOptions, io: Cl
   const items = damage?.items ?? [];
   if (options.json === true) printJson(io, { machine, more: damage?.more ?? 0, items });
   else if (items.length === 0) io.err.write(`Nothing of machine ${word} is known to be damaged.\n`);
-  else io.out.write(describe(items));
+  else io.out.write(damageTable(items));
 }
 
-function describe(items: readonly DamageItem[]): string {
-  return table(
-    [{ title: 'STATE' }, { title: 'FOUND' }, { title: 'POINTS' }, { title: 'BLOCKS' }, { title: 'WHAT' }],
-    items.map((item) => [
-      item.state,
-      localIso(item.foundAtMs),
-      pointsText(item),
-      blocksText(item),
-      item.reason === '' ? item.what : `${item.what}; ${item.reason}`,
-    ]),
-  );
-}
-
-function pointsText(item: DamageItem): string {
-  const [range] = item.points;
-  if (range === undefined) return 'none';
-  const times = [range.firstCutAtMs, range.lastCutAtMs].map((ms) => (ms === null ? '' : localIso(ms)));
-  const when = times.some((text) => text !== '')
-    ? ` (${[...new Set(times)].filter((t) => t !== '').join(' to ')})`
-    : '';
-  return `${describePoints(item.points)}${when}`;
-}
-
-function blocksText(item: DamageItem): string {
-  if (item.kind !== 'layer') return '-';
-  if (item.extents === null) return 'not known';
-  const blocks = item.extents.reduce((sum, [, length]) => sum + length, 0);
-  return `${blocks} of disk ${item.disk ?? '?'}`;
-}
-
-const damaged = (count: number, word: string): AfterimageError =>
+export const damaged = (count: number, word: string): AfterimageError =>
   new AfterimageError(`${count} objects of machine ${word} are damaged`, {
     code: 'objects-damaged',
     kind: 'corrupt',
-    hint: `See \`afterimage damage ${word}\`. A receiver asks the agent for what it can still send; bring other objects back from a copy of the store.`,
+    hint: `See \`afterimage damage ${word}\`. A receiver mends what can be mended by itself, or now by \`afterimage repair ${word}\`; bring other objects back from a copy of the store.`,
   });

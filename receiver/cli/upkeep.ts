@@ -3,15 +3,9 @@
  * machine over. It refuses where somebody may have it: a manifest was written lately, or a copy runs.
  */
 import { AfterimageError } from '../../shared/errors.js';
-import {
-  PLAN_LINES_MAX,
-  UPKEEP_BYTES_PER_SECOND,
-  UPKEEP_LIVE_OWNER_MS,
-  DELETION_DELAY_MS,
-} from '../../shared/limits-upkeep.js';
+import { PLAN_LINES_MAX, UPKEEP_BYTES_PER_SECOND, DELETION_DELAY_MS } from '../../shared/limits-upkeep.js';
 import { silentLogger } from '../../shared/log.js';
-import { formatBytes, formatDuration, type MachineId } from '../../shared/units.js';
-import { randomUUID } from 'node:crypto';
+import { formatBytes, type MachineId } from '../../shared/units.js';
 import { resolveMachine } from '../catalog/machines.js';
 import { loadPolicy } from '../catalog/policy-io.js';
 import { MachineReader } from '../catalog/reader.js';
@@ -24,11 +18,11 @@ import {
   type UpkeepTask,
 } from '../upkeep/machine-upkeep.js';
 import { Pace } from '../upkeep/pace.js';
-import { isUnused, takeOverForUpkeep } from '../upkeep/take-over.js';
 import { configuredPolicy, configuredSocket, openConfiguredStore } from './context.js';
 import type { CliIo } from './io.js';
 import { askUpkeep, NO_DAEMON } from './control-client.js';
 import { printJson } from './output.js';
+import { takeMachine } from './take-machine.js';
 import type { UpkeepOptions } from './upkeep-options.js';
 
 export async function upkeepCommand(machineWord: string, options: UpkeepOptions, io: CliIo): Promise<void> {
@@ -75,28 +69,8 @@ async function runSomewhere(
   } catch (error) {
     if (!(error instanceof AfterimageError) || error.code !== NO_DAEMON) throw error;
   }
-  const mayTake = (): Promise<void> => mustBeFree(store, machine, io);
-  await mayTake();
-  const owned = await takeOverForUpkeep({ store, clock: io.clock, randomId: randomUUID }, machine, mayTake);
+  const owned = await takeMachine(store, machine, io);
   return upkeepOf(store, options, io).run(owned, io.signal, tasks);
-}
-
-async function mustBeFree(store: ObjectStore, machine: MachineId, io: CliIo): Promise<void> {
-  const { manifest } = await MachineReader.open(store, machine);
-  const ageMs = io.clock.nowMs() - manifest.writtenAtMs;
-  const isQuiet = ageMs >= UPKEEP_LIVE_OWNER_MS;
-  if (isQuiet && (await isUnused(store, machine))) return;
-  const why = isQuiet
-    ? 'a copy of it runs or is being made'
-    : `it was written ${formatDuration(Math.max(0, ageMs))} ago`;
-  throw new AfterimageError(
-    `machine ${manifest.machine.name} seems to be looked after by a receiver that isn't here: ${why}`,
-    {
-      code: 'machine-owned',
-      kind: 'refused',
-      hint: 'Run this where its receiver runs, or give its control socket with --socket. --dry-run works anywhere.',
-    },
-  );
 }
 
 function dryRunJson({ blockers, points, merges, bases, gc }: DryRun, tasks: readonly UpkeepTask[]): object {

@@ -5,7 +5,7 @@ import { AfterimageError, messageOf, usageError } from '../../shared/errors.js';
 import { formatBytes } from '../../shared/units.js';
 import { resolveMachine } from '../catalog/machines.js';
 import type { RecoveryPoint } from '../catalog/manifest.js';
-import { parsePointSelector } from '../catalog/point-selector.js';
+import { parsePointSelector, type PointSelector } from '../catalog/point-selector.js';
 import type { PinnedPoint } from '../catalog/pinned-point.js';
 import type { MachineReader } from '../catalog/reader.js';
 import type { ObjectStore } from '../store/store.js';
@@ -70,7 +70,8 @@ async function verifyPoint(
 
 export async function verifyCommand(machineWord: string, options: VerifyOptions, io: CliIo): Promise<void> {
   if (options.all === true && options.point !== undefined) throw usageError('--all and --point exclude each other');
-  const selector = parsePointSelector(options.point ?? 'latest');
+  const selector: PointSelector =
+    options.all === true ? { by: 'newest' } : parsePointSelector(options.point ?? 'latest');
   const store = await openConfiguredStore(options, io);
   let pinned: PinnedPoint | null = null;
   try {

@@ -86,7 +86,7 @@ export async function concernOfLayer(store: ObjectStore, manifest: Manifest, bad
     for (; at < later.length; at++) {
       const layer = later[at];
       if (layer === undefined || layer.lastPoint > point) return;
-      const covers = await coverage(reader, geometry, layer);
+      const covers = await coverageOf(reader, geometry, layer);
       remove(newest, covers);
       if (layer.kind === 'base' || bad.extents !== null) remove(needed, covers);
     }
@@ -130,7 +130,7 @@ function badBlocks(geometry: Geometry, { layer, extents }: DamagedLayer): BlockS
 }
 
 /** Runs of blocks that a layer has; nothing when its index can't be read. */
-async function coverage(
+export async function coverageOf(
   reader: LayerReader,
   geometry: Geometry,
   layer: LayerRef,
@@ -140,16 +140,29 @@ async function coverage(
     const { first, count } = segmentBlocks(geometry, layer.segment);
     return [[first, count]];
   }
-  const index = await indexOrNull(reader, layer);
+  const index = await extentsOrNull(reader, layer);
   if (index === null) return [];
   return Array.from(index.first, (first, i) => [first, index.count[i] ?? 0] as const);
 }
 
+/** Null: the index is broken, or lost. */
+export async function extentsOrNull(
+  reader: LayerReader,
+  layer: LayerRef,
+): Promise<Pick<LayerIndex, 'first' | 'count'> | null> {
+  try {
+    return await reader.extents(layer);
+  } catch (error) {
+    if (isCorrupt(error)) return null;
+    throw error;
+  }
+}
+
+/** Null: the index is broken, lost, or of a key that isn't at hand. */
 export async function indexOrNull(reader: LayerReader, layer: LayerRef): Promise<LayerIndex | null> {
   try {
     return await reader.index(layer);
   } catch (error) {
-    // Nor can one be read whose key is not here.
     if (isCorrupt(error) || (error instanceof AfterimageError && error.code === 'key-missing')) return null;
     throw error;
   }

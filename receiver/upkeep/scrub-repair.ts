@@ -14,9 +14,15 @@ import { segmentBlocks, geometryOf } from '../../shared/blocks/geometry.js';
 import type { Clock } from '../../shared/clock.js';
 import { AfterimageError, messageOf } from '../../shared/errors.js';
 import type { LayerIndex } from '../../shared/layer/layer.js';
-import { RESEND_BLOCKS_MAX, RESEND_EXTENTS_MAX } from '../../shared/limits-scrub.js';
 import type { DiskId } from '../../shared/units.js';
-import { describePoints, isOpen, withState, type DamageItem, type PointRange } from '../catalog/damage.js';
+import {
+  describePoints,
+  isOpen,
+  withState,
+  type DamageChange,
+  type DamageItem,
+  type PointRange,
+} from '../catalog/damage.js';
 import { loadDamage, updateDamage } from '../catalog/damage-io.js';
 import type { LayerRef } from '../catalog/manifest.js';
 import { layerName } from '../catalog/names.js';
@@ -29,11 +35,13 @@ import { workOfRuns } from '../volume/unit-work.js';
 import { CatalogCache, loadHistory, type DiskHistory, type MachineHistory } from './history.js';
 import { writeWinners } from './merge-layers.js';
 import type { Pace } from './pace.js';
-import { concernOfLayer, indexOrNull } from './scrub-concern.js';
+import { askFor } from './scrub-ask.js';
+import { concernOfLayer, extentsOrNull } from './scrub-concern.js';
 import { findDonors, wantedOf, type Donors } from './scrub-donors.js';
-import { rebuildUnknown } from './scrub-rebuild.js';
-import { replaceLayer } from './scrub-replace.js';
+import { isSameLayer } from './scrub-rebuild.js';
+import { replaceLayers } from './scrub-replace.js';
 import { salvageLayer } from './scrub-salvage.js';
+import { repairUnknown, type LostItem } from './scrub-unknown.js';
 import type { Winner } from './winners.js';
 
 /** Asks the agent for blocks once more; resolves to the point that holds them. Throws code `home-absent` when it is not there. */
@@ -44,6 +52,8 @@ export type AskAgent = (
 
 export interface RepairDeps {
   readonly store: ObjectStore;
+  /** What the store really holds, where `store` keeps copies of its objects: a healthy copy says nothing about the object. */
+  readonly beneath: ObjectStore;
   readonly clock: Clock;
   readonly log: Logger;
   readonly owned: OwnedMachine;
@@ -60,29 +70,90 @@ export interface Patient {
   readonly reader: LayerReader;
 }
 
-/** All that is open of a machine's damage, one after the other. What can't be mended now stays open, with the reason. */
+/**
+ * All that is open of a machine's damage: first what can be told from the store, then, disk by disk, layers of which nothing is known. What can't be
+ * mended now stays open, with the reason.
+ */
 export async function repairMachine(deps: RepairDeps): Promise<void> {
-  const { store, owned, log, signal } = deps;
-  const { id: machine, name } = owned.manifest.machine;
-  const items = (await loadDamage(store, machine))?.items ?? [];
-  for (const item of items) {
-    if (signal.aborted) return;
-    if (item.kind !== 'layer' || !isOpen(item) || item.state === 'lost' || item.layer === null || item.disk === null)
-      continue;
-    try {
-      await new Repair(deps, item, item.disk, item.layer, items).run();
-    } catch (error) {
-      if (!(error instanceof AfterimageError) || error.kind === 'fenced' || error.kind === 'cancelled') throw error;
-      log.warn({ err: error, machine, name, object: item.object }, `not mended yet: ${messageOf(error)}`);
-      await mark(deps, item, { state: 'found', reason: messageOf(error) });
+  const { store, owned, signal } = deps;
+  const items = (await loadDamage(store, owned.manifest.machine.id))?.items ?? [];
+  let left = items.filter((item) => item.kind === 'layer' && isOpen(item) && item.state !== 'lost');
+  // A second time those that could not be put behind a neighbour which is whole now.
+  for (let round = 0; round < 2 && left.length > 0; round++) {
+    const again: DamageItem[] = [];
+    const unknown = new Map<DiskId, LostItem[]>();
+    for (const item of left) {
+      if (signal.aborted) return;
+      const { disk, layer } = item;
+      if (disk === null || layer === null) continue;
+      await attempt(deps, [item], async () => {
+        const lost = await new Repair(deps, item, disk, layer, items).run();
+        if (lost !== null) unknown.set(disk, [...(unknown.get(disk) ?? []), lost]);
+      }).then((code) => (code === REPAIR_ORDER ? again.push(item) : null));
     }
+    for (const [disk, lost] of unknown) {
+      if (signal.aborted) return;
+      const concerned = lost.map(({ item }) => item);
+      await attempt(deps, concerned, () => repairLost(deps, disk, lost));
+    }
+    left = unknown.size > 0 ? again : [];
   }
 }
 
-type Mark = Pick<DamageItem, 'state' | 'reason'> & Partial<Pick<DamageItem, 'points'>>;
+/** What went wrong is noted with its objects; the code of it is returned. Throws when the machine is lost, or the work was cancelled. */
+async function attempt(
+  deps: RepairDeps,
+  items: readonly DamageItem[],
+  work: () => Promise<void>,
+): Promise<string | null> {
+  try {
+    await work();
+    return null;
+  } catch (error) {
+    if (!(error instanceof AfterimageError) || error.kind === 'fenced' || error.kind === 'cancelled') throw error;
+    const { id: machine, name } = deps.owned.manifest.machine;
+    for (const item of items) {
+      deps.log.warn({ err: error, machine, name, object: item.object }, `not mended yet: ${messageOf(error)}`);
+      await mark(deps, item, { state: 'found', reason: messageOf(error) });
+    }
+    return error.code;
+  }
+}
 
-async function mark(deps: RepairDeps, item: DamageItem, change: Mark): Promise<void> {
+async function mark(deps: RepairDeps, item: DamageItem, change: DamageChange): Promise<void> {
   await updateDamage(deps, deps.owned.manifest.machine.id, (items, nowMs) => withState(items, item, change, nowMs));
+}
+
+function told({ owned, log }: RepairDeps, item: DamageItem, level: 'info' | 'error', text: string): void {
+  const { id: machine, name } = owned.manifest.machine;
+  log[level]({ machine, name, object: item.object }, text);
+}
+
+async function markLost(deps: RepairDeps, item: DamageItem, points: readonly PointRange[], why: string): Promise<void> {
+  await mark(deps, item, { state: 'lost', reason: why, points: [...points] });
+  told(deps, item, 'error', `points ${describePoints(points)} can not be had any more: ${why}`);
+}
+
+const historyOf = ({ store, owned }: RepairDeps): Promise<MachineHistory> =>
+  loadHistory(new CatalogCache(store), owned.manifest);
+
+/** Layers of one disk of which nobody knows what they held. */
+async function repairLost(deps: RepairDeps, disk: DiskId, lost: readonly LostItem[]): Promise<void> {
+  const { store, owned } = deps;
+  const history = (): Promise<MachineHistory> => historyOf(deps);
+  const { blockBytes } = owned.manifest.disks.find((entry) => entry.id === disk) ?? { blockBytes: 0 };
+  const reader = new LayerReader(store, { machine: owned.manifest.machine.id, disk, blockBytes }, new IndexCache());
+  const marking = (item: DamageItem, change: DamageChange): Promise<void> => mark(deps, item, change);
+  const result = await repairUnknown({ ...deps, history, mark: marking }, reader, lost);
+  for (const { item } of lost) {
+    if (result.lost.length > 0) {
+      const why = `nobody knows what the layer held; ${result.from}; its points are not listed any more`;
+      await markLost(deps, item, result.lost, why);
+      continue;
+    }
+    await mark(deps, item, { state: 'repaired', reason: `${result.from}, and the digests of its points fit` });
+    told(deps, item, 'info', 'a lost layer was made anew');
+  }
 }
 
 class Repair {
@@ -100,12 +171,13 @@ class Repair {
     this.#bad = new Set(all.filter(isOpen).map((other) => other.object));
   }
 
-  async run(): Promise<void> {
-    const { store, owned } = this.#deps;
-    const history = await this.#history();
+  /** Null when all that can be done was done; else what is known of a layer that has to be made anew together with others. */
+  async run(): Promise<LostItem | null> {
+    const { store, beneath, owned } = this.#deps;
+    const history = await historyOf(this.#deps);
     const disk = history.disks.get(this.#disk);
     if (disk === undefined || !isReferred(disk, this.#layer)) {
-      return this.#mark({ state: 'gone', reason: 'nothing refers to it any more' });
+      return this.#done({ state: 'gone', reason: 'nothing refers to it any more' });
     }
     const { blockBytes } = disk.entry;
     const owner = { machine: owned.manifest.machine.id, disk: this.#disk, blockBytes };
@@ -115,12 +187,24 @@ class Repair {
       blockBytes,
       reader: new LayerReader(store, owner, new IndexCache()),
     };
-    const salvaged = await salvageLayer(store, owner, this.#layer);
+    const salvaged = await salvageLayer(beneath, owner, this.#layer);
     if (salvaged.report.problems.length === 0) {
-      return this.#mark({ state: 'repaired', reason: 'it was read again, and is whole' });
+      return this.#done({ state: 'repaired', reason: 'it was read again, and is whole' });
     }
-    if (salvaged.index === null) return this.#unknown(patient);
-    await this.#known(patient, history, salvaged.index, salvaged.badChunks);
+    const copy = beneath === store ? null : await salvageLayer(store, owner, this.#layer);
+    if (copy?.index != null && copy.report.problems.length === 0) {
+      await this.#known(patient, history, copy.index, copy.badChunks, 'the copy that this receiver had kept');
+      return null;
+    }
+    const { index, isProven, badChunks } = salvaged;
+    if (index === null || !isProven) return { item: this.#item, layer: this.#layer, index };
+    await this.#known(patient, history, index, badChunks, 'what the store has');
+    return null;
+  }
+
+  async #done(change: DamageChange): Promise<null> {
+    await mark(this.#deps, this.#item, change);
+    return null;
   }
 
   /** Its index is known: every block can be proven by its hash. */
@@ -129,6 +213,7 @@ class Repair {
     before: MachineHistory,
     index: LayerIndex,
     badChunks: ReadonlySet<number>,
+    source: string,
   ): Promise<void> {
     const wanted = wantedOf(index, { badChunks });
     let history = before;
@@ -136,7 +221,7 @@ class Repair {
     let askedPoint: number | null = null;
     if (donors.missing.size > 0) {
       askedPoint = await this.#ask(runsOf(donors.missing.keys()));
-      history = await this.#history();
+      history = await historyOf(this.#deps);
       donors = await this.#donors(patient, history, index, wanted);
     }
     const missing = runsOf(donors.missing.keys());
@@ -154,45 +239,25 @@ class Repair {
     const made = await this.#write(patient, history, [...own, ...donors.winners]);
     // Lost blocks stay with the damaged layer, where they can't be taken for what was there before.
     const outputs = lost.length > 0 ? [this.#layer, ...made] : made;
-    if (lost.length === 0 || made.length > 0) await replaceLayer(this.#deps, history, patient, outputs, new Set());
-    const from =
-      askedPoint === null
-        ? 'what the store has'
-        : `what the store has and what its agent sent with point ${askedPoint}`;
+    if (lost.length === 0 || made.length > 0) {
+      await replaceLayers(this.#deps, history, this.#disk, [{ layer: this.#layer, outputs }], new Set());
+    }
+    const from = askedPoint === null ? source : `${source} and what its agent sent with point ${askedPoint}`;
     if (lost.length === 0) {
-      await this.#mark({ state: 'repaired', reason: `made anew of ${from}` });
-      return this.#told('info', 'a damaged layer was made anew');
+      await mark(this.#deps, this.#item, { state: 'repaired', reason: `made anew of ${from}` });
+      return told(this.#deps, this.#item, 'info', 'a damaged layer was made anew');
     }
-    await this.#lost(lost, `${donors.missing.size} blocks of disk ${this.#disk} are nowhere`);
-  }
-
-  async #unknown(patient: Patient): Promise<void> {
-    const { store, owned } = this.#deps;
-    const bad = { disk: this.#disk, layer: this.#layer, extents: null };
-    const { newest } = await concernOfLayer(store, owned.manifest, bad);
-    const point = newest.isEmpty
-      ? null
-      : await this.#ask([...newest.extents()].map(({ first, count }) => [first, count] as const));
-    const result = await rebuildUnknown(this.#deps, await this.#history(), patient, newest);
-    const from =
-      point === null ? 'all of it was overwritten since' : `its agent sent what is left of it with point ${point}`;
-    if (result.lost.length === 0) {
-      await this.#mark({ state: 'repaired', reason: `${from}, and the digests of its points fit` });
-      return this.#told('info', 'a lost layer was made anew');
-    }
-    await this.#lost(result.lost, `nobody knows what the layer held; ${from}; its points are not listed any more`);
+    await markLost(this.#deps, this.#item, lost, `${donors.missing.size} blocks of disk ${this.#disk} are nowhere`);
   }
 
   /** What can be asked for is that part of it which the newest point needs: nothing else is on the source any more. Returns the last point that holds it. */
   async #ask(extents: readonly (readonly [number, number])[]): Promise<number | null> {
-    const { store, owned, log } = this.#deps;
+    const { store, owned } = this.#deps;
     const { newest } = await concernOfLayer(store, owned.manifest, { disk: this.#disk, layer: this.#layer, extents });
     if (newest.isEmpty) return null;
-    await this.#mark({ state: 'asked', reason: `${newest.size} blocks were asked of the agent` });
-    log.info({ object: this.#item.object, blocks: newest.size }, 'damaged blocks are asked of the agent');
-    let point: number | null = null;
-    for (const part of partsOf(newest)) point = (await this.#deps.ask(this.#disk, part)).point;
-    return point;
+    const reason = `${newest.size} blocks were asked of the agent`;
+    await mark(this.#deps, this.#item, { state: 'asked', reason });
+    return askFor(this.#deps, this.#disk, newest);
   }
 
   #donors(
@@ -218,30 +283,10 @@ class Repair {
     const what = { disk, blockBytes, kind, segment, firstPoint, lastPoint };
     return (await writeWinners(this.#deps, patient.reader, parts, what)).layers;
   }
-
-  async #lost(points: readonly PointRange[], why: string): Promise<void> {
-    await this.#mark({ state: 'lost', reason: why, points: [...points] });
-    this.#told('error', `points ${describePoints(points)} can not be had any more: ${why}`);
-  }
-
-  #told(level: 'info' | 'error', text: string): void {
-    const { id: machine, name } = this.#deps.owned.manifest.machine;
-    this.#deps.log[level]({ machine, name, object: this.#item.object }, text);
-  }
-
-  #mark(change: Mark): Promise<void> {
-    return mark(this.#deps, this.#item, change);
-  }
-
-  #history(): Promise<MachineHistory> {
-    return loadHistory(new CatalogCache(this.#deps.store), this.#deps.owned.manifest);
-  }
 }
 
 const isReferred = ({ bases, deltas }: DiskHistory, layer: LayerRef): boolean =>
-  [...bases, ...deltas].some(
-    (other) => compareLayers(other, layer) === 0 && other.kind === layer.kind && other.segment === layer.segment,
-  );
+  [...bases, ...deltas].some((other) => isSameLayer(other, layer));
 
 /** What its own good chunks and zero runs have. */
 function goodPart(layer: LayerRef, index: LayerIndex, wanted: ReadonlyMap<number, bigint>): Winner {
@@ -273,7 +318,7 @@ async function hiddenBlocks({ disk, layer, blockBytes, reader }: Patient, histor
       hidden.addRange(first, count);
       continue;
     }
-    const index = await indexOrNull(reader, other);
+    const index = await extentsOrNull(reader, other);
     if (index === null) throw notMovable(reader.nameOf(layer));
     for (let i = 0; i < index.first.length; i++) hidden.addRange(index.first[i] ?? 0, index.count[i] ?? 0);
   }
@@ -296,28 +341,11 @@ function runsOf(blocks: Iterable<number>): [number, number][] {
   return [...BlockSet.of(blocks).extents()].map(({ first, count }) => [first, count]);
 }
 
-/** Orders to the agent: so many blocks and runs each. */
-function* partsOf(blocks: BlockSet): Generator<[number, number][]> {
-  let part: [number, number][] = [];
-  let size = 0;
-  for (const { first, count } of blocks.extents()) {
-    for (let at = first; at < first + count;) {
-      const n = Math.min(first + count - at, RESEND_BLOCKS_MAX - size);
-      part.push([at, n]);
-      size += n;
-      at += n;
-      if (size < RESEND_BLOCKS_MAX && part.length < RESEND_EXTENTS_MAX) continue;
-      yield part;
-      part = [];
-      size = 0;
-    }
-  }
-  if (part.length > 0) yield part;
-}
+const REPAIR_ORDER = 'repair-order';
 
 const notMovable = (name: string): AfterimageError =>
   new AfterimageError(`layer ${name} can't be put behind later layers of its point`, {
-    code: 'repair-order',
+    code: REPAIR_ORDER,
     kind: 'refused',
     hint: 'Bring the object back from a copy of the store; newer points are whole once its agent has sent the blocks again.',
   });

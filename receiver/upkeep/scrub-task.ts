@@ -44,7 +44,7 @@ export interface ScrubTaskDeps {
   /** Whether this receiver looks after a machine. */
   readonly isOurs: (machine: MachineId) => Promise<boolean>;
   /** Mends what can be mended; called when anything is open. */
-  readonly repair: (machine: MachineId, signal: AbortSignal) => Promise<void>;
+  readonly repair: (machine: MachineId, signal: AbortSignal) => Promise<unknown>;
 }
 
 /** What is known of a machine's scrub, for status and metrics. */
@@ -83,7 +83,7 @@ export class ScrubTask {
     const pace = paceOf(settings.bytesPerSecond, clock, signal);
     for (;;) {
       // Not at once: after a start others want the store more.
-      await clock.sleep(SCRUB_LOOK_MS, signal);
+      await clock.sleep(Math.min(SCRUB_LOOK_MS, settings.everyMs), signal);
       if (signal.aborted) return;
       try {
         for (const folder of await store.listFolders(MACHINES_PREFIX)) {

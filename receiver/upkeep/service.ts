@@ -170,7 +170,7 @@ export class UpkeepService {
   }
 }
 
-const othersHave = (machine: MachineId): AfterimageError =>
+export const othersHave = (machine: MachineId): AfterimageError =>
   new AfterimageError(`machine ${machine} is another's to look after`, {
     code: 'machine-not-ours',
     kind: 'refused',

@@ -22,13 +22,13 @@ const BYTES_OF: Readonly<Record<string, number>> = {
 };
 const MS_OF: Readonly<Record<string, number>> = { ms: 1, s: 1_000, min: 60_000, h: 3_600_000, d: 86_400_000 };
 
-/** Number and unit; null when the text isn't both, or the result isn't a positive number. */
-function measure(text: string, units: Readonly<Record<string, number>>): number | null {
+/** Number and unit; null when the text isn't both, or the result is below `least`. */
+function measure(text: string, units: Readonly<Record<string, number>>, least = 1): number | null {
   const match = /^(\d+(?:\.\d+)?)\s*([A-Za-z]+)$/.exec(text.trim());
   const factor = units[match?.[2] ?? ''];
   if (match === null || factor === undefined) return null;
   const value = Math.round(Number(match[1]) * factor);
-  return Number.isSafeInteger(value) && value > 0 ? value : null;
+  return Number.isSafeInteger(value) && value >= least ? value : null;
 }
 
 /** "64MiB" → bytes. */
@@ -36,8 +36,8 @@ export const parseBytes = (text: string): number | null => (text.includes('bit')
 /** "20MB/s", "100Mbit/s" → bytes per second. */
 export const parseRate = (text: string): number | null =>
   text.trim().endsWith('/s') ? measure(text.trim().slice(0, -2), BYTES_OF) : null;
-/** "5s", "10min" → milliseconds. */
-export const parseDuration = (text: string): number | null => measure(text, MS_OF);
+/** "5s", "10min" → milliseconds; `leastMs` 0 also takes "0s". */
+export const parseDuration = (text: string, leastMs = 1): number | null => measure(text, MS_OF, leastMs);
 
 /** Milliseconds → "2h", as parseDuration reads it: the largest unit that fits whole. */
 export function durationText(ms: number): string {

@@ -17,12 +17,12 @@ const parsedText = <T>(parse: (text: string) => T | null, expected: string) =>
 export const bytesValue = parsedText(parseBytes, 'a size with its unit, such as 64MiB or 2GB');
 export const rateValue = parsedText(parseRate, 'a rate with its unit, such as 20MB/s or 100Mbit/s');
 
-/** A duration within bounds (ms). */
+/** A duration within bounds (ms); "0s" where the bounds allow it. */
 export const durationValue = (minMs: number, maxMs: number, bounds: string) =>
-  parsedText(parseDuration, 'a duration with its unit, such as 500ms, 5s, 10min or 2h').refine(
-    (ms) => ms >= minMs && ms <= maxMs,
-    `expected a duration of ${bounds}`,
-  );
+  parsedText(
+    (text) => parseDuration(text, Math.min(minMs, 1)),
+    'a duration with its unit, such as 500ms, 5s, 10min or 2h',
+  ).refine((ms) => ms >= minMs && ms <= maxMs, `expected a duration of ${bounds}`);
 
 export const timeOfDayValue = parsedText(parseTimeOfDay, "a time of day in quotes, such as '08:00'");
 

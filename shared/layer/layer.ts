@@ -34,7 +34,8 @@ const ZERO_FLAG = 0x80000000;
 const ENTRY_BYTES = 16;
 const CHUNK_REF_BYTES = 16;
 const INDEX_HEADER_BYTES = 16;
-const INDEX_SEAL_BYTES = NONCE_BYTES + TAG_BYTES;
+/** What encryption adds to an index. */
+export const INDEX_SEAL_BYTES = NONCE_BYTES + TAG_BYTES;
 
 export type LayerKind = 'delta' | 'base';
 

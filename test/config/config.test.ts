@@ -13,6 +13,7 @@ import {
   parseRate,
   parseTimeOfDay,
 } from '../../shared/config/parse-values.js';
+import { durationValue } from '../../shared/config/values.js';
 
 let folder: string;
 beforeAll(async () => {
@@ -268,3 +269,8 @@ test.each([
   ['127.evil.example', false],
   ['localhost.example', false],
 ])('loopback %s', (host, expected) => expect(isLoopback(host)).toBe(expected));
+
+test('a duration may be none where its bounds say so, and nowhere else', () => {
+  expect(durationValue(0, 1000, '0s to 1s').parse('0s')).toBe(0);
+  expect(durationValue(1, 1000, '1ms to 1s').safeParse('0s').success).toBe(false);
+});

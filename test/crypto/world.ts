@@ -4,6 +4,7 @@
 import { randomBytes } from 'node:crypto';
 import { attachKeys } from '../../receiver/catalog/store-keys.js';
 import { MachineKeys, type MachineKeysDeps } from '../../receiver/keys/machine-keys.js';
+import type { ObjectStore } from '../../receiver/store/store.js';
 import type { KeyProvider } from '../../receiver/keys/provider.js';
 import { digestToText, hashBlockAt } from '../../shared/blocks/hash.js';
 import { systemClock } from '../../shared/clock.js';
@@ -38,7 +39,7 @@ export class MemoryProvider implements KeyProvider {
   }
 }
 
-export function keysFor(store: MemoryStore, more: Partial<MachineKeysDeps> = {}): MachineKeys {
+export function keysFor(store: ObjectStore, more: Partial<MachineKeysDeps> = {}): MachineKeys {
   const keys = new MachineKeys({
     store,
     clock: systemClock,

@@ -13,7 +13,7 @@ import { execFileSync } from 'node:child_process';
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { createServer, type AddressInfo } from 'node:net';
 import { join } from 'node:path';
-import { stringify } from 'yaml';
+import { parse, stringify } from 'yaml';
 import { ask, isRunning } from '../../agent/client.js';
 import { CONTROL } from '../../agent/daemon.js';
 import type { CycleResult } from '../../agent/cycle/machine-cycle.js';
@@ -67,8 +67,8 @@ let serial = 0;
 export class Lab {
   readonly folder: string;
   readonly disks: readonly LoopDisk[];
-  readonly storeUrl: string;
-  readonly storeFolder: string;
+  storeUrl: string;
+  storeFolder: string;
   readonly pinDirectory: string;
   readonly port: number;
   readonly agentLog: string;
@@ -76,6 +76,8 @@ export class Lab {
   readonly controlSocket: string;
   /** Ids of the protected disks, in the order of `disks`; known after protect(). */
   diskIds: readonly string[] = [];
+  /** Recovery key file that commands which read data are given; null: none. */
+  keyFile: string | null = null;
   /** The newest process of each kind, running or ended. */
   agent: Daemon | null = null;
   receiver: Daemon | null = null;
@@ -176,6 +178,22 @@ export class Lab {
       .some((line) => line.includes(`"pid":${pid},`) && line.includes(msg));
   }
 
+  /** Puts further keys into the receiver's configuration; the next process has them. `store` may be another folder. */
+  reconfigureReceiver(keys: Readonly<Record<string, unknown>>): void {
+    const before = parse(readFileSync(this.#receiverConfig, 'utf8')) as Record<string, unknown>;
+    const { store } = keys;
+    if (typeof store === 'string') {
+      this.storeUrl = store;
+      this.storeFolder = store.replace(/^file:/, '');
+    }
+    writeFileSync(this.#receiverConfig, stringify({ ...before, ...keys }));
+  }
+
+  /** Port of the receiver's status endpoint. */
+  get receiverStatusPort(): number {
+    return (parse(readFileSync(this.#receiverConfig, 'utf8')) as { status: { port: number } }).status.port;
+  }
+
   /** Configuration files of the two daemons. */
   get configs(): { readonly agent: string; readonly receiver: string } {
     return { agent: this.#agentConfig, receiver: this.#receiverConfig };
@@ -263,7 +281,7 @@ export class Lab {
     await this.command(
       'cli',
       ...['restore', MACHINE_NAME, '--point', String(point), ...targets],
-      ...['--sparse', '--read-back', '--state', state, '--json'],
+      ...['--sparse', '--read-back', '--state', state, ...this.#key, '--json'],
     );
   }
 
@@ -275,7 +293,7 @@ export class Lab {
   /** `verify --all`: the verdict on each listed point. Doesn't throw when one is bad. */
   async verifyAll(): Promise<PointVerdict[]> {
     const { stdout, stderr } = await runToEnd('cli', [
-      ...['--store', this.storeUrl, 'verify', MACHINE_NAME, '--all', '--json'],
+      ...['--store', this.storeUrl, 'verify', MACHINE_NAME, '--all', ...this.#key, '--json'],
     ]);
     if (stdout === '') throw new Error(`verify: ${stderr}`);
     return (JSON.parse(stdout) as { points: PointVerdict[] }).points;
@@ -310,6 +328,10 @@ export class Lab {
       const { reason } = (msg === text ? {} : JSON.parse(text)) as { reason?: string };
       return reason === undefined ? msg : `${msg}: ${reason}`;
     });
+  }
+
+  get #key(): readonly string[] {
+    return this.keyFile === null ? [] : ['--key', this.keyFile];
   }
 
   #disk(index: number): LoopDisk {

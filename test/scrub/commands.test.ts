@@ -144,6 +144,46 @@ describe('afterimage scrub', () => {
   });
 });
 
+describe('afterimage repair', () => {
+  const NO_RECEIVER = ['--socket', '/nonexistent/control.sock'];
+
+  it('has nothing to do where nothing is known to be damaged', async () => {
+    const { code, out, err } = await run(['repair', 'web1', ...NO_RECEIVER]);
+    expect({ code, out }).toEqual({ code: 0, out: '' });
+    expect(err).toContain('Nothing of machine web1 is known to be damaged');
+  });
+
+  it('mends from what the store has where no receiver runs', async () => {
+    const layer = chain.deltas[1];
+    if (layer === undefined) throw new Error('no layer');
+    const path = join(folder, layerName(chain.machine, chain.disk, layer));
+    const bytes = await readFile(path);
+    bytes[bytes.length - 10] = (bytes[bytes.length - 10] ?? 0) ^ 1;
+    await writeFile(path, bytes);
+    expect((await run(['scrub', 'web1'])).code).toBe(1);
+    const { code, out } = await run(['repair', 'web1', ...NO_RECEIVER]);
+    expect(out).toMatch(/^repaired .*made anew of what the store has/m);
+    expect(code).toBe(0);
+    expect((await run(['verify', 'web1', '--all'])).code).toBe(0);
+  });
+
+  it('says what it can not mend, and why', async () => {
+    await flipLayerOf(3);
+    await run(['scrub', 'web1']);
+    const { code, out } = await run(['repair', 'web1', ...NO_RECEIVER]);
+    expect(code).toBe(1);
+    expect(out).toContain('no receiver runs here that its agent could be asked through');
+    // Every point that is listed gets its verdict, also when the newest is damaged.
+    const verified = await run(['verify', 'web1', '--all', '--json']);
+    const { points } = JSON.parse(verified.out) as { points: { point: number; restorable: boolean }[] };
+    expect(points.map((p) => [p.point, p.restorable])).toEqual([
+      [3, false],
+      [2, true],
+      [1, true],
+    ]);
+  });
+});
+
 /** Time that passes only while somebody sleeps. */
 function hurriedClock(): Clock & { ms: number } {
   const clock = {

@@ -207,7 +207,7 @@ describe('from the bad byte to whole points', () => {
     const { signal } = new AbortController();
     let isDone = false;
     const repairing = repairMachine({
-      ...{ store, clock: bench.clock, log: silentLogger(), owned, pace: unpaced(bench.clock), signal },
+      ...{ store, beneath: store, clock: bench.clock, log: silentLogger(), owned, pace: unpaced(bench.clock), signal },
       ask: (id, extents) => registry.homeAgents.resend(machine.id, id, extents, signal),
     }).finally(() => (isDone = true));
     await bench.run(60_000, () => isDone);

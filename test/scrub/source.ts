@@ -1,11 +1,14 @@
 /**
  * A protected disk in memory and the receiver that owns its machine: makes points by real layers and commits, and sends blocks once more when it is
- * asked, as an agent does with its next point.
+ * asked, as an agent does with its next point. Encrypted by nobody, by the receiver, or by the source, whose key the receiver doesn't have.
  */
 import { randomUUID } from 'node:crypto';
 import { geometryOf } from '../../shared/blocks/geometry.js';
 import { digestToText, hashBlockAt } from '../../shared/blocks/hash.js';
 import { systemClock } from '../../shared/clock.js';
+import type { BlockHasher } from '../../shared/crypto/block-hasher.js';
+import { keyCheckOf, type KeySet } from '../../shared/crypto/keys.js';
+import type { MachineCipher } from '../../shared/crypto/machine-cipher.js';
 import { AfterimageError } from '../../shared/errors.js';
 import { decodeChunkHeader } from '../../shared/layer/chunk.js';
 import { silentLogger } from '../../shared/log.js';
@@ -18,11 +21,14 @@ import { readLayerList, writeLayerList } from '../../receiver/catalog/manifest-i
 import { layerListName, layerName } from '../../receiver/catalog/names.js';
 import { OwnedMachine } from '../../receiver/catalog/owned-machine.js';
 import { MachineReader } from '../../receiver/catalog/reader.js';
+import { attachKeys, keysOf } from '../../receiver/catalog/store-keys.js';
+import type { ObjectStore } from '../../receiver/store/store.js';
 import { unpaced } from '../../receiver/upkeep/pace.js';
 import { repairMachine, type AskAgent } from '../../receiver/upkeep/scrub-repair.js';
+import { agentCipher, agentKeySet, keysFor, MemoryProvider } from '../crypto/world.js';
 import type { Model } from '../helpers/layers.js';
 import { restoreToMemory, wrongBlocks } from '../helpers/memory-target.js';
-import { MemoryStore } from '../helpers/memory-store.js';
+import { MemoryStore, storeThrough } from '../helpers/memory-store.js';
 import { planOf } from '../helpers/restore.js';
 import { BLOCK_BYTES, chunkOf, DISK, MACHINE } from '../session/ingest-fixture.js';
 
@@ -31,10 +37,20 @@ export const GEOMETRY = geometryOf(66 * 1024 * 1024, BLOCK_BYTES);
 /** Blocks per chunk of what is written here. */
 const PER_CHUNK = 4;
 
+export const MODES = ['plain', 'receiver', 'agent'] as const;
+export type Mode = (typeof MODES)[number];
+
 export type Blocks = ReadonlyMap<number, Buffer | null>;
 
 export class Source {
   readonly store = new MemoryStore();
+  /** The same objects, for who has all keys that there are. */
+  readonly viewer = storeThrough(this.store, (_what, work) => work());
+  /** What the receiver reads and writes through; it may keep copies. */
+  through: ObjectStore = this.store;
+  readonly provider = new MemoryProvider();
+  readonly keys: KeySet | null;
+  readonly #cipher: MachineCipher | null;
   readonly models = new Map<number, Model>();
   readonly #now = new Map<number, Buffer>();
   /** Blocks that were asked for, in order. */
@@ -44,8 +60,19 @@ export class Source {
   onAsked: () => Promise<void> = () => Promise.resolve();
   owned!: OwnedMachine;
 
-  static async open(): Promise<Source> {
-    const source = new Source();
+  private constructor(mode: Mode) {
+    this.keys = mode === 'agent' ? agentKeySet() : null;
+    this.#cipher = this.keys === null ? null : agentCipher(this.keys);
+    const provider = mode === 'receiver' ? this.provider : null;
+    keysFor(this.store, { provider });
+    keysFor(this.viewer, { provider, files: this.keys === null ? [] : [this.keys] });
+  }
+
+  static async open(mode: Mode = 'plain'): Promise<Source> {
+    const source = new Source(mode);
+    const { keys } = source;
+    const agent = keys === null ? null : { hashCheck: keyCheckOf(keys.hash), dataKeys: keys.data.map((d) => d.id) };
+    await keysOf(source.store).beginWriting(MACHINE, agent);
     const deps = { store: source.store, clock: systemClock, randomId: randomUUID };
     const { sizeBytes, blockBytes } = GEOMETRY;
     source.owned = await OwnedMachine.takeOver(deps, MACHINE, async () => ({
@@ -69,6 +96,11 @@ export class Source {
     return block;
   }
 
+  /** Hashes as they stand in indexes and digests. */
+  get #hasher(): BlockHasher {
+    return this.#cipher?.hasherOf({ seal: this.#cipher.sealer(DISK) }, DISK) ?? hashBlockAt;
+  }
+
   async #layer(kind: 'base' | 'delta', point: number, segment: number | null, blocks: Blocks): Promise<LayerRef> {
     const writer = await LayerWriter.open(this.store, {
       kind,
@@ -84,7 +116,8 @@ export class Source {
     });
     const sorted = [...blocks].sort((a, b) => a[0] - b[0]);
     for (let i = 0; i < sorted.length; i += PER_CHUNK) {
-      const chunk = Buffer.from(chunkOf(new Map(sorted.slice(i, i + PER_CHUNK))));
+      const sealer = this.#cipher?.sealer(DISK) ?? null;
+      const chunk = Buffer.from(chunkOf(new Map(sorted.slice(i, i + PER_CHUNK)), this.#hasher, sealer));
       await writer.append(chunk, decodeChunkHeader(chunk));
     }
     return writer.finish();
@@ -123,7 +156,7 @@ export class Source {
       deltas.push(await this.#layer('delta', number, null, part));
     }
     let digest = 0n;
-    for (const [n, bytes] of this.#now) digest ^= hashBlockAt(bytes, 0, BLOCK_BYTES, n);
+    for (const [n, bytes] of this.#now) digest ^= this.#hasher(bytes, 0, BLOCK_BYTES, n);
     const [entry] = this.owned.manifest.disks;
     if (entry === undefined) throw new Error('no disk');
     const commit: Commit = {
@@ -136,7 +169,8 @@ export class Source {
       lastSequence: 0,
       stats: { passes: 1, cutMs: 1, freezeMs: 0, changedBytes: 1 },
     };
-    const layers = new Map([[DISK, { entry, bases: null, deltas, storedBytes: 1 }]]);
+    const hashCheck = this.keys === null ? '' : keyCheckOf(this.keys.hash);
+    const layers = new Map([[DISK, { entry, bases: null, deltas, storedBytes: 1, hashCheck }]]);
     const sizes = new Map([[DISK, GEOMETRY.sizeBytes]]);
     await this.owned.commit((m) => contentAfterCommit(m, commit, layers, sizes, 1_700_000_000_000).content);
     this.models.set(number, new Map(this.#now));
@@ -154,8 +188,10 @@ export class Source {
   };
 
   repair(): Promise<void> {
+    this.#shareKeys();
     return repairMachine({
-      store: this.store,
+      store: this.through,
+      beneath: this.store,
       clock: systemClock,
       log: silentLogger(),
       owned: this.owned,
@@ -163,6 +199,11 @@ export class Source {
       signal: new AbortController().signal,
       ask: this.ask,
     });
+  }
+
+  /** What reads and writes through another decorator has the same keys. */
+  #shareKeys(): void {
+    attachKeys(this.through, keysOf(this.store));
   }
 
   nameOf(layer: LayerRef | undefined): string {
@@ -184,11 +225,11 @@ export class Source {
 
   /** Numbers of the points that are listed, each with whether it restores; what restores must be right. */
   async restorable(): Promise<Map<number, boolean>> {
-    const view = await MachineReader.open(this.store, MACHINE);
+    const view = await MachineReader.open(this.viewer, MACHINE);
     const found = new Map<number, boolean>();
     for await (const { number } of view.points()) {
       try {
-        const blocks = await restoreToMemory(await planOf(this.store, MACHINE, DISK, number));
+        const blocks = await restoreToMemory(await planOf(this.viewer, MACHINE, DISK, number));
         const wrong = wrongBlocks(blocks, this.models.get(number) ?? new Map<number, Buffer>());
         if (wrong.length > 0) throw new Error(`point ${number} restores wrong blocks ${wrong.join(' ')}`);
         found.set(number, true);

@@ -2,7 +2,8 @@
  * One receiver session in this process: a transport without a network, and an agent's side that speaks the protocol by hand.
  */
 import { randomUUID } from 'node:crypto';
-import { encodeChunk, chunkBytesMax, type ChunkExtent } from '../../shared/layer/chunk.js';
+import type { BlockHasher } from '../../shared/crypto/block-hasher.js';
+import { encodeChunk, chunkBytesMax, type ChunkExtent, type ChunkSealer } from '../../shared/layer/chunk.js';
 import { digestToText, hashBlockAt } from '../../shared/blocks/hash.js';
 import { segmentBlocks, geometryOf } from '../../shared/blocks/geometry.js';
 import { systemClock, type Clock } from '../../shared/clock.js';
@@ -167,13 +168,17 @@ export function blockBytes(random: Random): Buffer {
 }
 
 /** An encoded chunk of these blocks; null stands for a zero block. Numbers ascend. */
-export function chunkOf(blocks: ReadonlyMap<number, Buffer | null>): Buffer {
+export function chunkOf(
+  blocks: ReadonlyMap<number, Buffer | null>,
+  hash: BlockHasher = hashBlockAt,
+  sealer: ChunkSealer | null = null,
+): Buffer {
   const extents: ChunkExtent[] = [...blocks].map(([first, bytes]) => ({ first, count: 1, zero: bytes === null }));
   const data = [...blocks].filter(([, bytes]) => bytes !== null) as [number, Buffer][];
-  const hashes = BigUint64Array.from(data, ([n, bytes]) => hashBlockAt(bytes, 0, BLOCK_BYTES, n));
+  const hashes = BigUint64Array.from(data, ([n, bytes]) => hash(bytes, 0, BLOCK_BYTES, n));
   const plain = Buffer.concat(data.map(([, bytes]) => bytes));
   const target = Buffer.alloc(chunkBytesMax(extents.length, data.length, plain.length));
-  return target.subarray(0, encodeChunk(target, BLOCK_BYTES, extents, hashes, plain));
+  return target.subarray(0, encodeChunk(target, BLOCK_BYTES, extents, hashes, plain, sealer));
 }
 
 export function dataMessage(
