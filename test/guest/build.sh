@@ -18,6 +18,7 @@ download() {
 }
 download || { apt-get -qq update >&2 && download; } || { echo "the package linux-image-cloud-amd64 can't be downloaded" >&2; exit 1; }
 dpkg -x "$work"/linux-image-*.deb "$work/kernel"
+mv "$work"/linux-image-*.deb "$folder/kernel.deb" # all modules, for guests that need more of them
 cp "$work"/kernel/boot/vmlinuz-* "$folder/vmlinuz"
 # The kernel is packed with LZ4 behind its loader; QEMU starts the unpacked file directly (PVH).
 offset=$(LC_ALL=C grep -abo -P '\x02\x21\x4c\x18' "$folder/vmlinuz" | awk -F: 'NR == 1 { print $1 }')

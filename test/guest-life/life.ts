@@ -1,0 +1,278 @@
+/**
+ * The life of a protected machine from installation to removal, each chapter proven: what the agent says of it, and points restored and compared. The
+ * data disk (LVM: ext4 and XFS) is compared byte for byte, the root disk by the files that a point must hold. Chapters throw when something isn't as promised.
+ */
+import { execFileSync } from 'node:child_process';
+import { mkdirSync } from 'node:fs';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { Check } from '../../agent/doctor/check.js';
+import type { AgentSnapshot, DiskSnapshot } from '../../agent/status.js';
+import { MIB, formatBytes } from '../../shared/units.js';
+import { NAME, Site } from './site.js';
+import { SourceGuest } from './source-guest.js';
+
+const HOST = '10.0.3.2';
+const PROTECTED_LIMIT_MS = 1_800_000;
+const POLL_MS = 2_000;
+/** More than is written between two chapters, much less than a disk holds. */
+const SENT_BYTES_MAX = 64 * MIB;
+const DATA = '/dev/vdb';
+const ROOT = '/dev/vda';
+const MOUNTS = 'mount /srv/data && mount /srv/more';
+
+export interface LifeOptions {
+  /** For images, store, logs; on a filesystem that knows O_DIRECT. */
+  readonly folder: string;
+  /** Packages of two versions, the older first. */
+  readonly packages: readonly [string, string];
+  /** Protect the root disk, too. */
+  readonly withRoot: boolean;
+  readonly say: (text: string) => void;
+}
+
+type DiskWord = 'goes-on' | 'compared';
+
+export class Life {
+  readonly #options: LifeOptions;
+  readonly #guest: SourceGuest;
+  readonly #site: Site;
+  #files = 0;
+
+  private constructor(options: LifeOptions, guest: SourceGuest, site: Site) {
+    this.#options = options;
+    this.#guest = guest;
+    this.#site = site;
+  }
+
+  static async begin(options: LifeOptions): Promise<Life> {
+    const guest = SourceGuest.make(options.folder, options.packages);
+    const site = await Site.start(options.folder);
+    const life = new Life(options, guest, site);
+    try {
+      options.say(`a Debian machine with systemd and LVM is up (${Math.round(await guest.boot())} s)`);
+    } catch (error) {
+      await life.end();
+      throw error;
+    }
+    return life;
+  }
+
+  async end(): Promise<void> {
+    await this.#guest.end();
+    await this.#site.end();
+  }
+
+  // ---------------------------------------------------------------- chapters
+
+  async install(): Promise<void> {
+    await this.#guest.run(
+      [
+        'set -e',
+        `pvcreate -q ${DATA}; vgcreate -q data ${DATA}; lvcreate -q -y -n files -L 120M data; lvcreate -q -y -n more -L 320M data`,
+        'mkfs.ext4 -q /dev/data/files; mkfs.xfs -q /dev/data/more',
+        "echo '/dev/data/files /srv/data ext4 defaults 0 2' >>/etc/fstab; echo '/dev/data/more /srv/more xfs defaults 0 2' >>/etc/fstab",
+        `systemctl daemon-reload; ${MOUNTS}`,
+      ].join('\n'),
+    );
+    const out = await this.#dpkg(0);
+    expectThat(out.includes('nothing is protected yet'), `dpkg said: ${out}`);
+    const enabled = await this.#guest.try('systemctl is-enabled afterimage-agent afterimage-arm afterimage-close');
+    expectThat(!/^enabled/m.test(enabled.stdout), `installing enabled something: ${enabled.stdout}`);
+    this.#options.say('the package is installed; nothing is enabled');
+  }
+
+  async protect(): Promise<void> {
+    const token = await this.#site.token(HOST);
+    await this.#guest.run(`afterimage-agent enroll ${token} --name ${NAME}`);
+    const disks = this.#options.withRoot ? `${DATA} ${ROOT}` : DATA;
+    await this.#guest.run(`afterimage-agent protect ${disks}`);
+    await this.#write();
+    await this.#guest.run('systemctl enable --now afterimage-agent 2>&1');
+    await this.#untilProtected();
+    await this.#doctor();
+    await this.#prove('first copy');
+  }
+
+  async cleanReboot(): Promise<void> {
+    const before = await this.#disk(DATA);
+    await this.#write();
+    await this.#guest.reboot();
+    await this.#afterBoot('clean reboot', before, 'goes-on');
+    if (this.#options.withRoot) this.#compared(await this.#disk(ROOT), /mounted on \//);
+    await this.#prove('clean reboot');
+  }
+
+  /** Off and on again: as a reboot, if it isn't for long. */
+  async cleanPowerOff(): Promise<void> {
+    const before = await this.#disk(DATA);
+    await this.#write();
+    await this.#guest.powerOff();
+    await this.#guest.boot();
+    await this.#afterBoot('power off and on', before, 'goes-on');
+    await this.#prove('power off and on');
+  }
+
+  async powerCut(): Promise<void> {
+    const before = await this.#disk(DATA);
+    await this.#write();
+    await this.#guest.cutPower();
+    await this.#guest.boot();
+    await this.#afterBoot('power cut', before, 'compared', /not shut down cleanly/);
+    await this.#prove('power cut');
+  }
+
+  async upgrade(): Promise<void> {
+    const before = await this.#disk(DATA);
+    await this.#write();
+    await this.#dpkg(1);
+    // What is written while one agent ends and the next begins must be in the next point.
+    await this.#write();
+    const after = await this.#untilProtected();
+    expectThat(after.program.endsWith('0.1.1'), `the agent that runs is ${after.program}`);
+    const disk = diskOf(after, DATA);
+    expectThat(
+      disk.series === before.series && disk.lastSweep === null,
+      `tracking did not go on: ${JSON.stringify(disk)}`,
+    );
+    this.#options.say(`upgraded to ${after.program} while it was written: the same series, nothing compared`);
+    await this.#prove('upgrade');
+  }
+
+  async remove(): Promise<void> {
+    await this.#guest.run('dpkg -r afterimage-agent 2>&1');
+    const left = await this.#guest.try(
+      'ls /sys/fs/bpf; ls /usr/lib/systemd/system /etc/systemd/system/*.wants | grep afterimage; command -v afterimage-agent',
+    );
+    expectThat(left.stdout.trim() === '', `removing left: ${left.stdout}`);
+    await this.#guest.run('test -s /var/lib/afterimage-agent/identity.json');
+    await this.#guest.run('dpkg -P afterimage-agent 2>&1');
+    await this.#guest.run('test ! -e /var/lib/afterimage-agent');
+    await this.#guest.run(MOUNTS.replaceAll('mount ', 'mountpoint -q '));
+    this.#options.say('removed: no unit, no pin, the state stays; purged: the state is gone, too');
+  }
+
+  // ---------------------------------------------------------------- steps
+
+  async #dpkg(which: 0 | 1): Promise<string> {
+    const path = this.#options.packages[which];
+    return this.#guest.run(`dpkg -i /root/${path.slice(path.lastIndexOf('/') + 1)} 2>&1`);
+  }
+
+  /** Files on each filesystem, with their sums; on stable storage when this returns, in no point yet. */
+  async #write(): Promise<void> {
+    const name = `file${this.#files++}`;
+    const folders = ['/srv/data', '/srv/more', '/root/files'];
+    await this.#guest.run(
+      `set -e; mkdir -p /root/files; for d in ${folders.join(' ')}; do
+        head -c 1500000 /dev/urandom >$d/${name}; (cd $d && sha256sum ${name} >>SUMS); done; sync`,
+    );
+  }
+
+  /** Null while none answers. */
+  async #status(): Promise<AgentSnapshot | null> {
+    const { code, stdout } = await this.#guest.try('afterimage-agent status --json');
+    return code === 0 ? (JSON.parse(stdout) as AgentSnapshot) : null;
+  }
+
+  async #untilProtected(): Promise<AgentSnapshot> {
+    const endMs = performance.now() + PROTECTED_LIMIT_MS;
+    for (;;) {
+      const status = await this.#status();
+      if (status?.receiver.connected === true && status.state === 'Protected' && status.lastPoint !== null)
+        return status;
+      if (performance.now() > endMs) {
+        const journal = await this.#guest.try('journalctl -b -u afterimage-agent -u afterimage-arm -o cat | tail -40');
+        throw new Error(`not protected in time: ${JSON.stringify(status)}\n${journal.stdout}`);
+      }
+      await sleep(POLL_MS);
+    }
+  }
+
+  async #disk(device: string): Promise<DiskSnapshot> {
+    return diskOf(await this.#untilProtected(), device);
+  }
+
+  async #doctor(): Promise<void> {
+    const { stdout } = await this.#guest.try('afterimage-agent doctor --json');
+    const { fine, checks } = JSON.parse(stdout) as { fine: boolean; checks: Check[] };
+    expectThat(fine, `doctor: ${JSON.stringify(checks.filter(({ verdict }) => verdict === 'fail'))}`);
+    const reboot = checks.find(({ name }) => name === 'reboot');
+    expectThat(reboot?.verdict === 'ok', `doctor on reboots: ${JSON.stringify(reboot)}`);
+    this.#options.say(`doctor: ${checks.length} checks, none fails`);
+  }
+
+  async #afterBoot(what: string, before: DiskSnapshot, word: DiskWord, reason?: RegExp): Promise<void> {
+    const disk = await this.#disk(DATA);
+    if (word === 'compared') {
+      expectThat(disk.series !== before.series, 'the series goes on, over a boot of which nothing is known');
+      this.#compared(disk, reason ?? /./);
+      return;
+    }
+    if (disk.series !== before.series || disk.lastSweep !== null) {
+      const journal = await this.#guest.try('journalctl -b -u afterimage-arm -o cat; dmesg | grep -i afterimage');
+      throw new Error(
+        `after ${what} it was compared: ${JSON.stringify(disk)}\n${journal.stdout}\n${this.#guest.console()}`,
+      );
+    }
+    this.#options.say(`${what}: the data disk's series goes on, nothing is compared`);
+  }
+
+  #compared(disk: DiskSnapshot, reason: RegExp): void {
+    const sweep = disk.lastSweep;
+    expectThat(sweep?.kind === 'comparison', `${disk.device} was not compared: ${JSON.stringify(disk)}`);
+    if (sweep === null) return;
+    expectThat(reason.test(sweep.reason), `compared for another reason: ${sweep.reason}`);
+    expectThat(sweep.readBytes >= disk.sizeBytes, `compared, but only ${sweep.readBytes} bytes were read`);
+    expectThat(sweep.sentBytes < SENT_BYTES_MAX, `the comparison sent ${sweep.sentBytes} bytes that the receiver had`);
+    const bytes = `${formatBytes(sweep.readBytes)} read, ${formatBytes(sweep.sentBytes)} sent`;
+    this.#options.say(`${disk.device} was compared: ${bytes} (${sweep.reason})`);
+  }
+
+  /** A point of now, restored and compared. */
+  async #prove(what: string): Promise<void> {
+    await this.#write();
+    // What lies on an unmounted disk stands still: it can be compared as a whole.
+    await this.#guest.run('umount /srv/data /srv/more');
+    const { point } = JSON.parse(await this.#guest.run('afterimage-agent sync-now --json')) as { point: number };
+    const status = await this.#untilProtected();
+    const restored = {
+      data: join(this.#options.folder, 'restored-data'),
+      root: join(this.#options.folder, 'restored-root'),
+    };
+    const to: Record<string, string> = { [diskOf(status, DATA).id]: restored.data };
+    if (this.#options.withRoot) to[diskOf(status, ROOT).id] = restored.root;
+    await this.#site.restore(point, to);
+    execFileSync('cmp', [this.#guest.disks.data, restored.data]);
+    await this.#guest.run(MOUNTS);
+    await this.#guest.run('set -e; for d in /srv/data /srv/more; do (cd $d && sha256sum --quiet -c SUMS); done');
+    if (this.#options.withRoot) this.#proveRoot(restored.root);
+    this.#options.say(`${what}: point ${point} restored, it holds what the disks held`);
+  }
+
+  /** The root is in use: its point is as after a power cut. Its files must be there, and its filesystem whole. */
+  #proveRoot(image: string): void {
+    const at = `${image}.mnt`;
+    mkdirSync(at, { recursive: true });
+    execFileSync('mount', ['-o', 'loop', image, at]);
+    try {
+      execFileSync('sha256sum', ['--quiet', '-c', 'SUMS'], {
+        cwd: join(at, 'root/files'),
+        stdio: ['ignore', 'ignore', 'pipe'],
+      });
+    } finally {
+      execFileSync('umount', [at]);
+    }
+    execFileSync('e2fsck', ['-fn', image], { stdio: 'ignore' });
+  }
+}
+
+function diskOf(status: AgentSnapshot, device: string): DiskSnapshot {
+  const disk = status.disks.find((d) => d.device === device);
+  if (disk === undefined) throw new Error(`no disk ${device} in ${JSON.stringify(status.disks)}`);
+  return disk;
+}
+
+function expectThat(holds: boolean, otherwise: string): void {
+  if (!holds) throw new Error(otherwise);
+}
