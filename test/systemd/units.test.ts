@@ -65,7 +65,7 @@ describe.each(['arm', 'close'])('afterimage-%s.service', (verb) => {
   test('comes along with the agent, and holds neither boot nor shutdown up for long', async () => {
     const unit = await readFile(new URL(`afterimage-${verb}.service`, UNITS), 'utf8');
     expect(unit).toMatch(/^DefaultDependencies=no$/m);
-    expect(Number(/^TimeoutStartSec=(\d+)$/m.exec(unit)?.[1])).toBeLessThanOrEqual(60);
+    expect(Number(/^TimeoutStartSec=(\d+)$/m.exec(unit)?.[1])).toBeLessThanOrEqual(90);
     const agent = await readFile(new URL('afterimage-agent.service', UNITS), 'utf8');
     expect(agent).toMatch(new RegExp(`^Also=.*afterimage-${verb}\\.service`, 'm'));
   });
