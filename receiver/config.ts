@@ -19,7 +19,12 @@ import { HANDOVERS_PER_MINUTE, RECEIVER_ADDRESSES_MAX, RECEIVER_HEARTBEAT_MS } f
 import { policySchema } from './catalog/policy.js';
 import { encryptionSchema } from './keys/config.js';
 import { PROVE_EVERY_MS, SCRUB_BYTES_PER_SECOND, SCRUB_EVERY_MS } from '../shared/limits-scrub.js';
-import { DELETION_DELAY_MS, UPKEEP_BYTES_PER_SECOND, UPKEEP_INTERVAL_MS } from '../shared/limits-upkeep.js';
+import {
+  DELETION_DELAY_MS,
+  READ_AMPLIFICATION_MAX,
+  UPKEEP_BYTES_PER_SECOND,
+  UPKEEP_INTERVAL_MS,
+} from '../shared/limits-upkeep.js';
 import { DEFAULT_CONTROL_SOCKET, DEFAULT_STATE_DIR, RECEIVER_CONFIG_PATH } from './default-paths.js';
 
 export { DEFAULT_CONTROL_SOCKET, DEFAULT_STATE_DIR, RECEIVER_CONFIG_PATH };
@@ -110,6 +115,12 @@ export const receiverConfigSchema = z.strictObject({
       rate: rateValue.default(UPKEEP_BYTES_PER_SECOND),
       /** So long an object stays in the store after nothing names it any more: a grace for readers, and for mistakes. */
       deletionDelay: durationValue(0, 365 * 24 * 3_600_000, '0s to 365d').default(DELETION_DELAY_MS),
+      /** A segment's base is built anew when a restore of the newest point would read so many times what a fresh one has, and there is room for it. */
+      readAmplification: z
+        .number('expected a number')
+        .min(1.05, 'expected 1.05 to 100')
+        .max(100, 'expected 1.05 to 100')
+        .default(READ_AMPLIFICATION_MAX),
     })
     .prefault({}),
   log: z.strictObject({ level: logLevelValue.default('info') }).prefault({}),

@@ -127,6 +127,7 @@ export async function runReceiver(config: ReceiverConfig, signal: AbortSignal): 
       intervalMs: config.upkeep.interval,
       bytesPerSecond: config.upkeep.rate,
       deletionDelayMs: config.upkeep.deletionDelay,
+      bases: { readAmplification: config.upkeep.readAmplification },
     },
   );
   const mending = new Mending({

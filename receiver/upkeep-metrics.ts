@@ -2,7 +2,8 @@
  * Metrics of upkeep in Prometheus' form, collected from its status when they are asked for.
  */
 import { Gauge, type Registry } from 'prom-client';
-import type { TaskResult } from './upkeep/machine-upkeep.js';
+import type { DiskRead } from './upkeep/disk-loads.js';
+import type { TaskResult } from './upkeep/task-result.js';
 import type { MachineUpkeepStatus } from './upkeep/upkeep-status.js';
 
 interface TaskMetric {
@@ -19,7 +20,21 @@ const TASK_METRICS: readonly TaskMetric[] = [
   { name: 'dropped_points', help: 'Recovery points that its last run dropped', of: (r) => r.droppedPoints },
   { name: 'merged_layers', help: 'Layers that its last run merged away', of: (r) => r.mergedLayers },
   { name: 'built_bases', help: 'Base layers that its last run built', of: (r) => r.builtBases },
+  { name: 'built_shortcuts', help: 'Shortcuts that its last run built', of: (r) => r.builtShortcuts },
   { name: 'deleted_bytes', help: 'Bytes that its last run deleted', of: (r) => r.deletedBytes },
+];
+
+const READ_METRICS: readonly {
+  readonly name: string;
+  readonly help: string;
+  readonly of: (read: DiskRead) => number;
+}[] = [
+  {
+    name: 'read_amplification',
+    help: 'Stored bytes that a restore of the newest point reads, against fresh bases (estimated)',
+    of: ({ readBytes, freshBytes }) => readBytes / Math.max(1, freshBytes),
+  },
+  { name: 'read_layers', help: 'Layers over the bases that a restore of the newest point reads', of: (r) => r.layers },
 ];
 
 export function upkeepMetrics(registry: Registry, status: () => readonly MachineUpkeepStatus[]): void {
@@ -49,6 +64,19 @@ export function upkeepMetrics(registry: Registry, status: () => readonly Machine
         this.reset();
         for (const { machine, name, objects } of status())
           for (const [state, count] of Object.entries(objects ?? {})) this.set({ machine, name, state }, count[unit]);
+      },
+    });
+  }
+  for (const { name, help, of } of READ_METRICS) {
+    new Gauge({
+      name: `afterimage_receiver_${name}`,
+      help,
+      labelNames: ['machine', 'name', 'disk'],
+      registers: [registry],
+      collect() {
+        this.reset();
+        for (const { machine, name: machineName, reads } of status())
+          for (const read of reads) this.set({ machine, name: machineName, disk: read.disk }, of(read));
       },
     });
   }

@@ -34,12 +34,31 @@ export const BOTTOM_INPUT_BYTES_MAX = 4 * GIB;
 export const BOTTOM_RATIO = 4;
 /** Below the oldest point, layers are rewritten when this part of what they hold is hidden by bases built since. */
 export const BOTTOM_HIDDEN_MAX = 0.25;
-/** A base is built anew at the oldest point when more than this part of it is superseded. */
-export const BASE_SUPERSEDED_MAX = 0.25;
-/** A base is built at the newest point when the deltas over it since the last one are more than so many times its size: at most 25 % more storage. */
-export const BASE_DELTA_RATIO = 4;
-/** ... of at least this size: a segment with little in it is read quickly as it is. */
+/** A base is built anew at the oldest point when more than this part of it is superseded: each changed byte is written five times for it, in the long run. */
+export const BASE_SUPERSEDED_MAX = 0.2;
+/**
+ * A segment of the newest point is built anew when a restore reads more than so many times what a fresh base has, unless the configuration says otherwise:
+ * seven tenths of the speed. What 15 days of 2 % leave over a base is less.
+ */
+export const READ_AMPLIFICATION_MAX = 1.4;
+/** ... and layers of this part of its base lie over it; but its base counts as at least so large: a segment with little in it is read quickly as it is. */
 export const BASE_LIVE_BYTES_MIN = 4 * MIB;
+/** Bases after the oldest point, and what is superseded below it, amount to this part of all else that a disk has stored at most: 1.3 × in all, with the rest. */
+export const EXTRA_BASES_SHARE_MAX = 0.22;
+/** Between two bases that both stay lie deltas of so many times the size of the later one: what bounds reads of points in between, at an eighth more storage. */
+export const BASE_SPACING = 8;
+/** Blocks of a segment that are looked at to tell which copies of them count: their shares are known to a few per cent. */
+export const SAMPLED_BLOCKS_PER_SEGMENT = 512;
+/** Indexes of bases that one run reads for that, per disk: 128 KiB each. */
+export const BASES_LEARNED_MAX = 256;
+/** Small layers that are worth a shortcut: two requests each are spared at every restore, for some that building it costs once. */
+export const SHORTCUT_LAYERS_MIN = 32;
+/** A shortcut goes when it stands for less than this: most of what it stood for was merged. */
+export const SHORTCUT_COVERED_MIN = 8;
+/** Layers of a point are small up to this: as much as a chunk. Larger ones are worth a request of their own. */
+export const SHORTCUT_LAYER_BYTES_MAX = 256 * KIB;
+/** All shortcuts of a disk together, of what it has stored otherwise. */
+export const SHORTCUT_SHARE_MAX = 0.03;
 /** Layers of single points that are looked at for what the deltas over a base amount to; more are sampled. */
 export const DENSE_SAMPLES_MAX = 128;
 /** Segments whose bases are built before the list of bases is written: 4 GiB of disk for one list. */

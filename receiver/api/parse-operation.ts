@@ -3,7 +3,7 @@
  */
 import { z } from 'zod';
 import { usageError } from '../../shared/errors.js';
-import { UPKEEP_TASKS, type UpkeepTask } from '../upkeep/machine-upkeep.js';
+import { UPKEEP_TASKS, type UpkeepTask } from '../upkeep/task-result.js';
 import { operationRequestSchema, type OperationRequest } from '../failover/operations.js';
 
 const upkeepSchema = z.strictObject({ tasks: z.array(z.enum(UPKEEP_TASKS)).min(1) });

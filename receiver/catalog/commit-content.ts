@@ -37,6 +37,7 @@ export function diskEntryAtHello(
     bases: known?.bases ?? null,
     staged,
     lastPoint: known?.lastPoint ?? 0,
+    ...(known?.shortcuts === undefined ? {} : { shortcuts: known.shortcuts }),
     ...(known?.hashCheck === undefined ? {} : { hashCheck: known.hashCheck }),
   };
 }

@@ -104,6 +104,8 @@ export const diskEntrySchema = z.strictObject({
   bases: listRefSchema.nullable(),
   /** Durable layers that no point holds yet: a first copy or comparison in progress, as known when the epoch began. */
   staged: listRefSchema.nullable(),
+  /** Layers that are read in place of many small ones (shortcuts.ts). Absent: none. */
+  shortcuts: listRefSchema.optional(),
   /** Last point that holds this disk; 0 for none. */
   lastPoint: count,
   /** As in that point. */

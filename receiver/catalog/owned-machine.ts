@@ -227,7 +227,7 @@ function* namedBy({ tail, pages, disks }: Manifest): Generator<{ readonly epoch:
   for (const { layer } of tail.deltas) yield layer;
   const names = [
     ...pages.map((page) => page.name),
-    ...disks.flatMap(({ bases }) => (bases === null ? [] : [bases.name])),
+    ...disks.flatMap(({ bases, shortcuts }) => [bases, shortcuts].flatMap((list) => list?.name ?? [])),
   ];
   for (const name of names) {
     const under = writtenUnder(name);

@@ -8,12 +8,13 @@ import { AfterimageError, corrupt } from '../../shared/errors.js';
 import type { DiskId, MachineId } from '../../shared/units.js';
 import type { ObjectStore } from '../store/store.js';
 import type { ScrubNote } from './scrub-note.js';
-import { damageOf, type DamageItem } from './damage.js';
+import { damageOf, isOpen, type DamageItem } from './damage.js';
 import { loadDamage, loadScrubNote } from './damage-io.js';
 import type { DiskEntry, History, LayerRef, Manifest, pointDiskSchema, RecoveryPoint } from './manifest.js';
 import { readBoundary, readHighestManifest, readHistoryPage, readLayerList, readManifest } from './manifest-io.js';
 import { manifestPrefix, numberOfName } from './names.js';
 import { describeSelector, type PointSelector } from './point-selector.js';
+import { isSameRun, throughShortcuts } from './shortcuts.js';
 
 export type PointDisk = z.infer<typeof pointDiskSchema>;
 
@@ -81,6 +82,7 @@ export class MachineReader {
   readonly #store: ObjectStore;
   /** Why this view is not that of the newest manifest; null when it is. */
   readonly #behind: AfterimageError | null;
+  #items: Promise<readonly DamageItem[]> | null = null;
   /** What whoever takes a point by this view has to be told: points that were passed over, what could not be looked up. */
   readonly concerns: string[] = [];
 
@@ -176,7 +178,7 @@ export class MachineReader {
     });
   }
 
-  /** Layers that a disk's content at a point is made of. */
+  /** Layers that a disk's content at a point is read from. */
   async layersFor(disk: DiskId, point: number): Promise<LayersAtPoint> {
     const bases = (await this.#bases(disk)).filter((b) => b.lastPoint <= point);
     const deltas: LayerRef[] = [];
@@ -192,7 +194,7 @@ export class MachineReader {
       for (const page of await Promise.all(some.map((p) => readHistoryPage(this.#store, p)))) take(page);
     }
     take(this.manifest.tail);
-    return { bases, deltas };
+    return { bases, deltas: throughShortcuts(deltas, await this.#shortcuts(disk), point) };
   }
 
   entryOf(disk: DiskId): DiskEntry | undefined {
@@ -205,6 +207,19 @@ export class MachineReader {
     const layers = await readLayerList(this.#store, ref);
     if (layers.length === ref.count) return layers;
     throw corrupt('list-invalid', `list ${ref.name} has ${layers.length} layers, its manifest says ${ref.count}`);
+  }
+
+  /** Those that aren't known to be damaged. A list that is broken costs speed, nothing else: the scrub tells of it, and upkeep makes a new one. */
+  async #shortcuts(disk: DiskId): Promise<readonly LayerRef[]> {
+    const ref = this.entryOf(disk)?.shortcuts;
+    if (ref === undefined) return [];
+    const shortcuts = await readLayerList(this.#store, ref).catch((error: unknown) => {
+      if (error instanceof AfterimageError && error.kind === 'corrupt') return [];
+      throw error;
+    });
+    if (shortcuts.length === 0) return [];
+    const bad = (await this.#damage()).filter((item) => isOpen(item) && item.disk === disk);
+    return shortcuts.filter((one) => !bad.some(({ layer }) => layer !== null && isSameRun(layer, one)));
   }
 
   async #pointNumbered(number: number): Promise<RecoveryPoint | undefined> {
@@ -257,9 +272,11 @@ export class MachineReader {
     );
   }
 
-  async #damage(): Promise<readonly DamageItem[]> {
+  #damage(): Promise<readonly DamageItem[]> {
     const load = (): ReturnType<typeof loadDamage> => loadDamage(this.#store, this.manifest.machine.id);
-    return (await this.#lookUp('list of what is damaged', load))?.items ?? [];
+    // Asked for once: a view is of one moment.
+    this.#items ??= this.#lookUp('list of what is damaged', load).then((damage) => damage?.items ?? []);
+    return this.#items;
   }
 
   /** What helps to choose must not stand in the way of a recovery when it is broken itself: whatever is read is proven anyway. */

@@ -8,7 +8,7 @@ import { AfterimageError, errnoOf, messageOf, type ErrorKind } from '../../share
 import { CONTROL_ANSWER_BYTES_MAX, CONTROL_ANSWER_TIMEOUT_MS } from '../../shared/limits.js';
 import { UPKEEP_ANSWER_TIMEOUT_MS } from '../../shared/limits-upkeep.js';
 import type { MachineId } from '../../shared/units.js';
-import type { TaskResult, UpkeepTask } from '../upkeep/machine-upkeep.js';
+import type { TaskResult, UpkeepTask } from '../upkeep/task-result.js';
 import type { DamageItem } from '../catalog/damage.js';
 import type { Job } from '../catalog/recovery.js';
 import type { RecoveryService, RecoveryView } from '../failover/operations.js';

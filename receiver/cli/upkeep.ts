@@ -10,14 +10,9 @@ import { resolveMachine } from '../catalog/machines.js';
 import { loadPolicy } from '../catalog/policy-io.js';
 import { MachineReader } from '../catalog/reader.js';
 import type { ObjectStore } from '../store/store.js';
-import {
-  MachineUpkeep,
-  UPKEEP_TASKS,
-  type DryRun,
-  type TaskResult,
-  type UpkeepTask,
-} from '../upkeep/machine-upkeep.js';
+import { MachineUpkeep, type DryRun } from '../upkeep/machine-upkeep.js';
 import { Pace } from '../upkeep/pace.js';
+import { UPKEEP_TASKS, type TaskResult, type UpkeepTask } from '../upkeep/task-result.js';
 import { configuredPolicy, configuredSocket, openConfiguredStore } from './context.js';
 import type { CliIo } from './io.js';
 import { askUpkeep, NO_DAEMON } from './control-client.js';
@@ -73,7 +68,10 @@ async function runSomewhere(
   return upkeepOf(store, options, io).run(owned, io.signal, tasks);
 }
 
-function dryRunJson({ blockers, points, merges, bases, gc }: DryRun, tasks: readonly UpkeepTask[]): object {
+function dryRunJson(
+  { blockers, points, merges, shortcuts, bases, gc, reads }: DryRun,
+  tasks: readonly UpkeepTask[],
+): object {
   const all = {
     retention: {
       keep: points.keep.length,
@@ -87,6 +85,9 @@ function dryRunJson({ blockers, points, merges, bases, gc }: DryRun, tasks: read
       })),
       waiting: merges.waiting,
     },
+    shortcuts: shortcuts.map(({ disk, inputs, firstPoint, lastPoint, reason }) => ({
+      ...{ disk, firstPoint, lastPoint, reason, layers: inputs.length },
+    })),
     bases,
     gc: {
       deletable: gc.deletable,
@@ -97,6 +98,7 @@ function dryRunJson({ blockers, points, merges, bases, gc }: DryRun, tasks: read
   };
   return {
     blockers,
+    reads,
     ...Object.fromEntries(Object.entries(all).filter(([task]) => tasks.includes(task as UpkeepTask))),
   };
 }
@@ -107,8 +109,17 @@ const some = (lines: readonly string[]): string[] => [
   ...(lines.length > PLAN_LINES_MAX ? [`  and ${lines.length - PLAN_LINES_MAX} more`] : []),
 ];
 
-function dryRunLines({ blockers, points, merges, bases, gc }: DryRun, tasks: readonly UpkeepTask[]): string[] {
+function dryRunLines(
+  { blockers, points, merges, shortcuts, bases, gc, reads }: DryRun,
+  tasks: readonly UpkeepTask[],
+): string[] {
   const lines = blockers.map((blocker) => `Nothing would be dropped or deleted: ${blocker}`);
+  for (const { disk, layers, readBytes, freshBytes } of reads) {
+    const times = (readBytes / Math.max(1, freshBytes)).toFixed(2);
+    lines.push(
+      `${disk}: a restore of the newest point reads about ${formatBytes(readBytes)}, ${times} times what fresh bases have, and ${layers} layers over them`,
+    );
+  }
   if (tasks.includes('retention')) {
     lines.push(`retention: ${points.drop.length} points would be dropped, ${points.keep.length} kept`);
     lines.push(
@@ -121,6 +132,10 @@ function dryRunLines({ blockers, points, merges, bases, gc }: DryRun, tasks: rea
       ...some(merges.steps.map(({ disk, inputs, reason }) => `${disk}: ${inputs.length} layers become one, ${reason}`)),
     );
     lines.push(...some(merges.waiting.map((why) => `waiting: ${why}`)));
+  }
+  if (tasks.includes('shortcuts')) {
+    lines.push(`shortcuts: ${shortcuts.length} would be built`);
+    lines.push(...some(shortcuts.map(({ disk, reason }) => `${disk}: ${reason}`)));
   }
   if (tasks.includes('bases')) {
     lines.push(`bases: ${bases.length} would be built`);

@@ -5,7 +5,7 @@
  */
 import { AfterimageError } from '../../shared/errors.js';
 import type { DiskId } from '../../shared/units.js';
-import type { ListRef, Manifest, PageRef } from '../catalog/manifest.js';
+import type { DiskEntry, ListRef, Manifest, PageRef } from '../catalog/manifest.js';
 import { writeHistoryPage } from '../catalog/manifest-io.js';
 import { historyName, writtenUnder } from '../catalog/names.js';
 import type { ManifestContent, OwnedMachine } from '../catalog/owned-machine.js';
@@ -13,9 +13,16 @@ import type { ObjectStore } from '../store/store.js';
 import { editPages, editTail, isPageRef, pageRange, touchesTail, type HistoryEdit } from './edit-history.js';
 import type { MachineHistory } from './history.js';
 
+/** A list in place of the one that it was made from; null: there is none. */
+export interface ListEdit {
+  readonly before: ListRef | null;
+  readonly after: ListRef | null;
+}
+
 export interface CatalogEdit extends HistoryEdit {
-  /** New lists of bases, each with the one that it was made from. */
-  readonly bases: ReadonlyMap<DiskId, { readonly before: ListRef | null; readonly after: ListRef }>;
+  /** By disk. */
+  readonly bases: ReadonlyMap<DiskId, ListEdit>;
+  readonly shortcuts: ReadonlyMap<DiskId, ListEdit>;
   /** Asked in the turn of the commit, when nobody else can: throws when the edit must not be made after all. */
   readonly check: (current: Manifest) => Promise<void>;
 }
@@ -24,6 +31,7 @@ export const NO_EDIT: CatalogEdit = {
   drop: new Set(),
   replace: [],
   bases: new Map(),
+  shortcuts: new Map(),
   check: () => Promise.resolve(),
 };
 
@@ -54,12 +62,15 @@ export async function applyEdit(
     if (added.length > 0 && touchesTail(history.manifest.tail, edit, edited)) throw moved('its tail became a page');
     const tail = editTail(current.tail, edit, edited);
     if (tail === null) throw moved('layers that were to be replaced are gone');
-    for (const [disk, { before: list }] of edit.bases) {
-      const entry = current.disks.find((d) => d.id === disk);
-      if (entry?.bases?.name !== list?.name) throw moved(`the base layers of disk ${disk} are others now`);
+    for (const entry of current.disks) {
+      const [bases, shortcuts] = [edit.bases.get(entry.id), edit.shortcuts.get(entry.id)];
+      if (bases !== undefined && entry.bases?.name !== bases.before?.name)
+        throw moved(`the base layers of disk ${entry.id} are others now`);
+      if (shortcuts !== undefined && entry.shortcuts?.name !== shortcuts.before?.name)
+        throw moved(`the shortcuts of disk ${entry.id} are others now`);
     }
     await edit.check(current);
-    const disks = current.disks.map((entry) => ({ ...entry, bases: edit.bases.get(entry.id)?.after ?? entry.bases }));
+    const disks = current.disks.map((entry) => withLists(entry, edit));
     return { ...current, pages: [...pages, ...added], tail, disks };
   };
   try {
@@ -69,6 +80,18 @@ export async function applyEdit(
     if (error instanceof AfterimageError && error.code === 'history-moved') owned.landed(written);
     throw error;
   }
+}
+
+function withLists(entry: DiskEntry, edit: CatalogEdit): DiskEntry {
+  const bases = edit.bases.get(entry.id);
+  const shortcuts = edit.shortcuts.get(entry.id);
+  const { shortcuts: before, ...rest } = entry;
+  const after = shortcuts === undefined ? (before ?? null) : shortcuts.after;
+  return {
+    ...rest,
+    bases: bases === undefined ? entry.bases : bases.after,
+    ...(after === null ? {} : { shortcuts: after }),
+  };
 }
 
 const moved = (what: string): AfterimageError =>

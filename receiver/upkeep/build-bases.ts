@@ -11,7 +11,7 @@ import type { BasePlan, BaseStep } from './base-plan.js';
 import type { DiskHistory } from './history.js';
 import { basesAt } from './layer-stats.js';
 import { indexesOf, readerOf, writeWinners, type MergeDeps } from './merge-layers.js';
-import { blocksPerSegment } from './plan.js';
+import { blocksPerSegment } from './disk-loads.js';
 import { winnersOf, type IndexedLayer, type Winner } from './winners.js';
 
 export interface BuiltBases {

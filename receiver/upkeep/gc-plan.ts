@@ -82,9 +82,10 @@ export function kindOf(name: string): ObjectKind | null {
 export function namesOf({ manifest, disks }: MachineHistory): Set<string> {
   const machine = manifest.machine.id;
   const names = new Set(manifest.pages.map((page) => page.name));
-  for (const [disk, { entry, bases, deltas, staged }] of disks) {
-    for (const list of [entry.bases, entry.staged]) if (list !== null) names.add(list.name);
-    for (const layer of [...bases, ...deltas, ...staged]) names.add(layerName(machine, disk, layer));
+  for (const [disk, { entry, bases, deltas, staged, shortcuts }] of disks) {
+    for (const list of [entry.bases, entry.staged, entry.shortcuts ?? null]) if (list !== null) names.add(list.name);
+    for (const layer of [...bases, ...deltas, ...staged, ...(shortcuts ?? [])])
+      names.add(layerName(machine, disk, layer));
   }
   return names;
 }

@@ -2,6 +2,7 @@
  * A machine's whole history at one manifest, as upkeep's plans need it: all points, all layers of each disk, and in which page they stand.
  * Reads what the manifest names, checked on the way in. Pages and lists are immutable, so what was read once is kept for the next run, up to a bound.
  */
+import { AfterimageError } from '../../shared/errors.js';
 import { PAGE_CACHE_BYTES_MAX } from '../../shared/limits-upkeep.js';
 import type { DiskId } from '../../shared/units.js';
 import type { DiskEntry, History, LayerRef, ListRef, Manifest, PageRef, RecoveryPoint } from '../catalog/manifest.js';
@@ -25,6 +26,8 @@ export interface DiskHistory {
   readonly deltas: readonly LayerRef[];
   /** Layers of sweeps that no point holds yet: never merged, never deleted. */
   readonly staged: readonly LayerRef[];
+  /** Read in place of deltas that they stand for (catalog/shortcuts.ts). Null: their list can't be read; a new one makes up for it. */
+  readonly shortcuts: readonly LayerRef[] | null;
   /**
    * Numbers of the listed points that hold the disk, ascending, and its own last one: a disk that left the machine, or isn't back yet, keeps its last
    * state also when no listed point holds it, since its agent may go on from there.
@@ -97,10 +100,20 @@ export async function loadHistory(cache: CatalogCache, manifest: Manifest): Prom
       listedBases,
       deltas: entries.filter((layer) => layer.kind === 'delta').sort(compareLayers),
       staged: await cache.list(entry.staged),
+      shortcuts: await shortcutsOf(cache, entry),
       points: pointsOf(entry, points),
     });
   }
   return { manifest, pages, points, disks };
+}
+
+async function shortcutsOf(cache: CatalogCache, { shortcuts }: DiskEntry): Promise<readonly LayerRef[] | null> {
+  try {
+    return await cache.list(shortcuts ?? null);
+  } catch (error) {
+    if (error instanceof AfterimageError && error.kind === 'corrupt') return null;
+    throw error;
+  }
 }
 
 function pointsOf({ id, lastPoint }: DiskEntry, points: readonly RecoveryPoint[]): number[] {

@@ -21,26 +21,27 @@ import { loadRecovery } from '../catalog/recovery-io.js';
 import type { OwnedMachine } from '../catalog/owned-machine.js';
 import type { ObjectStore } from '../store/store.js';
 import { cancelled } from '../volume/plan-point.js';
-import { applyEdit, NO_EDIT, type CatalogEdit } from './apply-edit.js';
+import { applyEdit, NO_EDIT, type CatalogEdit, type ListEdit } from './apply-edit.js';
 import { buildBases } from './build-bases.js';
+import { buildShortcut, shortcutEdit } from './build-shortcuts.js';
 import { layerKey, type Replacement } from './edit-history.js';
 import { GcMemory, planGc, runGc, type GcResult } from './gc.js';
 import { CatalogCache, loadHistory, type DiskHistory, type MachineHistory } from './history.js';
 import { basesAt, LayerStats } from './layer-stats.js';
 import type { MergePlan, MergeStep } from './merge-plan.js';
-import type { BaseStep } from './base-plan.js';
+import { BASE_LIMITS, type BaseLimits, type BaseStep } from './base-plan.js';
 import type { GcPlan } from './gc-plan.js';
 import type { RetentionPlan } from './retention.js';
 import { indexesOf, readerOf, writeWinners, type MergeDeps } from './merge-layers.js';
 import type { Pace } from './pace.js';
-import { blocksPerSegment, learnLayers, planBases, planMerges, planPoints, withoutPoints } from './plan.js';
+import { blocksPerSegment, learnLayers, readsOf, type DiskRead } from './disk-loads.js';
+import { planBases, planMerges, planPoints, planShortcuts, withoutPoints } from './plan.js';
 import { readersOf } from './readers.js';
 import { loadHeld, loadHeldAndEndPins } from './retention-held.js';
+import type { ShortcutLimits, ShortcutStep } from './shortcut-plan.js';
+import { newWork, UPKEEP_TASKS, type TaskResult, type UpkeepTask, type Work } from './task-result.js';
 import { winnersOf } from './winners.js';
 import { compareLayers } from '../volume/read-plan.js';
-
-export const UPKEEP_TASKS = ['retention', 'merge', 'bases', 'gc'] as const;
-export type UpkeepTask = (typeof UPKEEP_TASKS)[number];
 
 export interface UpkeepDeps {
   readonly store: ObjectStore;
@@ -50,26 +51,9 @@ export interface UpkeepDeps {
   readonly deletionDelayMs: number;
   /** The machine's policy, or the receiver's default. Throws when it can't be read: then nothing is dropped. */
   readonly policyOf: (manifest: Manifest) => Promise<RetentionPolicy>;
+  readonly bases?: Partial<BaseLimits>;
   readonly sortBytes?: number;
-}
-
-/** What a task did, for status, metrics and log. */
-export interface TaskResult {
-  readonly task: UpkeepTask;
-  readonly endedAtMs: number;
-  /** Manifests committed, points dropped, layers merged away and made, bases built, objects and bytes deleted. */
-  readonly commits: number;
-  readonly droppedPoints: number;
-  readonly mergedLayers: number;
-  readonly writtenLayers: number;
-  readonly builtBases: number;
-  readonly readBytes: number;
-  readonly writtenBytes: number;
-  readonly deletedObjects: number;
-  readonly deletedBytes: number;
-  /** Why, in a few lines; more are counted by the last one. */
-  readonly reasons: readonly string[];
-  readonly problem: string | null;
+  readonly shortcuts?: ShortcutLimits;
 }
 
 /** The plans of all tasks. What points are dropped is taken for done by those of merges and bases. */
@@ -78,41 +62,30 @@ export interface DryRun {
   readonly blockers: readonly string[];
   readonly points: RetentionPlan<RecoveryPoint>;
   readonly merges: MergePlan;
+  readonly shortcuts: readonly ShortcutStep[];
   readonly bases: readonly BaseStep[];
   readonly gc: GcPlan;
+  /** As the machine is now. */
+  readonly reads: readonly DiskRead[];
 }
-
-type Figures = { -readonly [K in keyof Omit<TaskResult, 'task' | 'endedAtMs' | 'reasons' | 'problem'>]: TaskResult[K] };
-interface Work extends Figures {
-  reasons: string[];
-}
-
-const newWork = (): Work => ({
-  commits: 0,
-  droppedPoints: 0,
-  mergedLayers: 0,
-  writtenLayers: 0,
-  builtBases: 0,
-  readBytes: 0,
-  writtenBytes: 0,
-  deletedObjects: 0,
-  deletedBytes: 0,
-  reasons: [],
-});
 
 export class MachineUpkeep {
   readonly #deps: UpkeepDeps;
   readonly #cache: CatalogCache;
+  readonly #limits: BaseLimits;
   readonly #stats = new LayerStats();
   readonly #gc = new GcMemory();
   /** Merges that can't be done, by their inputs: tried again by the next process. */
   readonly #refused = new Set<string>();
   readonly results = new Map<UpkeepTask, TaskResult>();
+  /** What a restore of the newest point reads, as the last building of bases left it. */
+  reads: readonly DiskRead[] = [];
   /** Of the last GC: what there is, and why it stays. */
   garbage: GcResult | null = null;
 
   constructor(deps: UpkeepDeps) {
     this.#deps = deps;
+    this.#limits = { ...BASE_LIMITS, ...deps.bases };
     this.#cache = new CatalogCache(deps.store);
   }
 
@@ -138,15 +111,17 @@ export class MachineUpkeep {
     const policy = await this.#deps.policyOf(manifest);
     const points = planPoints(history, policy, clock.nowMs(), held.points);
     const after = withoutPoints(history, new Set(points.drop.map(({ point }) => point.number)));
-    await learnLayers(store, after, this.#stats);
+    await learnLayers(store, after, this.#stats, this.#limits);
     const pins = readersOf(held.pins, await loadRecovery(store, manifest.machine.id));
     const gc = await planGc({ store, clock, delayMs: deletionDelayMs }, history, this.#gc, pins, () => true);
     return {
       blockers: held.blockers,
       points,
       merges: planMerges(after, this.#stats),
-      bases: [...planBases(after, this.#stats).values()].flatMap((plan) => plan.steps),
+      shortcuts: [...planShortcuts(after, this.#deps.shortcuts).values()].flatMap((plan) => plan.steps),
+      bases: [...planBases(after, this.#stats, this.#limits).values()].flatMap((plan) => plan.steps),
       gc,
+      reads: readsOf(history, this.#stats, this.#limits),
     };
   }
 
@@ -162,9 +137,11 @@ export class MachineUpkeep {
     const policy = await this.#deps.policyOf(manifest);
     const points = planPoints(history, policy, clock.nowMs(), held.points);
     if (points.drop.length > 0) return true;
-    await learnLayers(store, history, this.#stats);
+    await learnLayers(store, history, this.#stats, this.#limits);
     if (planMerges(history, this.#stats).steps.some((step) => !this.#refused.has(stepKey(step)))) return true;
-    if ([...planBases(history, this.#stats).values()].some((plan) => plan.steps.length > 0)) return true;
+    if ([...planShortcuts(history, this.#deps.shortcuts).values()].some((plan) => plan.steps.length > 0)) return true;
+    const bases = planBases(history, this.#stats, this.#limits);
+    if ([...bases.values()].some((plan) => plan.steps.length > 0)) return true;
     const pins = readersOf(held.pins, await loadRecovery(store, manifest.machine.id));
     // What the newest epoch left may be in flight with whoever has it.
     const plan = await planGc({ store, clock, delayMs: deletionDelayMs }, history, this.#gc, pins, () => true);
@@ -198,6 +175,7 @@ export class MachineUpkeep {
   async #carryOut(task: UpkeepTask, owned: OwnedMachine, work: Work, signal: AbortSignal): Promise<void> {
     if (task === 'retention') await this.#retention(owned, work, signal);
     else if (task === 'merge') await this.#merge(owned, work, signal);
+    else if (task === 'shortcuts') await this.#shortcuts(owned, work, signal);
     else if (task === 'bases') await this.#bases(owned, work, signal);
     else await this.#collect(owned, work, signal);
   }
@@ -210,6 +188,23 @@ export class MachineUpkeep {
   async #commit(owned: OwnedMachine, history: MachineHistory, edit: CatalogEdit, work: Work): Promise<void> {
     await applyEdit(this.#deps.store, owned, history, edit);
     work.commits++;
+  }
+
+  /** With new layers: in the manifest they are what it says; of no use when somebody moved the history. */
+  async #commitOrLand(
+    owned: OwnedMachine,
+    history: MachineHistory,
+    edit: CatalogEdit,
+    made: readonly LayerRef[],
+    work: Work,
+  ): Promise<void> {
+    try {
+      await this.#commit(owned, history, edit, work);
+    } catch (error) {
+      if (error instanceof AfterimageError && error.code === 'history-moved') owned.landed(made);
+      throw error;
+    }
+    owned.landed(made);
   }
 
   /** Drops points as the policy says, oldest first, and merges in between when many are: entries of layers must not pile up in a page. */
@@ -248,7 +243,7 @@ export class MachineUpkeep {
   async #merge(owned: OwnedMachine, work: Work, signal: AbortSignal): Promise<void> {
     for (let steps = 0; steps < STEPS_PER_RUN;) {
       const history = await loadHistory(this.#cache, owned.manifest);
-      await learnLayers(this.#deps.store, history, this.#stats);
+      await learnLayers(this.#deps.store, history, this.#stats, this.#limits);
       const plan = planMerges(history, this.#stats);
       const todo = plan.steps.filter((step) => !this.#refused.has(stepKey(step)));
       if (todo.length === 0) return;
@@ -266,13 +261,7 @@ export class MachineUpkeep {
       }
       if (replace.length === 0) continue;
       const outputs = replace.flatMap((one) => one.outputs);
-      try {
-        await this.#commit(owned, history, { ...NO_EDIT, replace }, work);
-      } catch (error) {
-        if (error instanceof AfterimageError && error.code === 'history-moved') owned.landed(outputs);
-        throw error;
-      }
-      owned.landed(outputs);
+      await this.#commitOrLand(owned, history, { ...NO_EDIT, replace }, outputs, work);
       for (const one of replace) work.mergedLayers += one.inputs.length;
       work.writtenLayers += outputs.length;
     }
@@ -302,24 +291,72 @@ export class MachineUpkeep {
       work.writtenBytes += made.writtenBytes;
       return { disk: id, inputs, outputs: made.layers };
     } catch (error) {
-      if (!(error instanceof AfterimageError) || (error.kind !== 'corrupt' && error.code !== 'merge-too-large'))
-        throw error;
-      // One damaged layer must not stop what has nothing to do with it; its points are named by verification and scrub.
-      this.#refused.add(stepKey(step));
-      const { id: machine, name } = owned.manifest.machine;
-      this.#deps.log.error(
-        { err: error, machine, name, disk: id },
-        `upkeep: layers stay as they are: ${messageOf(error)}`,
-      );
+      this.#refuse(error, stepKey(step), owned, id);
       return null;
+    }
+  }
+
+  /** One damaged layer must not stop what has nothing to do with it; its points are named by verification and scrub. */
+  #refuse(error: unknown, key: string, owned: OwnedMachine, disk: DiskId): void {
+    if (!(error instanceof AfterimageError) || (error.kind !== 'corrupt' && error.code !== 'merge-too-large'))
+      throw error;
+    this.#refused.add(key);
+    const { id: machine, name } = owned.manifest.machine;
+    this.#deps.log.error({ err: error, machine, name, disk }, `upkeep: layers stay as they are: ${messageOf(error)}`);
+  }
+
+  /** One list for each disk, one commit for all of them. */
+  async #shortcuts(owned: OwnedMachine, work: Work, signal: AbortSignal): Promise<void> {
+    const { store } = this.#deps;
+    const history = await loadHistory(this.#cache, owned.manifest);
+    const edits = new Map<DiskId, ListEdit>();
+    const built: LayerRef[] = [];
+    for (const [id, { steps, retired }] of planShortcuts(history, this.#deps.shortcuts)) {
+      const disk = history.disks.get(id);
+      if (disk === undefined) continue;
+      const own: LayerRef[] = [];
+      for (const step of steps.slice(0, STEPS_PER_RUN)) {
+        if (signal.aborted) throw cancelled('upkeep');
+        own.push(...(await this.#shortcut(owned, disk, step, work, signal)));
+      }
+      if (own.length === 0 && retired.length === 0 && disk.shortcuts !== null) continue;
+      const kept = (disk.shortcuts ?? []).filter((shortcut) => !retired.includes(shortcut));
+      edits.set(id, await shortcutEdit(store, owned, disk, [...kept, ...own]));
+      built.push(...own);
+    }
+    if (edits.size === 0) return;
+    await this.#commitOrLand(owned, history, { ...NO_EDIT, shortcuts: edits }, built, work);
+    work.builtShortcuts += built.length;
+  }
+
+  /** None where it can't be built: it isn't tried again by this process. */
+  async #shortcut(
+    owned: OwnedMachine,
+    disk: DiskHistory,
+    step: ShortcutStep,
+    work: Work,
+    signal: AbortSignal,
+  ): Promise<readonly LayerRef[]> {
+    const key = `shortcut ${stepKey(step)}`;
+    if (this.#refused.has(key)) return [];
+    try {
+      const made = await buildShortcut(this.#mergeDeps(owned, signal), step, disk);
+      work.readBytes += made.readBytes;
+      work.writtenBytes += made.writtenBytes;
+      work.reasons.push(`${step.disk}: ${step.reason}`);
+      return made.layers;
+    } catch (error) {
+      this.#refuse(error, key, owned, step.disk);
+      return [];
     }
   }
 
   async #bases(owned: OwnedMachine, work: Work, signal: AbortSignal): Promise<void> {
     for (let round = 0; round < STEPS_PER_RUN; round++) {
       const history = await loadHistory(this.#cache, owned.manifest);
-      await learnLayers(this.#deps.store, history, this.#stats);
-      const plans = [...planBases(history, this.#stats)].filter(([id, plan]) => {
+      await learnLayers(this.#deps.store, history, this.#stats, this.#limits);
+      this.reads = readsOf(history, this.#stats, this.#limits);
+      const plans = [...planBases(history, this.#stats, this.#limits)].filter(([id, plan]) => {
         const key = `bases ${id}`;
         return !this.#refused.has(key) && (plan.steps.length > 0 || isListed(history, id, plan.retired));
       });
@@ -332,8 +369,7 @@ export class MachineUpkeep {
       try {
         const built = await buildBases(this.#mergeDeps(owned, signal), id, disk, plan);
         const bases = new Map([[id, { before: built.before, after: built.after }]]);
-        await this.#commit(owned, history, { ...NO_EDIT, bases }, work);
-        owned.landed(built.built);
+        await this.#commitOrLand(owned, history, { ...NO_EDIT, bases }, built.built, work);
         work.builtBases += built.built.length;
         work.readBytes += built.readBytes;
         work.writtenBytes += built.writtenBytes;
@@ -376,7 +412,8 @@ export class MachineUpkeep {
   }
 }
 
-const stepKey = ({ disk, inputs }: MergeStep): string => inputs.map((layer) => layerKey(disk, layer)).join(' ');
+const stepKey = ({ disk, inputs }: Pick<MergeStep, 'disk' | 'inputs'>): string =>
+  inputs.map((layer) => layerKey(disk, layer)).join(' ');
 
 /** Blocks that the bases at the oldest point hide are of no use to any listed point. */
 function notHidden(
@@ -398,7 +435,8 @@ const isListed = (history: MachineHistory, id: DiskId, bases: readonly LayerRef[
 
 function liveKeys(history: MachineHistory): Set<string> {
   const keys = new Set<string>();
-  for (const [disk, { deltas }] of history.disks) for (const layer of deltas) keys.add(layerKey(disk, layer));
+  for (const [disk, { deltas, bases, shortcuts }] of history.disks)
+    for (const layer of [...deltas, ...bases, ...(shortcuts ?? [])]) keys.add(layerKey(disk, layer));
   return keys;
 }
 

@@ -40,7 +40,7 @@ export interface MergePlan {
 }
 
 /** Layers with the same last point: the parts of a cycle or of a merge, the segments of a comparison. They are never torn apart. */
-interface Group {
+export interface Group {
   readonly lastPoint: number;
   readonly layers: readonly LayerRef[];
   readonly bytes: number;

@@ -226,9 +226,9 @@ class Pass {
       if (target.problem === null) return null;
       const { code, what } = target.problem;
       const from = target.page?.firstPoint ?? 1;
-      // Staged layers belong to no point yet.
-      const isStaged = target.key.endsWith('/staged');
-      const points = isStaged ? [] : [{ first: from, last: null, firstCutAtMs: null, lastCutAtMs: null }];
+      // Staged layers belong to no point yet, and without shortcuts each point is read all the same.
+      const isExtra = target.key.endsWith('/staged') || target.key.endsWith('/shortcuts');
+      const points = isExtra ? [] : [{ first: from, last: null, firstCutAtMs: null, lastCutAtMs: null }];
       return { ...plainFinding(target.kind, target.name, code, what, points), disk: target.disk };
     }
     const entry = head.disks.find((d) => d.id === target.disk);

@@ -39,7 +39,7 @@ import { askFor } from './scrub-ask.js';
 import { concernOfLayer, extentsOrNull } from './scrub-concern.js';
 import { findDonors, wantedOf, type Donors } from './scrub-donors.js';
 import { isSameLayer } from './scrub-rebuild.js';
-import { replaceLayers } from './scrub-replace.js';
+import { dropShortcut, replaceLayers } from './scrub-replace.js';
 import { salvageLayer } from './scrub-salvage.js';
 import { repairUnknown, type LostItem } from './scrub-unknown.js';
 import type { Winner } from './winners.js';
@@ -187,6 +187,13 @@ class Repair {
       blockBytes,
       reader: new LayerReader(store, owner, new IndexCache()),
     };
+    if ((disk.shortcuts ?? []).some((shortcut) => isSameLayer(shortcut, this.#layer))) {
+      await dropShortcut(this.#deps, history, patient);
+      return this.#done({
+        state: 'repaired',
+        reason: 'it was a shortcut: the layers that it stood for are read instead',
+      });
+    }
     const salvaged = await salvageLayer(beneath, owner, this.#layer);
     if (salvaged.report.problems.length === 0) {
       return this.#done({ state: 'repaired', reason: 'it was read again, and is whole' });
@@ -266,10 +273,16 @@ class Repair {
     index: LayerIndex,
     wanted: ReturnType<typeof wantedOf>,
   ): Promise<Donors> {
-    const { bases = [], deltas = [] } = history.disks.get(this.#disk) ?? {};
+    const { bases = [], deltas = [], shortcuts = null } = history.disks.get(this.#disk) ?? {};
     const machine = history.manifest.machine.id;
     const isBad = (layer: LayerRef): boolean => this.#bad.has(layerName(machine, this.#disk, layer));
-    return findDonors(patient.reader, [...bases, ...deltas], { layer: patient.layer, index }, wanted, isBad);
+    return findDonors(
+      patient.reader,
+      [...bases, ...deltas, ...(shortcuts ?? [])],
+      { layer: patient.layer, index },
+      wanted,
+      isBad,
+    );
   }
 
   /** The new layer, without what later layers of the same last point have. */
@@ -285,8 +298,8 @@ class Repair {
   }
 }
 
-const isReferred = ({ bases, deltas }: DiskHistory, layer: LayerRef): boolean =>
-  [...bases, ...deltas].some((other) => isSameLayer(other, layer));
+const isReferred = ({ bases, deltas, shortcuts }: DiskHistory, layer: LayerRef): boolean =>
+  [...bases, ...deltas, ...(shortcuts ?? [])].some((other) => isSameLayer(other, layer));
 
 /** What its own good chunks and zero runs have. */
 function goodPart(layer: LayerRef, index: LayerIndex, wanted: ReadonlyMap<number, bigint>): Winner {

@@ -54,6 +54,7 @@ async function* walkBases(store: ObjectStore, manifest: Manifest, after: string)
     if (`1/${entry.id}/~` < after) continue;
     for (const [which, list] of [
       ['bases', entry.bases],
+      ['shortcuts', entry.shortcuts ?? null],
       ['staged', entry.staged],
     ] as const) {
       if (list === null) continue;

@@ -15,9 +15,12 @@ import type { OwnedMachines } from '../catalog/owned-machines.js';
 import { loadHead } from '../catalog/reader.js';
 import type { ObjectStore } from '../store/store.js';
 import { cancelled } from '../volume/plan-point.js';
-import { MachineUpkeep, UPKEEP_TASKS, type TaskResult, type UpkeepDeps, type UpkeepTask } from './machine-upkeep.js';
+import type { BaseLimits } from './base-plan.js';
+import { MachineUpkeep, type UpkeepDeps } from './machine-upkeep.js';
 import { Pace } from './pace.js';
+import type { ShortcutLimits } from './shortcut-plan.js';
 import { isUnused, takeOverForUpkeep } from './take-over.js';
+import { UPKEEP_TASKS, type TaskResult, type UpkeepTask } from './task-result.js';
 import { statusOf, type MachineUpkeepStatus } from './upkeep-status.js';
 
 export interface UpkeepServiceDeps extends CatalogDeps {
@@ -34,6 +37,9 @@ export interface UpkeepSettings {
   readonly intervalMs: number;
   readonly bytesPerSecond: number;
   readonly deletionDelayMs: number;
+  /** Other limits of bases and shortcuts than the usual. */
+  readonly bases?: Partial<BaseLimits>;
+  readonly shortcuts?: ShortcutLimits;
 }
 
 export class UpkeepService {
@@ -153,8 +159,8 @@ export class UpkeepService {
     let upkeep = this.#upkeep.get(machine);
     if (upkeep === undefined) {
       const { store, clock, log, policyOf } = this.#deps;
-      const { deletionDelayMs } = this.#settings;
-      upkeep = new MachineUpkeep({ store, clock, log, pace: this.#pace, deletionDelayMs, policyOf });
+      const { intervalMs: _interval, bytesPerSecond: _rate, ...settings } = this.#settings;
+      upkeep = new MachineUpkeep({ store, clock, log, policyOf, pace: this.#pace, ...settings });
       this.#upkeep.set(machine, upkeep);
     }
     return upkeep;

@@ -3,7 +3,9 @@
  */
 import type { MachineId } from '../../shared/units.js';
 import type { Count } from './gc-plan.js';
-import type { MachineUpkeep, TaskResult } from './machine-upkeep.js';
+import type { MachineUpkeep } from './machine-upkeep.js';
+import type { DiskRead } from './disk-loads.js';
+import type { TaskResult } from './task-result.js';
 
 export interface MachineUpkeepStatus {
   readonly machine: MachineId;
@@ -16,6 +18,8 @@ export interface MachineUpkeepStatus {
   /** Names that nobody knows, and objects that are named and not there. */
   readonly unknown: readonly string[];
   readonly missing: readonly string[];
+  /** What a restore of the newest point reads of each disk, against one fresh base; empty before the first run. */
+  readonly reads: readonly DiskRead[];
 }
 
 export function statusOf(
@@ -33,5 +37,6 @@ export function statusOf(
     objects: plan === null ? null : Object.fromEntries(plan.kept),
     unknown: plan?.unknown.slice(0, 20) ?? [],
     missing: plan?.missing.slice(0, 20) ?? [],
+    reads: upkeep.reads,
   };
 }

@@ -82,7 +82,7 @@ test('an empty file is all defaults', () => {
       },
       encryption: { atRest: true, machineKeys: [] },
       scrub: { enabled: true, rate: 4_000_000, every: 14 * 24 * 3_600_000, prove: 30 * 24 * 3_600_000 },
-      upkeep: { interval: 600_000, rate: 100 * 2 ** 20, deletionDelay: 3_600_000 },
+      upkeep: { interval: 600_000, rate: 100 * 2 ** 20, deletionDelay: 3_600_000, readAmplification: 1.4 },
       log: { level: 'info' },
     });
   }

@@ -58,8 +58,8 @@ export function namedBy(store: SimStore, manifest: Manifest): Set<string> {
     for (const { disk, layer } of deltas) names.add(layerName(machine, disk, layer));
   }
   for (const disk of manifest.disks) {
-    for (const list of [disk.bases, disk.staged]) {
-      if (list === null) continue;
+    for (const list of [disk.bases, disk.staged, disk.shortcuts]) {
+      if (list === null || list === undefined) continue;
       names.add(list.name);
       const bytes = store.objects.get(list.name);
       if (bytes === undefined) continue;

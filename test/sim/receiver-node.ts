@@ -5,7 +5,7 @@
 import type { Logger } from 'pino';
 import { AfterimageError, messageOf } from '../../shared/errors.js';
 import { UPKEEP_BYTES_PER_SECOND } from '../../shared/limits-upkeep.js';
-import type { MachineId } from '../../shared/units.js';
+import { MIB, type MachineId } from '../../shared/units.js';
 import { encodeControl } from '../../shared/wire/messages.js';
 import { resumeGeneration } from '../../receiver/catalog/generation.js';
 import { OwnedMachines } from '../../receiver/catalog/owned-machines.js';
@@ -88,7 +88,12 @@ export class ReceiverNode {
         isOurs: (machine) => Promise.resolve(this.#world.isOurs(machine, this.name)),
         policyOf: () => Promise.resolve(policy),
       },
-      { intervalMs, deletionDelayMs, bytesPerSecond: UPKEEP_BYTES_PER_SECOND },
+      {
+        ...{ intervalMs, deletionDelayMs, bytesPerSecond: UPKEEP_BYTES_PER_SECOND },
+        // Of small disks with few points, too.
+        shortcuts: { layerBytesMax: MIB, layersMin: 3, coveredMin: 2, shareMax: 1 },
+        bases: { readAmplification: 1.2, liveBytesMin: 10_000 },
+      },
     );
     service.run(new AbortController().signal).then(
       () => this.#world.onCrash(`upkeep of ${this.name} ended by itself`),

@@ -3,7 +3,7 @@ import { describe, expect, it } from 'vitest';
 import { asDiskId } from '../../shared/units.js';
 import type { DiskDelta, History, LayerRef, PageRef, RecoveryPoint } from '../../receiver/catalog/manifest.js';
 import { layerName } from '../../receiver/catalog/names.js';
-import { basePlan } from '../../receiver/upkeep/base-plan.js';
+import { BASE_LIMITS, basePlan, type BaseInput, type SegmentLoad } from '../../receiver/upkeep/base-plan.js';
 import { editPages, editTail, isPageRef } from '../../receiver/upkeep/edit-history.js';
 import { deletableManifests, gcPlan, nextBoundary, type GcInput } from '../../receiver/upkeep/gc-plan.js';
 import { mergePlan, type MergeInput } from '../../receiver/upkeep/merge-plan.js';
@@ -129,28 +129,70 @@ describe('merges', () => {
 });
 
 describe('bases', () => {
-  it('is built at the oldest point when a quarter of it is superseded, at the newest when much lies over it', () => {
-    const bases = [base(0, 0, { sizeBytes: 10_000 }), base(1, 0, { sizeBytes: 10 * 2 ** 20 })];
-    const loads = [
-      { segment: 0, belowBytes: 2_600, overBytes: 2_600 },
-      { segment: 1, belowBytes: 0, overBytes: 41 * 2 ** 20 },
-    ];
-    const { steps } = basePlan({ disk: DISK, points: [5, 9], bases, loads });
-    expect(steps.map(({ segment, point: at }) => [segment, at])).toEqual([
+  const MB = 2 ** 20;
+  /** A segment of which a restore reads `times` what a fresh base of 10 MiB has. */
+  const load = (segment: number, times: number, more: Partial<SegmentLoad> = {}): SegmentLoad => ({
+    segment,
+    belowBytes: 0,
+    overBytes: (times - 1) * 10 * MB,
+    read: { readBytes: times * 10 * MB, freshBytes: 10 * MB },
+    ...more,
+  });
+  const planned = (bases: readonly LayerRef[], loads: readonly SegmentLoad[], more: Partial<BaseInput> = {}) =>
+    basePlan({
+      ...{ disk: DISK, points: [5, 9], bases, loads, deltaBytes: 1000 * MB, stepsMax: 64 },
+      limits: { ...BASE_LIMITS, readAmplification: 1.25 },
+      bytesBetween: () => 0,
+      ...more,
+    });
+  const built = (...args: Parameters<typeof planned>): [number, number][] =>
+    planned(...args).steps.map(({ segment, point: at }) => [segment, at]);
+  const large = (segment: number, lastPoint = 0): LayerRef => base(segment, lastPoint, { sizeBytes: 10 * MB });
+
+  it('is built at the oldest point when a fifth of it is superseded, at the newest when too much is read', () => {
+    const below = (bytes: number): SegmentLoad => load(0, 1, { belowBytes: bytes, read: null });
+    expect(built([large(0), large(1)], [below(2.1 * MB), load(1, 1.3)])).toEqual([
       [0, 5],
       [1, 9],
     ]);
-    const less = [
-      { segment: 0, belowBytes: 2_400, overBytes: 2_400 },
-      { segment: 1, belowBytes: 0, overBytes: 39 * 2 ** 20 },
-    ];
-    expect(basePlan({ disk: DISK, points: [5, 9], bases, loads: less }).steps).toEqual([]);
+    expect(built([large(0), large(1)], [below(1.9 * MB), load(1, 1.2)])).toEqual([]);
+  });
+
+  it('not at the newest point before enough lies over the one before, whatever is read', () => {
+    expect(built([large(0)], [load(0, 3, { overBytes: 2.4 * MB })])).toEqual([]);
+    expect(built([large(0)], [load(0, 3, { overBytes: 2.6 * MB })])).toEqual([[0, 9]]);
+    expect(built([base(0, 9, { sizeBytes: 10 * MB })], [load(0, 3)])).toEqual([]);
+    // With little in it a segment is read quickly as it is.
+    expect(built([base(0, 0)], [load(0, 3, { overBytes: 0.9 * MB })])).toEqual([]);
+  });
+
+  it('at the newest point as far as there is room, the most spared reading first', () => {
+    const bases = [0, 1, 2, 3].map((segment) => large(segment));
+    const loads = [load(0, 1.5), load(1, 4), load(2, 2), load(3, 3)];
+    // 140 MiB in all: three bases of 10 MiB have room, and what is superseded below or built before takes of it.
+    const tight = { deltaBytes: 100 * MB };
+    expect(built(bases, loads, tight).map(([segment]) => segment)).toEqual([1, 3, 2]);
+    const superseded = loads.map((one) => ({ ...one, belowBytes: 1.5 * MB }));
+    expect(built(bases, superseded, tight).map(([segment]) => segment)).toEqual([1, 3]);
+    expect(built([...bases, large(7, 6)], loads, tight).map(([segment]) => segment)).toEqual([1, 3]);
+  });
+
+  it('a base after the oldest point goes when a newer takes its place, unless very much lies below it', () => {
+    const bases = [large(0), large(0, 6)];
+    const points = [5, 6, 9];
+    const retired = (bytes: number): number[] =>
+      planned(bases, [load(0, 2)], { points, bytesBetween: () => bytes }).retired.map((b) => b.lastPoint);
+    expect(retired(79 * MB)).toEqual([6]);
+    expect(retired(81 * MB)).toEqual([]);
+    expect(planned(bases, [], { points }).retired).toEqual([]);
+    // What it gives back counts for the new one.
+    expect(built(bases, [load(0, 2)], { points, deltaBytes: 0 })).toEqual([]);
+    expect(built(bases, [load(0, 2)], { points, deltaBytes: 40 * MB })).toEqual([[0, 9]]);
   });
 
   it('one is given up when no listed point has it as its latest, not before', () => {
     const bases = [base(0, 0), base(0, 5), base(0, 9)];
-    const retired = (points: number[]): number[] =>
-      basePlan({ disk: DISK, points, bases, loads: [] }).retired.map((b) => b.lastPoint);
+    const retired = (points: number[]): number[] => planned(bases, [], { points }).retired.map((b) => b.lastPoint);
     expect(retired([3, 6, 9])).toEqual([]);
     expect(retired([5, 9])).toEqual([0]);
     expect(retired([9, 12])).toEqual([0, 5]);

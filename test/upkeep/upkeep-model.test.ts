@@ -10,7 +10,7 @@ import { readHighestManifest } from '../../receiver/catalog/manifest-io.js';
 import { machinePrefix } from '../../receiver/catalog/names.js';
 import { namesOf } from '../../receiver/upkeep/gc-plan.js';
 import { CatalogCache, loadHistory } from '../../receiver/upkeep/history.js';
-import type { TaskResult } from '../../receiver/upkeep/machine-upkeep.js';
+import type { TaskResult } from '../../receiver/upkeep/task-result.js';
 import { groupsOf } from '../../receiver/upkeep/merge-plan.js';
 import { MACHINE } from '../helpers/layers.js';
 import { MemoryStore } from '../helpers/memory-store.js';
@@ -41,12 +41,19 @@ const POLICIES: readonly RetentionPolicy[] = [
   },
 ];
 
+/** Small enough for disks of some hundred blocks: shortcuts, bases at the newest point, and these replaced by others. */
+const LIMITS: World['limits'] = {
+  shortcuts: { layerBytesMax: 2 ** 22, layersMin: 3, coveredMin: 2, shareMax: 1 },
+  bases: { readAmplification: 1.2, liveBytesMin: 50_000, extraShareMax: 0.5 },
+};
+
 /** Over all seeds: a test in which nothing happens proves nothing. */
-const totals = { dropped: 0, merged: 0, bases: 0, deleted: 0 };
+const totals = { dropped: 0, merged: 0, shortcuts: 0, bases: 0, deleted: 0 };
 function note(results: readonly TaskResult[]): void {
   for (const result of results) {
     totals.dropped += result.droppedPoints;
     totals.merged += result.mergedLayers;
+    totals.shortcuts += result.builtShortcuts;
     totals.bases += result.builtBases;
     totals.deleted += result.deletedObjects;
   }
@@ -58,6 +65,7 @@ afterAll(() => {
 
 async function someWorld(store: MemoryStore, random: Random): Promise<World> {
   const world = new World(store);
+  world.limits = LIMITS;
   await world.takeOver();
   const count = between(random, 1, 3);
   for (let i = 0; i < count; i++) newDisk(world, random);
@@ -123,7 +131,7 @@ describe.each(Array.from({ length: SEEDS }, (_, i) => i + 1))('seed %i', (seed) 
       if (random() < 0.08) {
         const results = await world.upkeep.run(world.owned, new AbortController().signal);
         note(results);
-        expect(results.map((r) => r.problem)).toEqual([null, null, null, null]);
+        expect(results.flatMap((r) => r.problem ?? [])).toEqual([]);
       }
       if (i % 50 === 49) await world.proveAll();
     }

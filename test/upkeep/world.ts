@@ -101,6 +101,8 @@ export class World {
   upkeep!: MachineUpkeep;
   policy: RetentionPolicy = DEFAULT_RETENTION;
   deletionDelayMs = 60_000;
+  /** Other limits than the usual, for small worlds. */
+  limits: Pick<UpkeepDeps, 'shortcuts' | 'bases'> = {};
   #ids = 0;
 
   constructor(readonly store: ObjectStore) {}
@@ -118,6 +120,7 @@ export class World {
       deletionDelayMs: this.deletionDelayMs,
       policyOf: () => Promise.resolve(this.policy),
       sortBytes: MIB / 2,
+      ...this.limits,
     };
   }
 
@@ -237,18 +240,25 @@ export class World {
     const view = await MachineReader.open(this.store, MACHINE);
     const points: RecoveryPoint[] = [];
     for await (const point of view.points()) points.push(point);
-    for (const point of points) {
-      const model = this.digests.get(point.number);
-      for (const at of point.disks) {
-        if (model?.get(at.disk) !== at.digest)
-          throw new Error(`point ${point.number} lists another digest than it had`);
-        const reader = new LayerReader(this.store, { machine: MACHINE, disk: at.disk, blockBytes: at.blockBytes });
-        const plan = await planPoint(reader, at, await view.layersFor(at.disk, point.number));
-        await verifyDisk({ reader, plan, point: point.number, disk: at });
-      }
-      if (model?.size !== point.disks.length) throw new Error(`point ${point.number} lost a disk`);
-    }
+    for (const point of points) await this.#prove(view, point);
     return points.map((point) => point.number);
+  }
+
+  /** One point. */
+  async prove(number: number): Promise<void> {
+    const view = await MachineReader.open(this.store, MACHINE);
+    await this.#prove(view, await view.findPoint({ by: 'number', number }));
+  }
+
+  async #prove(view: MachineReader, point: RecoveryPoint): Promise<void> {
+    const model = this.digests.get(point.number);
+    for (const at of point.disks) {
+      if (model?.get(at.disk) !== at.digest) throw new Error(`point ${point.number} lists another digest than it had`);
+      const reader = new LayerReader(this.store, { machine: MACHINE, disk: at.disk, blockBytes: at.blockBytes });
+      const plan = await planPoint(reader, at, await view.layersFor(at.disk, point.number));
+      await verifyDisk({ reader, plan, point: point.number, disk: at });
+    }
+    if (model?.size !== point.disks.length) throw new Error(`point ${point.number} lost a disk`);
   }
 }
 
