@@ -162,6 +162,7 @@ export class Fleet {
   /** Says that we leave; others and agents need not wait for our silence. */
   async leave(): Promise<void> {
     this.#ended.abort();
+    this.#hurry.abort();
     await this.#loop;
     await this.#try(() => this.#registrar.beat('leaving', this.#deps.load()));
   }
@@ -179,7 +180,8 @@ export class Fleet {
     const { signal } = this.#ended;
     while (!signal.aborted) {
       await this.beat();
-      await clock.sleep(this.#self.heartbeatMs, AbortSignal.any([signal, this.#hurry.signal]));
+      // One signal for all that can end the pause: joined ones would pile up on a signal that lives as long as we do.
+      await clock.sleep(this.#self.heartbeatMs, this.#hurry.signal);
       if (this.#hurry.signal.aborted) this.#hurry = new AbortController();
     }
   }
