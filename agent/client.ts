@@ -17,9 +17,10 @@ const notRunning = (path: string): AfterimageError =>
   });
 
 /** GET or POST; resolves to the parsed answer. Errors of the agent are thrown with their code and hint. */
-export async function ask(socketPath: string, method: 'GET' | 'POST', path: string): Promise<unknown> {
+export async function ask(socketPath: string, method: 'GET' | 'POST', path: string, send?: object): Promise<unknown> {
+  const headers = send === undefined ? {} : { 'content-type': 'application/json' };
   const { status, body } = await new Promise<Answer>((resolve, reject) => {
-    const req = request({ socketPath, method, path }, (response) => {
+    const req = request({ socketPath, method, path, headers }, (response) => {
       const chunks: Buffer[] = [];
       response.on('data', (chunk: Buffer) => chunks.push(chunk));
       response.on('end', () => {
@@ -34,7 +35,7 @@ export async function ask(socketPath: string, method: 'GET' | 'POST', path: stri
       const errno = errnoOf(error);
       reject(errno === 'ENOENT' || errno === 'ECONNREFUSED' ? notRunning(socketPath) : error);
     });
-    req.end();
+    req.end(send === undefined ? undefined : JSON.stringify(send));
   });
   if (status < 400 || path === '/healthz') return body;
   const { code, message, hint } = body as { code?: string; message?: string; hint?: string | null };

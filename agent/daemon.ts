@@ -5,11 +5,14 @@
 import { randomUUID } from 'node:crypto';
 import { mkdir } from 'node:fs/promises';
 import { dirname } from 'node:path';
+import { z } from 'zod';
 import { systemClock } from '../shared/clock.js';
 import { startStatusServer, type Health } from '../shared/http/status-server.js';
 import { createLogger } from '../shared/log.js';
 import { createNotifier, keepWatchdog } from '../shared/sd-notify.js';
+import { usageError } from '../shared/errors.js';
 import { VERSION } from '../shared/version.js';
+import { labelSchema } from '../shared/wire/quiesce-record.js';
 import type { AgentConfig } from './config.js';
 import { AgentMachine } from './machine.js';
 import { realParts } from './machine-parts.js';
@@ -18,7 +21,12 @@ import { takeNotes } from './reboot/notes-folder.js';
 import { requireCredentials } from './session/credentials.js';
 
 /** Paths of the control socket; `client.ts` is the other end. */
-export const CONTROL = { reload: '/reload', sync: '/sync', verify: '/verify' } as const;
+export const CONTROL = { reload: '/reload', sync: '/sync', point: '/point', verify: '/verify' } as const;
+
+const pointRequestSchema = z.strictObject({
+  consistency: z.enum(['crash', 'filesystem', 'application']),
+  label: labelSchema.nullable(),
+});
 
 export async function runAgent(config: AgentConfig, signal: AbortSignal): Promise<void> {
   const clock = systemClock;
@@ -55,6 +63,11 @@ export async function runAgent(config: AgentConfig, signal: AbortSignal): Promis
         return Promise.resolve({});
       },
       [CONTROL.sync]: () => machine.syncNow(),
+      [CONTROL.point]: (body) => {
+        const request = pointRequestSchema.safeParse(body);
+        if (!request.success) throw usageError(`not a point: ${z.prettifyError(request.error)}`);
+        return machine.makePoint(request.data);
+      },
       [CONTROL.verify]: () => machine.compareAll('asked for by an operator'),
     },
   });
@@ -76,6 +89,7 @@ function healthOf(machine: AgentMachine): Health {
   if (machine.problem !== null) reasons.push(machine.problem);
   if (!snapshot.receiver.connected) reasons.push(snapshot.receiver.reason);
   if (snapshot.finalCut !== null) reasons.push(snapshot.finalCut);
+  for (const alert of snapshot.applicationPoints.alerts) reasons.push(alert.reason);
   for (const disk of snapshot.disks) if (disk.state === 'Failed') reasons.push(`${disk.device}: ${disk.reason}`);
   return { healthy: reasons.length === 0, reasons };
 }

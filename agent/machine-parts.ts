@@ -2,6 +2,7 @@
  * What the machine stands on: kernel, devices, files, network. The real ones are made here; a simulation passes its own, so that the same
  * loop of connecting, replicating and waiting runs in it. Owns nothing.
  */
+import { randomUUID } from 'node:crypto';
 import type { Logger } from 'pino';
 import type { Clock } from '../shared/clock.js';
 import { AfterimageError } from '../shared/errors.js';
@@ -18,6 +19,8 @@ import { FinalCut, type FinalCutDeps } from './final-cut.js';
 import { SourceKeys } from './keys/source-keys.js';
 import { bootId, openDisk, type OpenContext, type OpenedDisk } from './open-disk.js';
 import { loadProtection, type ProtectedEntry, type ProtectionList } from './protection.js';
+import { undoLeftovers } from './quiesce/machine-asked.js';
+import { historyIn, type HistoryStore } from './quiesce/points/point-history.js';
 import { planOfMachine } from './quiesce/plan/machine-plan.js';
 import type { QuiescePlan } from './quiesce/plan/plan.js';
 import { rebootReasons } from './reboot/outcome.js';
@@ -55,6 +58,10 @@ export interface MachineParts {
   readonly quiescePlan?: (sources: readonly Source[]) => QuiescePlan;
   /** Why tracking did not go on over the last reboot, by disk. */
   readonly rebootReasons?: () => Promise<ReadonlyMap<string, string>>;
+  /** What is known of application-consistent points over a restart. Absent: known by this process alone. */
+  readonly pointHistory?: HistoryStore;
+  /** Lets applications go that an earlier agent held back. */
+  readonly undoQuiesce?: () => Promise<void>;
   /** Returns when the generation survives a crash. */
   readonly keepGeneration: (generation: number) => Promise<void>;
 }
@@ -86,6 +93,8 @@ export function realParts(
     },
     quiescePlan: (sources) => planOfMachine(sysfs, sources, config, AGENT_CONFIG_PATH, true),
     rebootReasons: () => rebootReasons(config.reboot.runDir, bootId()),
+    pointHistory: historyIn(config.stateDir),
+    undoQuiesce: () => undoLeftovers({ config, clock, log, randomId: randomUUID }),
     keepGeneration: (generation) => keepGeneration(config.stateDir, generation),
   };
 }

@@ -16,18 +16,25 @@ export interface FreezeSettings {
   readonly deadline: number;
 }
 
-/** Looks at the mounts only when the fallback is used: mounts change, and most cycles never need them. */
+export interface MachineFreeze {
+  readonly quiesce: CutContext['quiesce'];
+  /** What would be frozen, in that order. */
+  readonly filesystems: readonly MountedFilesystem[];
+}
+
+/** Of the mounts as they are now: they change. */
 export function quiesceFor(
   sysfs: Sysfs,
   sources: readonly Source[],
   settings: FreezeSettings,
   clock: Clock,
   log: Logger,
-): CutContext['quiesce'] {
-  if (!settings.enabled) return { unavailable: 'freezing is switched off in the configuration' };
-  const plan = freezePlanFor(sysfs, sources);
-  if (plan.freeze.length === 0) return { unavailable: 'no filesystem that can be frozen is mounted on the disks' };
-  return { use: quiesceOf(plan.freeze, settings.deadline, clock, log) };
+): MachineFreeze {
+  const not = (unavailable: string): MachineFreeze => ({ quiesce: { unavailable }, filesystems: [] });
+  if (!settings.enabled) return not('freezing is switched off in the configuration');
+  const filesystems = freezePlanFor(sysfs, sources).freeze;
+  if (filesystems.length === 0) return not('no filesystem that can be frozen is mounted on the disks');
+  return { quiesce: { use: quiesceOf(filesystems, settings.deadline, clock, log) }, filesystems };
 }
 
 /** Writes what the filesystems on these disks hold back. */
@@ -51,9 +58,9 @@ function quiesceOf(filesystems: readonly MountedFilesystem[], deadlineMs: number
     presync: () => syncAll(filesystems),
     withFrozen: async (beforeFreeze, work) => {
       const outcome = await withFrozen(filesystems, { deadlineMs, clock, log, beforeFreeze }, () => work());
-      return outcome.held
-        ? { freezeMs: outcome.freezeMs, held: true, reason: '' }
-        : { freezeMs: outcome.freezeMs, held: false, reason: `${outcome.reason}: ${outcome.detail}` };
+      const { freezeMs, held } = outcome;
+      const reason = outcome.held ? '' : `${outcome.reason}: ${outcome.detail}`;
+      return { freezeMs, held, reason, level: 'filesystem', mayFreeze: false };
     },
   };
 }

@@ -23,6 +23,8 @@ import type { SourceKeys } from './keys/source-keys.js';
 import { closeDisk, type OpenContext, type OpenedDisk } from './open-disk.js';
 import { DisksChanged, Replication } from './replication.js';
 import { Restoration } from './restore/restoration.js';
+import { ApplicationPoints } from './quiesce/points/application-points.js';
+import type { PointRequest } from './quiesce/machine-asked.js';
 import { backoffMs } from './session/backoff.js';
 import type { Credentials } from './session/credentials.js';
 import { NO_FLEET, Route } from './session/route.js';
@@ -58,6 +60,8 @@ export class AgentMachine {
   #route: Route | null = null;
   #keeping: Promise<void> = Promise.resolve();
   #quiesceWarnings: ReadonlySet<string> = new Set();
+  readonly #applicationPoints: ApplicationPoints;
+  #undone: Promise<void> = Promise.resolve();
   /** Why the disks are not open. */
   problem: string | null = null;
 
@@ -65,6 +69,12 @@ export class AgentMachine {
     this.#deps = deps;
     this.#session = deps.randomId();
     this.#throttle = new Throttle(deps.config.bandwidth, deps.clock);
+    this.#applicationPoints = new ApplicationPoints({
+      config: deps.config.applicationPoints,
+      clock: deps.clock,
+      random: deps.random,
+      store: deps.parts.pointHistory,
+    });
     const { machine, name, generation, receiver } = deps.credentials;
     this.#generation = generation;
     this.status = new AgentStatus(
@@ -72,12 +82,17 @@ export class AgentMachine {
       { program: deps.program, machine: { id: machine, name, generation }, address: receiver },
       () => this.#disks,
       () => deps.parts.tracker.tracker,
+      () => this.#applicationPoints.status(),
     );
   }
 
   /** Replicates until the signal is aborted. */
   async run(signal: AbortSignal): Promise<void> {
-    const { clock, log } = this.#deps;
+    const { clock, log, parts } = this.#deps;
+    await this.#applicationPoints.load();
+    this.#undone = (parts.undoQuiesce?.() ?? Promise.resolve()).catch((error: unknown) => {
+      log.error({ err: error }, `hooks could not be called to let applications go: ${messageOf(error)}`);
+    });
     while (!signal.aborted) {
       this.#reopen = new AbortController();
       const stop = AbortSignal.any([signal, this.#reopen.signal]);
@@ -113,6 +128,10 @@ export class AgentMachine {
 
   syncNow(): Promise<CycleResult> {
     return this.#connected().syncNow();
+  }
+
+  makePoint(request: PointRequest): Promise<CycleResult> {
+    return this.#connected().makePoint(request);
   }
 
   compareAll(reason: string): Promise<void> {
@@ -215,7 +234,9 @@ export class AgentMachine {
       if (welcome.mode === 'restore') {
         await new Restoration(deps, open, stop).run(onProgress);
       } else {
-        const more = { pool: parts.memory.messages, arena: parts.memory.arena, randomId, finalCut: this.#finalCut };
+        const { messages: pool, arena } = parts.memory;
+        const points = { applicationPoints: this.#applicationPoints, undone: this.#undone };
+        const more = { pool, arena, randomId, finalCut: this.#finalCut, ...points };
         const replication = new Replication({ ...deps, ...more }, open, stop);
         this.#replication = replication;
         await replication.run(welcome, onProgress);

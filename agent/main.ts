@@ -18,6 +18,9 @@ import { hardwareId } from './describe.js';
 import { initKeys, KEEP_A_COPY, keysText, rotateKeys, showKeys, type KeysShown } from './keys/commands.js';
 import { loadCredentials } from './session/credentials.js';
 import { protect, replaceDisk, unprotect } from './protect.js';
+import { POINT_LABEL_CHARS_MAX } from '../shared/limits-quiesce.js';
+import { labelSchema } from '../shared/wire/quiesce-record.js';
+import type { PointRequest } from './quiesce/machine-asked.js';
 import { dryRun } from './quiesce-command.js';
 import { planText } from './quiesce/plan/view.js';
 import { statusText } from './status-view.js';
@@ -147,6 +150,25 @@ program
       print(
         `Recovery point ${result.point} is committed: ${result.cut.consistency}-consistent, ${formatBytes(result.changedBytes)} changed.`,
       );
+  });
+
+program
+  .command('point')
+  .description('make a recovery point of a certain consistency now and wait for its commit')
+  .option('--consistency <level>', 'application, filesystem or crash', 'application')
+  .option('--label <text>', 'a name for it: shown with the point, and in the logs of databases')
+  .option('--json', 'print JSON')
+  .addHelpText(
+    'after',
+    '\nA point that came out weaker than asked for is kept all the same; the command then exits with 1 and says why.\n',
+  )
+  .action(async (options: { consistency: string; label?: string; json?: boolean }) => {
+    const request = pointRequestOf(options.consistency, options.label);
+    const { controlSocket } = await config();
+    const result = (await ask(controlSocket, 'POST', CONTROL.point, request)) as CycleResult;
+    if (options.json === true) printJson(result);
+    else print(madeText(result));
+    if (result.cut.consistency !== request.consistency && result.cut.weaker !== '') process.exitCode = 1;
   });
 
 program
@@ -290,6 +312,24 @@ keys
   .action(async (options: { file?: string; json?: boolean }) => {
     printKeys(await showKeys(await keyPath(options.file)), options.json);
   });
+
+const LEVELS = ['application', 'filesystem', 'crash'] as const;
+
+function pointRequestOf(consistency: string, label: string | undefined): PointRequest {
+  const level = LEVELS.find((name) => name === consistency);
+  if (level === undefined) throw usageError(`--consistency ${consistency}: expected ${LEVELS.join(', ')}`);
+  const parsed = labelSchema.safeParse(label ?? 'none');
+  if (!parsed.success)
+    throw usageError(`--label: expected 1 to ${POINT_LABEL_CHARS_MAX} printable characters, in one line`);
+  return { consistency: level, label: label ?? null };
+}
+
+function madeText({ point, cut, quiesce, changedBytes }: CycleResult): string {
+  const pause = cut.freezeMs > 0 ? `, frozen for ${cut.freezeMs.toFixed(0)} ms` : '';
+  const held = quiesce !== null && quiesce.heldMs > 0 ? `, commits held back for ${quiesce.heldMs} ms` : '';
+  const made = `Recovery point ${point} is committed: ${cut.consistency}-consistent${pause}${held}, ${formatBytes(changedBytes)} changed.`;
+  return cut.weaker === '' ? made : `${made}\nWeaker than asked for: ${cut.weaker}`;
+}
 
 function diskIdOf(text: string): DiskId {
   if (isDiskId(text)) return text as DiskId;

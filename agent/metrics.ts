@@ -52,6 +52,22 @@ const MACHINE: readonly Metric<AgentSnapshot>[] = [
     help: 'Duration of the last cycle',
     of: (s) => (s.lastPoint === null ? null : s.lastPoint.durationMs / 1000),
   },
+  {
+    name: 'held_seconds',
+    help: 'How long the last point held commits of applications back',
+    of: (s) => (s.lastPoint === null ? null : s.lastPoint.heldMs / 1000),
+  },
+  {
+    name: 'application_point_age_seconds',
+    help: 'Age of the newest application-consistent point',
+    of: (s) => s.applicationPoints.lastPoint?.ageSeconds,
+  },
+  {
+    name: 'application_failures_in_a_row',
+    help: 'Scheduled application-consistent points that failed in a row',
+    of: (s) => s.applicationPoints.failuresInARow,
+  },
+  { name: 'alerts', help: 'Alerts that stand; /status says which', of: (s) => s.applicationPoints.alerts.length },
   { name: 'points_committed_total', help: 'Recovery points since the start', of: (s) => s.pointsCommitted },
   { name: 'points_skipped_total', help: 'Points that were not made, or fell back', of: (s) => s.pointsSkipped },
   { name: 'freezes_total', help: 'Points that froze filesystems', of: (s) => s.freezes },

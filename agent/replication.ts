@@ -2,22 +2,29 @@
  * Replication over one session: from the welcome until the connection ends. Decides what comes next (sweep, cycle, wait) and does it.
  * State that outlives the session is in the disks (hash store, carry) and in the tracker; everything here may be lost at any time.
  */
-import type { Logger } from 'pino';
-import type { Clock } from '../shared/clock.js';
 import { AfterimageError, messageOf } from '../shared/errors.js';
 import { HOLD_RECHECK_MS, IDLE_POINT_INTERVAL_MS } from '../shared/limits.js';
 import type { Welcome } from '../shared/wire/messages.js';
-import type { AgentConfig } from './config.js';
 import type { MessagePool } from './cycle/chunk-sender.js';
-import { runCycle, CutNotReached, SeriesEnded, type CycleContext, type CycleResult } from './cycle/machine-cycle.js';
+import {
+  runCycle,
+  CutNotReached,
+  SeriesEnded,
+  type AskedPoint,
+  type CycleContext,
+  type CycleResult,
+} from './cycle/machine-cycle.js';
 import type { ProtectedDisk } from './cycle/protected-disk.js';
 import { sweep } from './cycle/sweep.js';
 import type { WindowArena } from './cycle/window-arena.js';
 import { checkDisk } from './disks/watch.js';
 import type { Sysfs } from './disks/sysfs.js';
-import type { CutWork } from './final-cut.js';
+import { cutWork } from './cut-work.js';
 import { changedBlocks } from './hello.js';
-import { quiesceFor, syncFilesystems } from './machine-quiesce.js';
+import { quiesceFor } from './machine-quiesce.js';
+import { makeAsked, type AskedPointDeps } from './asked-point.js';
+import { PointRequests } from './point-requests.js';
+import type { PointRequest } from './quiesce/machine-asked.js';
 import type { FinalCutting } from './machine-parts.js';
 import type { OpenedDisk } from './open-disk.js';
 import type { Order, ReceiverSession, SessionEnded } from './session/session.js';
@@ -28,16 +35,12 @@ import { applyVerdict, beginSweep } from './verdicts.js';
 /** The receiver shows what the agent is at; a second is soon enough for people. */
 const PROGRESS_REPORT_MS = 1_000;
 
-export interface ReplicationDeps {
-  readonly config: AgentConfig;
-  readonly clock: Clock;
-  readonly log: Logger;
+export interface ReplicationDeps extends AskedPointDeps {
   readonly sysfs: Sysfs;
   readonly tracker: MarkTracker | null;
   readonly pool: MessagePool;
   readonly arena: WindowArena;
   readonly random: () => number;
-  readonly randomId: () => string;
   readonly status: AgentStatus;
   readonly disks: readonly OpenedDisk[];
   readonly finalCut: FinalCutting;
@@ -60,6 +63,7 @@ export class Replication {
   /** Asked for and not begun yet: a sweep must not begin while a cycle runs. */
   #comparison: string | null = null;
   #syncWaiters: ((result: CycleResult | Error) => void)[] = [];
+  readonly #requests: PointRequests;
   /** Asked for and not begun yet. */
   #finalCut: Extract<Order, { type: 'final-cut' }> | null = null;
   /** Ends a final cut that is under way. */
@@ -77,6 +81,7 @@ export class Replication {
     this.#deps = deps;
     this.#session = session;
     this.#stop = stop;
+    this.#requests = new PointRequests(deps.applicationPoints);
     this.#intervalMs = deps.config.interval;
     this.#lastPointAtMs = deps.clock.monotonicMs();
     void session.ended.then((ended) => {
@@ -92,6 +97,13 @@ export class Replication {
       this.#syncWaiters.push((result) => (result instanceof Error ? reject(result) : resolve(result)));
       this.#wake.abort();
     });
+  }
+
+  /** Makes a point of the consistency that is asked for, or a weaker one with its reason; resolves to it. */
+  makePoint(request: PointRequest): Promise<CycleResult> {
+    const made = this.#requests.ask(request);
+    this.#wake.abort();
+    return made;
   }
 
   /** Compares all disks from end to end, as an operator asked; resolves when it is under way. */
@@ -134,10 +146,14 @@ export class Replication {
   #rejectWaiters(why: string): void {
     const error = new AfterimageError(why, { code: 'session-ended', kind: 'disconnected' });
     for (const waiter of this.#syncWaiters.splice(0)) waiter(error);
+    this.#requests.rejectAll(error);
   }
 
   #onOrder(order: Order): void {
-    if (order.type === 'policy') this.#pace(order.intervalMs);
+    if (order.type === 'policy') {
+      this.#pace(order.intervalMs);
+      this.#deps.applicationPoints.policy(order.applicationIntervalMs);
+    }
     if (order.type === 'final-cut') this.#finalCut = order;
     if (order.type === 'resend') this.#resends.push(order);
     if (order.type === 'final-cut-resume') {
@@ -167,7 +183,13 @@ export class Replication {
       this.#finalCut = null;
       const say: ReceiverSession['say'] = (message) => this.#session.say(message);
       const signal = AbortSignal.any([this.#finalCutEnd.signal, this.#stop]);
-      const isHandedOver = await finalCut.run(cut, this.#cutWork(disks), say, signal, this.#stop);
+      const isHandedOver = await finalCut.run(
+        cut,
+        cutWork(disks, this.#deps, () => this.#makePoint(disks)),
+        say,
+        signal,
+        this.#stop,
+      );
       this.#pause(isHandedOver);
       return true;
     }
@@ -191,38 +213,9 @@ export class Replication {
     this.#session.close('asking whether the workload is to stay down');
   }
 
-  #cutWork(disks: readonly OpenedDisk[]): CutWork {
-    const { tracker, sysfs } = this.#deps;
-    const sources = disks.map((d) => d.inspected.source);
-    return {
-      whyNot: () => {
-        const behind = disks.find(({ disk }) => !disk.isReady || !disk.inPoints);
-        return behind === undefined ? null : `disk ${behind.disk.device} is not protected yet (${behind.disk.state})`;
-      },
-      cycle: async () => (await this.#makePoint(disks)).point,
-      flush: () => syncFilesystems(sysfs, sources),
-      written: async () => {
-        for (const { disk, still } of disks) {
-          if (still !== null && !(await still.isUnchanged())) return `${disk.device} was written`;
-          if (still !== null || tracker === null) continue;
-          const blocks = changedBlocks(disk, tracker);
-          if (blocks > 0) return `${blocks} blocks of ${disk.device} were written`;
-          const verdict = tracker.audit(disk.id);
-          // What went unseen stands in the tracker's maps and comes back with the next comparison.
-          if (verdict.kind === 'series-ended') throw new SeriesEnded(disk.id, verdict.reason);
-          if (verdict.kind === 'recopy') {
-            disk.carry.addAll(verdict.blocks);
-            return `writes to ${disk.device} went unseen`;
-          }
-        }
-        return null;
-      },
-    };
-  }
-
   /** One decision and its execution. Errors of a disk are handled here; errors of the connection end the session. */
   async #step(): Promise<void> {
-    const { disks, clock } = this.#deps;
+    const { disks } = this.#deps;
     try {
       this.#checkDisks();
       if (await this.#order()) return;
@@ -235,14 +228,18 @@ export class Replication {
       await this.#beginComparison();
       const blocked = disks.some(({ disk }) => !disk.isReady && disk.inPoints);
       const ready = disks.filter(({ disk }) => disk.isReady);
-      const isDue = this.#syncWaiters.length > 0 || clock.monotonicMs() >= this.#nextPointAtMs;
-      if (!blocked && ready.length > 0 && isDue) return await this.#cycle(ready);
+      if (!blocked && ready.length > 0 && this.#isDue()) return await this.#cycle(ready);
       const next = disks.find(({ disk }) => disk.need !== null && disk.state !== 'Failed');
       if (next !== undefined) return await this.#sweep(next.disk, !blocked && ready.length > 0);
       await this.#wait(blocked || ready.length === 0);
     } catch (error) {
       await this.#handle(error);
     }
+  }
+
+  #isDue(): boolean {
+    if (this.#syncWaiters.length > 0 || this.#requests.waitMs() === 0) return true;
+    return this.#deps.clock.monotonicMs() >= this.#nextPointAtMs;
   }
 
   /** Between cycles: what a running one has taken is its own. */
@@ -283,7 +280,8 @@ export class Replication {
 
   async #wait(nothingToDo: boolean): Promise<void> {
     const { clock } = this.#deps;
-    const ms = nothingToDo ? 1000 : Math.max(1, this.#nextPointAtMs - clock.monotonicMs());
+    const untilDueMs = Math.min(this.#nextPointAtMs - clock.monotonicMs(), this.#requests.waitMs());
+    const ms = nothingToDo ? 1000 : Math.max(1, untilDueMs);
     // One signal for all that can end the wait: racing promises that settle once a month would pile up, one for each wait.
     await clock.sleep(ms, this.#wake.signal);
     if (this.#over !== null) throw this.#over;
@@ -309,9 +307,7 @@ export class Replication {
         session: this.#session,
         pool: this.#deps.pool,
         onStaged: this.#onProgress,
-        shouldPause: () =>
-          this.#stop.aborted ||
-          (othersAreReady && (this.#syncWaiters.length > 0 || clock.monotonicMs() >= this.#nextPointAtMs)),
+        shouldPause: () => this.#stop.aborted || (othersAreReady && this.#isDue()),
       },
     );
     if (result.kind === 'paused') return;
@@ -341,7 +337,8 @@ export class Replication {
     const { clock } = this.#deps;
     const startMs = clock.monotonicMs();
     this.#nextPointAtMs = startMs + this.#intervalMs;
-    const isAsked = this.#syncWaiters.length > 0;
+    const asked = this.#requests.take();
+    const isAsked = this.#syncWaiters.length > 0 || asked !== null;
     if (
       !isAsked &&
       this.#reason === null &&
@@ -352,19 +349,23 @@ export class Replication {
     const waiters = this.#syncWaiters;
     this.#syncWaiters = [];
     try {
-      const result = await this.#makePoint(ready);
+      const make = (point?: AskedPoint): Promise<CycleResult> => this.#makePoint(ready, point);
+      const result = await (asked === null ? make() : makeAsked(asked, this.#deps, () => this.#freeze(ready), make));
       for (const waiter of waiters) waiter(result);
     } catch (error) {
-      for (const waiter of waiters) waiter(error instanceof Error ? error : new Error(messageOf(error)));
+      const failure = error instanceof Error ? error : new Error(messageOf(error));
+      for (const waiter of waiters) waiter(failure);
+      asked?.answer(failure);
       throw error;
     }
   }
 
-  async #makePoint(ready: readonly OpenedDisk[]): Promise<CycleResult> {
+  async #makePoint(ready: readonly OpenedDisk[], asked?: AskedPoint): Promise<CycleResult> {
     const { clock, log, status } = this.#deps;
     const tracked = ready.filter((d) => d.still === null).map((d) => d.disk);
     const still = ready.flatMap((d) => d.still ?? []);
-    const result = await runCycle(tracked, still, this.#reason, this.#cycleContext(ready));
+    const context = this.#cycleContext(ready);
+    const result = await runCycle(tracked, still, this.#reason, asked === undefined ? context : { ...context, asked });
     this.#reason = null;
     this.#lastPointAtMs = clock.monotonicMs();
     this.#onProgress();
@@ -385,6 +386,7 @@ export class Replication {
         durationMs: Math.round(result.durationMs),
         ...(result.cut.recopiedBlocks > 0 ? { recopiedBlocks: result.cut.recopiedBlocks } : {}),
         ...(result.cut.freezeMs > 0 ? { freezeMs: Math.round(result.cut.freezeMs), reason: result.cut.reason } : {}),
+        ...(result.quiesce === null ? {} : { heldMs: result.quiesce.heldMs, quiescedMs: result.quiesce.totalMs }),
       },
       'recovery point committed',
     );
@@ -392,7 +394,7 @@ export class Replication {
   }
 
   #cycleContext(ready: readonly OpenedDisk[]): CycleContext {
-    const { tracker, pool, arena, clock, log, random, randomId, config, sysfs } = this.#deps;
+    const { tracker, pool, arena, clock, random, randomId, config } = this.#deps;
     return {
       session: this.#session,
       tracker,
@@ -402,15 +404,15 @@ export class Replication {
       random,
       randomId,
       cutDeadlineMs: config.cut.deadline,
-      quiesce: quiesceFor(
-        sysfs,
-        ready.map((d) => d.inspected.source),
-        config.freeze,
-        clock,
-        log,
-      ),
+      quiesce: this.#freeze(ready).quiesce,
       testOnlyNaive: process.env['AFTERIMAGE_TEST_NAIVE_CUT'] === '1',
     };
+  }
+
+  #freeze(ready: readonly OpenedDisk[]): ReturnType<typeof quiesceFor> {
+    const { sysfs, config, clock, log } = this.#deps;
+    const sources = ready.map((d) => d.inspected.source);
+    return quiesceFor(sysfs, sources, config.freeze, clock, log);
   }
 
   async #isIdle(ready: readonly OpenedDisk[]): Promise<boolean> {

@@ -34,7 +34,7 @@ export function statusText(s: AgentSnapshot & { problem?: string | null }): stri
   if (s.finalCut !== null) lines.push(`  final cut:  ${s.finalCut}`);
   const p = s.lastPoint;
   if (p !== null) {
-    const pace = `${p.passes} passes, cut ${p.cutMs.toFixed(0)} ms${p.freezeMs > 0 ? `, frozen ${p.freezeMs.toFixed(0)} ms` : ''}`;
+    const pace = `${p.passes} passes, cut ${p.cutMs.toFixed(0)} ms${p.freezeMs > 0 ? `, frozen ${p.freezeMs.toFixed(0)} ms` : ''}${p.heldMs > 0 ? `, held ${p.heldMs.toFixed(0)} ms` : ''}`;
     lines.push(
       `  last point: ${p.number}, ${formatDuration(p.ageSeconds * 1000)} ago, ${p.consistency}-consistent (${pace})`,
     );
@@ -42,9 +42,24 @@ export function statusText(s: AgentSnapshot & { problem?: string | null }): stri
       `              changed ${formatBytes(p.changedBytes)}, sent ${formatBytes(p.sentBytes)}, stored ${formatBytes(p.storedBytes)}`,
     );
   }
+  lines.push(...applicationLines(s.applicationPoints));
   if (s.lastFallback !== null) lines.push(`  fallback:   ${s.lastFallback.at}: ${s.lastFallback.reason}`);
   for (const disk of s.disks) lines.push(...diskLines(disk, s.state === FAILED_OVER));
   return lines.join('\n');
+}
+
+function applicationLines(points: AgentSnapshot['applicationPoints']): string[] {
+  const { schedule, nextAt, nextReason, lastPoint, lastFailure, alerts } = points;
+  const lines: string[] = [];
+  if (schedule !== null || lastPoint !== null) {
+    const last =
+      lastPoint === null ? 'none yet' : `point ${lastPoint.number}, ${formatDuration(lastPoint.ageSeconds * 1000)} ago`;
+    const next = schedule === null ? '' : `; ${schedule}, next ${nextAt ?? 'never'} (${nextReason})`;
+    lines.push(`  application-consistent: ${last}${next}`);
+  }
+  if (lastFailure !== '') lines.push(`              the last try: ${lastFailure}`);
+  for (const { reason, hint } of alerts) lines.push(`  ALERT:      ${reason}`, `              ${hint}`);
+  return lines;
 }
 
 function diskLines(disk: DiskSnapshot, isFailedOver: boolean): string[] {

@@ -9,6 +9,7 @@ import type { CycleResult } from './cycle/machine-cycle.js';
 import type { ProtectedDisk, SweepNeed } from './cycle/protected-disk.js';
 import { blocksAtRisk } from './hello.js';
 import type { OpenedDisk } from './open-disk.js';
+import type { ApplicationPointsStatus } from './quiesce/points/application-points.js';
 import type { MarkTracker, TrackerCounters } from './tracker/tracker.js';
 
 export interface DiskSnapshot {
@@ -76,12 +77,15 @@ export interface AgentSnapshot {
     readonly passes: number;
     readonly cutMs: number;
     readonly freezeMs: number;
+    /** For how long applications held commits back. */
+    readonly heldMs: number;
     readonly durationMs: number;
     readonly changedBytes: number;
     readonly sentBytes: number;
     readonly storedBytes: number;
   } | null;
   readonly lastFallback: { readonly reason: string; readonly at: string } | null;
+  readonly applicationPoints: ApplicationPointsStatus;
   readonly pointsCommitted: number;
   readonly pointsSkipped: number;
   readonly freezes: number;
@@ -105,6 +109,7 @@ export class AgentStatus {
   #address: string;
   readonly #disks: () => readonly OpenedDisk[];
   readonly #tracker: () => MarkTracker | null;
+  readonly #applicationPoints: () => ApplicationPointsStatus;
   #epoch: number | null = null;
   #mode: Welcome['mode'] | null = null;
   #refused: AgentSnapshot['receiver']['refused'] = null;
@@ -126,6 +131,7 @@ export class AgentStatus {
     identity: StatusIdentity,
     disks: () => readonly OpenedDisk[],
     tracker: () => MarkTracker | null,
+    applicationPoints: () => ApplicationPointsStatus,
   ) {
     this.#clock = clock;
     this.#identity = identity;
@@ -133,6 +139,7 @@ export class AgentStatus {
     this.#generation = identity.machine.generation;
     this.#disks = disks;
     this.#tracker = tracker;
+    this.#applicationPoints = applicationPoints;
   }
 
   connected(welcome: Welcome): void {
@@ -228,6 +235,7 @@ export class AgentStatus {
               passes: last.result.cut.passes,
               cutMs: last.result.cut.cutMs,
               freezeMs: last.result.cut.freezeMs,
+              heldMs: last.result.quiesce?.heldMs ?? 0,
               durationMs: last.result.durationMs,
               changedBytes: last.result.changedBytes,
               sentBytes: last.result.sentBytes,
@@ -237,6 +245,7 @@ export class AgentStatus {
         this.#fallback === null
           ? null
           : { reason: this.#fallback.reason, at: new Date(this.#fallback.atMs).toISOString() },
+      applicationPoints: this.#applicationPoints(),
       pointsCommitted: this.#points,
       pointsSkipped: this.#skipped,
       freezes: this.#freezes,

@@ -25,8 +25,10 @@ import type { WindowArena } from './window-arena.js';
 export interface CutResult {
   /** Wall time of the flip at which the image holds. */
   readonly cutAtMs: number;
-  readonly consistency: 'crash' | 'filesystem';
+  readonly consistency: 'crash' | 'filesystem' | 'application';
   readonly reason: string;
+  /** Why it is weaker than asked for; '' when it isn't. */
+  readonly weaker: string;
   readonly passes: number;
   /** From the first read of a window to the flip that proved it. */
   readonly cutMs: number;
@@ -35,16 +37,30 @@ export interface CutResult {
   readonly recopiedBlocks: number;
 }
 
-/** The fallback: runs `work` while every filesystem on the disks is frozen. Null when there is nothing to freeze, with the reason. */
+export interface QuiesceOutcome {
+  readonly freezeMs: number;
+  /** The freeze held until the end of the work. */
+  readonly held: boolean;
+  /** Why not, or why the level is not what was meant; '' when all went well. */
+  readonly reason: string;
+  /** What a cut within it is. */
+  readonly level: 'filesystem' | 'application';
+  /** Not held: whether a freeze without more is worth a try, since it wasn't the freeze that failed. */
+  readonly mayFreeze: boolean;
+}
+
+/** Runs `work` while every filesystem on the disks is frozen. */
 export interface Quiesce {
   /** Flushes dirty pages, so that the freeze itself is short. */
   presync(): Promise<void>;
-  /** `beforeFreeze` runs when all stands ready; if it throws, nothing is frozen. Resolves to how long it was frozen and whether the freeze held until the end of the work. */
-  withFrozen(
-    beforeFreeze: () => Promise<void>,
-    work: () => Promise<void>,
-  ): Promise<{ readonly freezeMs: number; readonly held: boolean; readonly reason: string }>;
+  /** `beforeFreeze` runs when all stands ready; if it throws, nothing is frozen. */
+  withFrozen(beforeFreeze: () => Promise<void>, work: () => Promise<void>): Promise<QuiesceOutcome>;
 }
+
+/** A consistency that was asked for: how it is reached, or why it can't be. */
+export type AskedLevel = { readonly level: 'filesystem' | 'application' } & (
+  { readonly use: Quiesce } | { readonly unavailable: string }
+);
 
 export interface CutContext {
   readonly tracker: MarkTracker;
@@ -52,7 +68,10 @@ export interface CutContext {
   readonly arena: WindowArena;
   readonly clock: Clock;
   readonly deadlineMs: number;
+  /** The fallback of a crash-consistent cut. */
   readonly quiesce: { readonly use: Quiesce } | { readonly unavailable: string };
+  /** Stronger than crash-consistent, strongest first: the first that can be had. Absent: none is asked for. */
+  readonly asked?: readonly AskedLevel[];
   /** Sends very large W segment by segment; called instead of stream(). */
   readonly bulk: (disk: DiskCycle) => Promise<void>;
   /** Test hook: naive reading accepts the first image without looking at S'. Must fail the order test. */
@@ -86,19 +105,77 @@ export class SeriesEnded extends AfterimageError {
 /** Reaches a cut. Afterwards each disk's image waits to be sent (`sendHeld`), and its `carry` holds what the next cycle begins with. */
 export async function reachCut(context: CutContext): Promise<CutResult> {
   const progress: Progress = { passes: 0, recopiedBlocks: 0 };
-  const first = context.tracker.take();
-  for (const d of context.disks) d.addTake(takeOf(first, d));
+  let first = takeMore(context);
+  const asked = await askedCut(context, progress);
+  if (asked.cut !== null) return asked.cut;
+  const { weaker } = asked;
+  // What was tried before is part of the window still; what changed meanwhile is added to it.
+  if (weaker !== '') first = takeMore(context);
   const crash = await tryCut(context, first, progress, { deadlineMs: context.deadlineMs, mayStream: true });
   if (crash !== null) {
     const { recopiedBlocks } = progress;
-    return { ...crash, consistency: 'crash', reason: 'cut without a pause', freezeMs: 0, recopiedBlocks };
+    const reason = joined(weaker, 'cut without a pause');
+    return { ...crash, consistency: 'crash', reason, weaker, freezeMs: 0, recopiedBlocks };
   }
   if ('unavailable' in context.quiesce) {
     throw new CutNotReached(
       `blocks are rewritten faster than they can be read (${progress.passes} tries); ${context.quiesce.unavailable}`,
     );
   }
-  return frozenCut(context, context.quiesce.use, progress);
+  const { reached, outcome } = await frozenTry(context, context.quiesce.use, progress);
+  if (reached === null) throw new CutNotReached(`with the filesystems frozen, too: ${outcome.reason}`);
+  return quiescedResult(
+    reached,
+    outcome,
+    progress,
+    weaker,
+    `cut not reached without a pause in ${context.deadlineMs} ms: filesystems frozen for ${outcome.freezeMs.toFixed(0)} ms`,
+  );
+}
+
+const joined = (...texts: readonly string[]): string => texts.filter((text) => text !== '').join('; ');
+
+/** The strongest of the asked levels that can be had; null when none can, with the reasons. */
+async function askedCut(
+  context: CutContext,
+  progress: Progress,
+): Promise<{ readonly cut: CutResult | null; readonly weaker: string }> {
+  let weaker = '';
+  for (const asked of context.asked ?? []) {
+    if ('unavailable' in asked) {
+      weaker = joined(weaker, `not ${asked.level}-consistent: ${asked.unavailable}`);
+      continue;
+    }
+    const { reached, outcome } = await frozenTry(context, asked.use, progress);
+    if (outcome.reason !== '') {
+      const level = reached === null || outcome.level !== asked.level ? `not ${asked.level}-consistent: ` : '';
+      weaker = joined(weaker, `${level}${outcome.reason}`);
+    }
+    if (reached !== null) {
+      const paused = `filesystems frozen for ${outcome.freezeMs.toFixed(0)} ms`;
+      return { cut: quiescedResult(reached, outcome, progress, weaker, paused), weaker };
+    }
+    if (!outcome.mayFreeze) break;
+  }
+  return { cut: null, weaker };
+}
+
+function quiescedResult(
+  reached: Reached,
+  outcome: QuiesceOutcome,
+  { recopiedBlocks }: Progress,
+  weaker: string,
+  reason: string,
+): CutResult {
+  const { level: consistency, freezeMs } = outcome;
+  return { ...reached, consistency, reason: joined(weaker, reason), weaker, freezeMs, recopiedBlocks };
+}
+
+/** A take() whose marks are added to what has to be read. */
+function takeMore(context: CutContext): Take {
+  const take = context.tracker.take();
+  for (const d of context.disks) d.addTake(takeOf(take, d));
+  return take;
 }
 
 /** Nothing is logged while filesystems may be frozen: what is worth telling is counted here. */
@@ -211,7 +288,12 @@ function nextWindow(context: CutContext): Take {
   return take;
 }
 
-async function frozenCut(context: CutContext, quiesce: Quiesce, progress: Progress): Promise<CutResult> {
+/** The steps of a cut within a freeze. Not reached: `outcome` says why. */
+async function frozenTry(
+  context: CutContext,
+  quiesce: Quiesce,
+  progress: Progress,
+): Promise<{ readonly reached: Reached | null; readonly outcome: QuiesceOutcome }> {
   const { disks, arena } = context;
   for (let i = 0; i < 2; i++) {
     await quiesce.presync();
@@ -222,29 +304,29 @@ async function frozenCut(context: CutContext, quiesce: Quiesce, progress: Progre
   for (const d of disks) await d.sendHeld();
   arena.clear();
   let reached: Reached | null = null;
-  const frozen = await quiesce.withFrozen(
-    () => catchUp(context),
-    async () => {
-      const take = nextWindow(context);
-      reached = await tryCut(context, take, progress, { deadlineMs: FROZEN_TRIES_MS, mayStream: false });
-    },
-  );
-  if (reached === null || !frozen.held) {
-    throw new CutNotReached(
-      `with the filesystems frozen, too: ${frozen.held ? 'blocks are still being written' : frozen.reason}`,
+  try {
+    const outcome = await quiesce.withFrozen(
+      () => catchUp(context),
+      async () => {
+        const take = nextWindow(context);
+        reached = await tryCut(context, take, progress, { deadlineMs: FROZEN_TRIES_MS, mayStream: false });
+      },
     );
+    if (!outcome.held) return { reached: null, outcome };
+    if (reached !== null) return { reached, outcome };
+    return {
+      reached,
+      outcome: { ...outcome, reason: 'blocks are still being written while frozen', mayFreeze: false },
+    };
+  } catch (error) {
+    // Nothing was frozen: blocks change too fast.
+    if (!(error instanceof TooFast)) throw error;
+    const outcome = { freezeMs: 0, held: false, reason: error.message, level: 'filesystem', mayFreeze: false } as const;
+    return { reached: null, outcome };
   }
-  const { cutAtMs, passes, cutMs }: Reached = reached;
-  return {
-    cutAtMs,
-    passes,
-    cutMs,
-    consistency: 'filesystem',
-    reason: `cut not reached without a pause in ${context.deadlineMs} ms: filesystems frozen for ${frozen.freezeMs.toFixed(0)} ms`,
-    freezeMs: frozen.freezeMs,
-    recopiedBlocks: progress.recopiedBlocks,
-  };
 }
+
+class TooFast extends Error {}
 
 /** Sends what changed while the freeze was prepared, so that the rest fits into memory. Where that can't be expected, nothing is paused in vain. */
 async function catchUp(context: CutContext): Promise<void> {
@@ -254,7 +336,7 @@ async function catchUp(context: CutContext): Promise<void> {
     for (const d of context.disks) await d.stream();
     if (windowBytes <= CUT_WINDOW_BYTES_MAX) return;
   }
-  throw new CutNotReached('blocks change faster than they can be sent; nothing was frozen');
+  throw new TooFast('blocks change faster than they can be sent; nothing was frozen');
 }
 
 function takeOf(take: Take, d: DiskCycle): ReturnType<Take['disks']['get']> & object {

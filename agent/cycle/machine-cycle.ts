@@ -13,7 +13,8 @@ import type { ReceiverSession } from '../session/session.js';
 import type { MarkTracker } from '../tracker/tracker.js';
 import type { MessagePool } from './chunk-sender.js';
 import { findMismatch, takeSample, type CleanSample } from './clean-sample.js';
-import { CutNotReached, reachCut, SeriesEnded, type CutContext, type CutResult } from './cut.js';
+import type { QuiesceRecord } from '../../shared/wire/quiesce-record.js';
+import { CutNotReached, reachCut, SeriesEnded, type AskedLevel, type CutContext, type CutResult } from './cut.js';
 import { DiskCycle } from './disk-cycle.js';
 import type { ProtectedDisk } from './protected-disk.js';
 import { sweep } from './sweep.js';
@@ -34,12 +35,23 @@ export interface CycleContext {
   readonly randomId: () => string;
   readonly cutDeadlineMs: number;
   readonly quiesce: CutContext['quiesce'];
+  /** What is asked of this point beyond a crash-consistent cut. */
+  readonly asked?: AskedPoint;
   readonly testOnlyNaive: boolean;
+}
+
+export interface AskedPoint {
+  readonly label: string | null;
+  /** Strongest first; empty: crash-consistent will do. */
+  readonly levels: readonly AskedLevel[];
+  /** What the point tells about how it was quiesced, once all applications run again; null: nothing was asked. */
+  readonly record: (weaker: string) => Promise<QuiesceRecord | null>;
 }
 
 export interface CycleResult {
   readonly point: number;
   readonly cut: CutResult;
+  readonly quiesce: QuiesceRecord | null;
   readonly changedBytes: number;
   readonly sentBytes: number;
   readonly storedBytes: number;
@@ -75,6 +87,8 @@ export async function runCycle(
     for (const run of runs) digests.set(run.disk.id, await prepare(run.disk, cycle, run));
     for (const s of still) digests.set(s.disk.id, await prepare(s.disk, cycle, null));
     failpoint('agent.cycle.journaled');
+    const quiesce = (await context.asked?.record(cut.weaker)) ?? null;
+    const label = context.asked?.label ?? null;
     const changedBytes = sum(all, (d) => d.counters.changedBytes) - before.changed;
     committing = true;
     const committed = await context.session.commit(
@@ -83,6 +97,8 @@ export async function runCycle(
         cutAtMs: cut.cutAtMs,
         consistency: cut.consistency,
         reason: (reason === null ? cut.reason : `${reason}; ${cut.reason}`).slice(0, REASON_CHARS_MAX),
+        ...(label === null ? {} : { label }),
+        ...(quiesce === null ? {} : { quiesce }),
         disks: all.map((d) => ({ disk: d.id, series: d.series, digest: digestToText(digests.get(d.id) ?? 0n) })),
         stats: { passes: cut.passes, cutMs: cut.cutMs, freezeMs: cut.freezeMs, changedBytes },
       },
@@ -104,6 +120,7 @@ export async function runCycle(
     return {
       point: committed.point,
       cut,
+      quiesce,
       changedBytes,
       sentBytes: sum(all, (d) => d.counters.sentBytes) - before.sent,
       storedBytes: committed.storedBytes,
@@ -131,10 +148,14 @@ async function prepare(disk: ProtectedDisk, cycle: string, run: DiskCycle | null
 async function cutOf(runs: readonly DiskCycle[], context: CycleContext, startWallMs: number): Promise<CutResult> {
   const { tracker } = context;
   if (runs.length === 0 || tracker === null) {
+    const asked = context.asked?.levels[0];
+    const weaker = asked === undefined ? '' : `not ${asked.level}-consistent: no disk has change tracking`;
+    const still = 'source stood still while it was read';
     return {
       cutAtMs: startWallMs,
       consistency: 'crash',
-      reason: 'source stood still while it was read',
+      reason: weaker === '' ? still : `${weaker}; ${still}`,
+      weaker,
       passes: 1,
       cutMs: 0,
       freezeMs: 0,
@@ -151,6 +172,7 @@ async function cutOf(runs: readonly DiskCycle[], context: CycleContext, startWal
     clock: context.clock,
     deadlineMs: context.cutDeadlineMs,
     quiesce: context.quiesce,
+    ...(context.asked === undefined ? {} : { asked: context.asked.levels }),
     bulk: (run) => bulk(run, context),
     testOnlyNaive: context.testOnlyNaive,
   });

@@ -82,6 +82,8 @@ export function contentAfterCommit(
     cycle: commit.cycle,
     consistency: commit.consistency,
     reason: commit.reason,
+    ...(commit.label === undefined ? {} : { label: commit.label }),
+    ...(commit.quiesce === undefined ? {} : { quiesce: commit.quiesce }),
     disks: commit.disks.map((d) => {
       const entry = disks.find((e) => e.id === d.disk);
       return {

@@ -6,6 +6,7 @@
  * costs the same however long the history is. Base layers (one per segment) stand in a list object for the same reason.
  */
 import { z } from 'zod';
+import { labelSchema, quiesceRecordSchema } from '../../shared/wire/quiesce-record.js';
 import { isDiskId, isUuid, type DiskId, type MachineId, type SeriesId } from '../../shared/units.js';
 
 export const MANIFEST_VERSION = 1;
@@ -57,6 +58,10 @@ export const pointSchema = z.strictObject({
   consistency: consistencySchema,
   /** Why this consistency and not a stronger one, or why this point is special (`first copy`, `comparison after …`). */
   reason: z.string().max(500),
+  /** An operator's name for it. */
+  label: labelSchema.optional(),
+  /** How it was quiesced; absent where nobody asked for more than crash consistency. */
+  quiesce: quiesceRecordSchema.optional(),
   disks: z.array(pointDiskSchema),
   stats: z.strictObject({
     passes: count,

@@ -47,6 +47,7 @@ export async function pointsCommand(machineWord: string, options: PointsOptions,
     return;
   }
   tellConcerns(io, machine.concerns);
+  const hasLabels = points.some((p) => p.label !== undefined);
   const isDamaged = points.some((p) => damageAt(p.number) !== undefined);
   if (points.length === 0 && problem === null) {
     io.err.write(`Machine ${machine.manifest.machine.name} has no recovery point yet.\n`);
@@ -61,6 +62,7 @@ export async function pointsCommand(machineWord: string, options: PointsOptions,
         { title: 'AGE' },
         { title: 'GENERATION', right: true },
         { title: 'CONSISTENCY' },
+        ...(hasLabels ? [{ title: 'LABEL' }] : []),
         { title: 'CHANGED', right: true },
         ...(checks.length === 0 ? [] : [{ title: 'BOOT CHECK' }]),
         ...(isDamaged ? [{ title: 'DAMAGE' }] : []),
@@ -73,6 +75,7 @@ export async function pointsCommand(machineWord: string, options: PointsOptions,
         age(now, p.cutAtMs),
         String(p.generation),
         p.consistency,
+        ...(hasLabels ? [p.label ?? '-'] : []),
         bytes(p.stats.changedBytes),
         ...(checks.length === 0 ? [] : [checkText(checksOf(p.number), now)]),
         ...(isDamaged ? [damageAt(p.number)?.code ?? '-'] : []),

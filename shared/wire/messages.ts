@@ -12,6 +12,7 @@ import { FLEET_MAX, RECEIVER_ADDRESSES_MAX } from '../limits-fleet.js';
 import { RESEND_EXTENTS_MAX } from '../limits-scrub.js';
 import { isDiskId, isUuid, type DiskId, type MachineId, type SeriesId } from '../units.js';
 import { parseHostPort } from './host-port.js';
+import { labelSchema, quiesceRecordSchema } from './quiesce-record.js';
 
 export const PROTOCOL_VERSION = 2;
 export const TAG_DATA = 1;
@@ -153,6 +154,10 @@ export const agentMessageSchema = z.discriminatedUnion('type', [
     cutAtMs: count,
     consistency: z.enum(['crash', 'filesystem', 'application']),
     reason: z.string().max(500),
+    /** An operator's name for the point. */
+    label: labelSchema.optional(),
+    /** Of a point for which more than a crash-consistent cut was asked. */
+    quiesce: quiesceRecordSchema.optional(),
     disks: z
       .array(z.strictObject({ disk: diskId, series: seriesId.nullable(), digest: hex64 }))
       .min(1)

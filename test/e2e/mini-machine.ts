@@ -207,7 +207,8 @@ export class MiniMachine {
         },
         withFrozen: async (beforeFreeze, work) => {
           const { held, freezeMs, ...rest } = await withFrozen(filesystems, { ...options, beforeFreeze }, () => work());
-          return { held, freezeMs, reason: 'reason' in rest ? `${rest.reason}: ${rest.detail}` : '' };
+          const reason = 'reason' in rest ? `${rest.reason}: ${rest.detail}` : '';
+          return { held, freezeMs, reason, level: 'filesystem', mayFreeze: false };
         },
       },
     };

@@ -35,12 +35,22 @@ have nbdcopy libnbd-bin
 have qemu-io qemu-utils
 /usr/bin/python3 -c 'import nbd' 2>/dev/null || need+=(python3 python3-libnbd)
 [ -e /usr/include/stdlib.h ] || need+=(libc6-dev)
+# Databases: tests start servers of their own.
+ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || need+=(postgresql)
+[ -e /usr/sbin/mariadbd ] || need+=(mariadb-server-core mariadb-client-core)
+have redis-server redis-server
 if [ "$(id -u)" != 0 ]; then
   [ ${#need[@]} -eq 0 ] || echo "not root: missing packages are not installed (${need[*]}); tests that need them skip"
   exit 0
 fi
 if [ ${#need[@]} -gt 0 ]; then
   export DEBIAN_FRONTEND=noninteractive
+  # Packages must not start their services here.
+  policy=/usr/sbin/policy-rc.d
+  if [ ! -e "$policy" ]; then
+    printf '#!/bin/sh\nexit 101\n' >"$policy" && chmod +x "$policy"
+    trap 'rm -f "$policy"' EXIT
+  fi
   apt-get update -qq
   apt-get install -y -qq --no-install-recommends "${need[@]}" >/dev/null
 fi
