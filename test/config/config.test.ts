@@ -49,6 +49,7 @@ test('an empty file is all defaults', () => {
       failover: { preShutdown: [], resume: [], timeout: 300_000 },
       failback: { allow: true },
       encryption: {},
+      reboot: { continue: true, within: 900_000, runDir: '/run/afterimage-reboot' },
       log: { level: 'info' },
     });
     expect(parseConfig('FILE', text, receiverConfigSchema)).toEqual({
