@@ -13,6 +13,7 @@ import {
   portValue,
   rateValue,
 } from '../shared/config/values.js';
+import { scheduleValue } from '../shared/config/schedule-value.js';
 import { STORE_CACHE_BYTES } from '../shared/limits-store.js';
 import { COPY_CACHE_BYTES, POINT_INTERVAL_MS } from '../shared/limits.js';
 import { HANDOVERS_PER_MINUTE, RECEIVER_ADDRESSES_MAX, RECEIVER_HEARTBEAT_MS } from '../shared/limits-fleet.js';
@@ -102,8 +103,11 @@ export const receiverConfigSchema = z.strictObject({
       rate: rateValue.default(SCRUB_BYTES_PER_SECOND),
       /** Every object is read once in this time, if the rate allows it. */
       every: durationValue(1_000, 366 * 24 * 3_600_000, '1s to 366d').default(SCRUB_EVERY_MS),
-      /** Points are proven from end to end, the newest and one at random: each reads a whole image. */
-      prove: durationValue(1_000, 366 * 24 * 3_600_000, '1s to 366d').default(PROVE_EVERY_MS),
+      /** Points are proven from end to end, the newest and one at random: each reads a whole image. An interval, or a cron expression in local time. */
+      prove: scheduleValue(1_000, 366 * 24 * 3_600_000, '1s to 366d').default({
+        by: 'interval',
+        everyMs: PROVE_EVERY_MS,
+      }),
     })
     .prefault({}),
   /** Thinning out points, merging layers, building bases, deleting what nobody needs any more. */

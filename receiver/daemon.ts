@@ -159,7 +159,7 @@ export async function runReceiver(config: ReceiverConfig, signal: AbortSignal): 
       enabled: config.scrub.enabled,
       bytesPerSecond: config.scrub.rate,
       everyMs: config.scrub.every,
-      proveEveryMs: config.scrub.prove,
+      prove: config.scrub.prove,
     },
     isOurs,
     repair: (machine, ended) => mending.mend(machine, ended),

@@ -11,7 +11,7 @@ import {
   QUIESCE_HOOK_TIMEOUT_MS,
   QUIESCE_HOOKS_MAX,
 } from '../../shared/limits-quiesce.js';
-import { isCronExpression } from './points/schedule.js';
+import { isCronExpression } from '../../shared/schedule.js';
 
 const MINUTE_MS = 60_000;
 const DAY_MS = 24 * 60 * MINUTE_MS;

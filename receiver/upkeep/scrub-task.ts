@@ -8,6 +8,7 @@ import type { Logger } from 'pino';
 import type { Clock } from '../../shared/clock.js';
 import { messageOf } from '../../shared/errors.js';
 import { PROVEN_POINTS_PER_RUN, SCRUB_LOOK_MS } from '../../shared/limits-scrub.js';
+import { nextTimeMs, type Schedule } from '../../shared/schedule.js';
 import { asMachineId, isUuid, type MachineId } from '../../shared/units.js';
 import {
   describePoints,
@@ -32,7 +33,8 @@ export interface ScrubSettings {
   readonly bytesPerSecond: number;
   /** From the beginning of a pass to that of the next. */
   readonly everyMs: number;
-  readonly proveEveryMs: number;
+  /** When sampled points are proven. */
+  readonly prove: Schedule;
 }
 
 export interface ScrubTaskDeps {
@@ -129,7 +131,7 @@ export class ScrubTask {
       await scrubPass({ store, clock, pace, signal, onProgress, onFinding: (f) => this.#alarm(machine, f) }, machine);
       known.completedAtMs = clock.nowMs();
     }
-    if ((note?.provenAtMs ?? note?.pass.startedAtMs ?? nowMs) + settings.proveEveryMs <= nowMs) {
+    if (nextTimeMs(settings.prove, note?.provenAtMs ?? note?.pass.startedAtMs ?? nowMs) <= nowMs) {
       await this.#prove(machine, pace, signal);
       known.provenAtMs = clock.nowMs();
     }

@@ -82,7 +82,12 @@ test('an empty file is all defaults', () => {
         },
       },
       encryption: { atRest: true, machineKeys: [] },
-      scrub: { enabled: true, rate: 4_000_000, every: 14 * 24 * 3_600_000, prove: 30 * 24 * 3_600_000 },
+      scrub: {
+        enabled: true,
+        rate: 4_000_000,
+        every: 14 * 24 * 3_600_000,
+        prove: { by: 'interval', everyMs: 30 * 24 * 3_600_000 },
+      },
       upkeep: { interval: 600_000, rate: 100 * 2 ** 20, deletionDelay: 3_600_000, readAmplification: 1.4 },
       log: { level: 'info' },
     });
@@ -274,4 +279,17 @@ test.each([
 test('a duration may be none where its bounds say so, and nowhere else', () => {
   expect(durationValue(0, 1000, '0s to 1s').parse('0s')).toBe(0);
   expect(durationValue(1, 1000, '1ms to 1s').safeParse('0s').success).toBe(false);
+});
+
+test.each([
+  ['30d', { by: 'interval', everyMs: 30 * 86_400_000 }],
+  ['0 3 * * sun', { by: 'cron', expression: '0 3 * * sun' }],
+  ['0 3 30 2 *', null],
+  ['500d', null],
+  ['500ms', null],
+  ['sometimes', null],
+])('scrub.prove %s', (text, expected) => {
+  const parsed = receiverConfigSchema.safeParse({ scrub: { prove: text } });
+  if (expected !== null) return expect(parsed.data?.scrub.prove).toEqual(expected);
+  expect(parsed.error?.issues[0]?.message).toMatch(/duration of 1s to 366d, or a cron expression of five fields/);
 });

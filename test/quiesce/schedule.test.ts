@@ -1,6 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import { agentConfigSchema } from '../../agent/config.js';
-import { backoffMs, isCronExpression, nextDue, type Schedule } from '../../agent/quiesce/points/schedule.js';
+import { backoffMs, nextDue } from '../../agent/quiesce/points/schedule.js';
+import { isCronExpression, type Schedule } from '../../shared/schedule.js';
 import { parseConfig } from '../../shared/config/load.js';
 
 const MIN = 60_000;

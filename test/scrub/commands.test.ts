@@ -196,16 +196,24 @@ function hurriedClock(): Clock & { ms: number } {
 }
 
 describe('the scrub of a receiver', () => {
+  const PROVE_EVERY_MS = 7 * 86_400_000;
   const settings: ScrubSettings = {
     enabled: true,
     bytesPerSecond: 1_000,
     everyMs: 86_400_000,
-    proveEveryMs: 7 * 86_400_000,
+    prove: { by: 'interval', everyMs: PROVE_EVERY_MS },
   };
 
-  function taskAt(clock: Clock, repaired: string[] = []): ScrubTask {
+  function taskAt(clock: Clock, repaired: string[] = [], prove = settings.prove): ScrubTask {
     return new ScrubTask({
-      ...{ store, clock, log: silentLogger(), random: () => 0, settings, isOurs: async () => true },
+      ...{
+        store,
+        clock,
+        log: silentLogger(),
+        random: () => 0,
+        settings: { ...settings, prove },
+        isOurs: async () => true,
+      },
       repair: async (machine) => void repaired.push(machine),
     });
   }
@@ -228,9 +236,30 @@ describe('the scrub of a receiver', () => {
     await task.look(chain.machine, pace, signal);
     expect((await loadScrubNote(store, chain.machine))?.number).toBeGreaterThan(pass?.number ?? 0);
     expect(task.figures[0]?.provenAtMs).toBeNull();
-    clock.ms += settings.proveEveryMs;
+    clock.ms += PROVE_EVERY_MS;
     await task.look(chain.machine, pace, signal);
     expect((await loadScrubNote(store, chain.machine))?.provenAtMs).not.toBeNull();
+  });
+
+  it('proves points when a cron expression says so, once for each time of it', async () => {
+    const clock = hurriedClock();
+    const { signal } = new AbortController();
+    const pace = paceOf(null, clock, signal);
+    // Every full hour: the same in all time zones that differ by whole ones.
+    const task = taskAt(clock, [], { by: 'cron', expression: '0 * * * *' });
+    clock.ms = Date.UTC(2026, 0, 1, 10, 5);
+    await task.look(chain.machine, pace, signal);
+    expect((await loadScrubNote(store, chain.machine))?.provenAtMs).toBeNull();
+    clock.ms = Date.UTC(2026, 0, 1, 10, 59);
+    await task.look(chain.machine, pace, signal);
+    expect((await loadScrubNote(store, chain.machine))?.provenAtMs).toBeNull();
+    clock.ms = Date.UTC(2026, 0, 1, 11, 1);
+    await task.look(chain.machine, pace, signal);
+    expect((await loadScrubNote(store, chain.machine))?.provenAtMs).toBe(clock.ms);
+    const proven = (await loadScrubNote(store, chain.machine))?.number;
+    clock.ms = Date.UTC(2026, 0, 1, 11, 30);
+    await task.look(chain.machine, pace, signal);
+    expect((await loadScrubNote(store, chain.machine))?.number).toBe(proven);
   });
 
   it('counts what is damaged by its state, and has it mended', async () => {
@@ -253,7 +282,7 @@ describe('the scrub of a receiver', () => {
     const pace = paceOf(null, clock, signal);
     await task.look(chain.machine, pace, signal);
     expect(task.figures[0]?.damaged.found).toBe(0);
-    clock.ms += settings.proveEveryMs;
+    clock.ms += PROVE_EVERY_MS;
     await task.look(chain.machine, pace, signal);
     // The newest, and one that was drawn.
     expect(task.figures[0]?.damaged.found).toBeGreaterThan(0);

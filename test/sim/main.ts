@@ -1,8 +1,9 @@
 /**
  * `npm run sim -- --seconds N [--seed S] [--verbose]`: runs worlds until the time is over, one after the other, and prints for each failure the seed
- * and the line that reproduces it. Exit code 1 when one failed.
+ * and the line that reproduces it. Exit code 1 when one failed, 2 for bad input.
  */
 import { Command, InvalidArgumentError } from 'commander';
+import { runCommandLine } from '../../shared/cli.js';
 import { runWorld, type WorldResult } from './world.js';
 
 const number = (text: string): number => {
@@ -55,12 +56,13 @@ async function main(options: Options): Promise<void> {
   process.exitCode = failed === 0 ? 0 : 1;
 }
 
-await new Command('sim')
+const program = new Command('sim')
   .description('Looks for failures in simulated worlds.')
   .option('--seconds <n>', 'how long to look', number, 60)
   .option('--seed <s>', 'first seed; by default any', number)
   .option('--count <n>', 'worlds at most', number)
   .option('--verbose', 'print every event and log line', false)
   .option('--seen', 'what each world came through, by its logs', false)
-  .action(main)
-  .parseAsync();
+  .action(main);
+
+await runCommandLine(program, process.argv.slice(2));

@@ -5,9 +5,10 @@
 import type { Clock } from '../../../shared/clock.js';
 import { APPLICATION_FAILURES_ALERT } from '../../../shared/limits-quiesce.js';
 import { durationText } from '../../../shared/config/parse-values.js';
+import type { Schedule } from '../../../shared/schedule.js';
 import type { ApplicationPointsConfig } from '../config.js';
 import { NO_HISTORY, type HistoryStore, type PointHistory } from './point-history.js';
-import { nextDue, type Due, type Schedule } from './schedule.js';
+import { nextDue, type Due } from './schedule.js';
 
 export interface Alert {
   readonly code: 'application-points-failing' | 'application-held-back';

@@ -4,13 +4,8 @@
  * A point whose time passed while none could be made (no connection, agent down) is due at once, and only one however many times passed. After
  * failures in a row the distance doubles, so that applications aren't held back again and again for nothing.
  */
-import { Cron } from 'croner';
 import { APPLICATION_BACKOFF_FACTOR_MAX, APPLICATION_BACKOFF_MAX_MS } from '../../../shared/limits-quiesce.js';
-
-export type Schedule =
-  | { readonly by: 'interval'; readonly everyMs: number }
-  /** Five fields, in the local time of this machine. */
-  | { readonly by: 'cron'; readonly expression: string };
+import { nextTimeMs, type Schedule } from '../../../shared/schedule.js';
 
 export interface ScheduleHistory {
   /** When it was tried last, whatever came of it; null: never. */
@@ -24,17 +19,6 @@ export interface Due {
   readonly reason: string;
 }
 
-const CRON_MODE = { mode: '5-part', paused: true } as const;
-
-export function isCronExpression(text: string): boolean {
-  try {
-    // The library also takes a date, which would come only once.
-    return text.trim().split(/\s+/).length === 5 && new Cron(text, CRON_MODE).nextRun() !== null;
-  } catch {
-    return false;
-  }
-}
-
 /** `sinceMs`: since when the schedule holds; what lies before it isn't owed. `jitter`: 0 ≤ x < 1, drawn once per try. */
 export function nextDue(
   schedule: Schedule,
@@ -44,7 +28,7 @@ export function nextDue(
   jitter: number,
 ): Due {
   const fromMs = history.lastTryAtMs ?? sinceMs;
-  const first = after(schedule, fromMs);
+  const first = nextTimeMs(schedule, fromMs);
   const failures = history.failuresInARow;
   if (failures < 2) {
     // The very first of a machine needn't wait for a whole interval.
@@ -52,7 +36,7 @@ export function nextDue(
     return { atMs: atMs + jitter * jitterMs, reason: 'by schedule' };
   }
   const waitMs = backoffMs(first - fromMs, failures);
-  const atMs = after(schedule, fromMs + waitMs - 1);
+  const atMs = nextTimeMs(schedule, fromMs + waitMs - 1);
   return {
     atMs: Math.max(first, schedule.by === 'interval' ? fromMs + waitMs : atMs) + jitter * jitterMs,
     reason: `later than scheduled: it failed ${failures} times in a row`,
@@ -63,12 +47,4 @@ export function nextDue(
 export function backoffMs(distanceMs: number, failuresInARow: number): number {
   const factor = Math.min(2 ** Math.max(0, failuresInARow - 1), APPLICATION_BACKOFF_FACTOR_MAX);
   return Math.max(distanceMs, Math.min(distanceMs * factor, APPLICATION_BACKOFF_MAX_MS));
-}
-
-/** The first time of the schedule after this one. */
-function after(schedule: Schedule, ms: number): number {
-  if (schedule.by === 'interval') return ms + schedule.everyMs;
-  const next = new Cron(schedule.expression, CRON_MODE).nextRun(new Date(ms));
-  // A date that never comes again (30 February) was refused with the configuration.
-  return next === null ? Infinity : next.getTime();
 }
