@@ -121,6 +121,7 @@ test('the agent waits as long as it was told between points, at once, and goes b
     ],
     sysfs: new Sysfs('/nonexistent'),
     finalCut: { isStopped: false },
+    applicationPoints: { waitMs: () => Infinity, policy: () => undefined },
   } as unknown as ReplicationDeps;
   const stop = new AbortController();
   const running = new Replication(deps, session, stop.signal).run({ disks: [] } as unknown as Welcome, () => undefined);
