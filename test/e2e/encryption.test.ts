@@ -82,7 +82,7 @@ async function thinOut(lab: Lab): Promise<void> {
     { task: string; problem: string | null; mergedLayers: number; deletedObjects: number }[]
   > => (JSON.parse(await lab.command('cli', 'upkeep', MACHINE_NAME, ...socket, '--json')) as { tasks: never }).tasks;
   const first = await tasks();
-  expect(first.map(({ problem }) => problem)).toEqual([null, null, null, null]);
+  expect(first.filter(({ problem }) => problem !== null)).toEqual([]);
   expect(first.reduce((sum, { mergedLayers }) => sum + mergedLayers, 0)).toBeGreaterThan(0);
   // The second pass of two.
   const second = await tasks();
@@ -265,7 +265,7 @@ async function thinOutAgain(lab: Lab): Promise<void> {
     }
     if (code !== 0) throw new Error(stderr);
     const { tasks } = JSON.parse(stdout) as { tasks: { problem: string | null }[] };
-    return expect(tasks.map(({ problem }) => problem)).toEqual([null, null, null, null]);
+    return expect(tasks.filter(({ problem }) => problem !== null)).toEqual([]);
   }
   throw new Error('the machine stayed the old receiver’s');
 }

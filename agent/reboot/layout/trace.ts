@@ -15,7 +15,6 @@ export type Trace = { readonly ranges: readonly Range[] } | { readonly doubt: st
 const END_BYTES = MIB;
 const EXT_SUPERBLOCK: Range = { offset: 0, length: 4096 };
 const XFS_SUPERBLOCK: Range = { offset: 0, length: 4096 };
-const BTRFS_SUPERBLOCK: Range = { offset: 64 * 1024, length: 4096 };
 
 export interface Partition {
   readonly name: string;
@@ -49,7 +48,8 @@ function contentTrace(read: ReadAt, signature: Signature): Trace {
     case 'ext':
       return signature.isClean ? { ranges: [EXT_SUPERBLOCK] } : { doubt: 'an ext filesystem that was not unmounted' };
     case 'btrfs':
-      return { ranges: [BTRFS_SUPERBLOCK] };
+      // A mount elsewhere that changed nothing left its superblock as it was (seen): it tells too little.
+      return { doubt: 'a btrfs filesystem' };
     case 'xfs': {
       const log = xfsLogRanges(read);
       return log === null
