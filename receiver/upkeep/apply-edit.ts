@@ -40,6 +40,7 @@ export async function applyEdit(
   owned: OwnedMachine,
   history: MachineHistory,
   edit: CatalogEdit,
+  nextSequence = owned.nextSequence,
 ): Promise<Manifest> {
   const edited = editPages(history.pages, edit);
   const written: { readonly epoch: number; readonly sequence: number }[] = [];
@@ -50,7 +51,7 @@ export async function applyEdit(
       continue;
     }
     const { first, last } = pageRange(page.points);
-    const name = historyName(history.manifest.machine.id, first, last, owned.epoch, owned.nextSequence());
+    const name = historyName(history.manifest.machine.id, first, last, owned.epoch, nextSequence());
     pages.push(await writeHistoryPage(store, name, page));
     const under = writtenUnder(name);
     if (under !== null) written.push(under);

@@ -57,8 +57,8 @@ export async function buildBases(
   }
   const retired = new Set(plan.retired);
   const layers = [...history.listedBases.filter((base) => !retired.has(base)), ...built];
-  const { owned, store } = deps;
-  const name = layerListName(owned.manifest.machine.id, disk, owned.epoch, owned.nextSequence());
+  const { owned, store, nextSequence = owned.nextSequence } = deps;
+  const name = layerListName(owned.manifest.machine.id, disk, owned.epoch, nextSequence());
   const after = await writeLayerList(store, name, layers.sort(compareLayers));
   return { before: entry.bases, after, built, readBytes, writtenBytes };
 }

@@ -4,8 +4,6 @@
 import type { LayerRef } from '../catalog/manifest.js';
 import { writeLayerList } from '../catalog/manifest-io.js';
 import { layerListName } from '../catalog/names.js';
-import type { OwnedMachine } from '../catalog/owned-machine.js';
-import type { ObjectStore } from '../store/store.js';
 import { compareLayers } from '../volume/read-plan.js';
 import type { ListEdit } from './apply-edit.js';
 import type { DiskHistory } from './history.js';
@@ -26,13 +24,12 @@ export async function buildShortcut(
 
 /** The disk's list in its new state. */
 export async function shortcutEdit(
-  store: ObjectStore,
-  owned: OwnedMachine,
+  { store, owned, nextSequence = owned.nextSequence }: Pick<MergeDeps, 'store' | 'owned' | 'nextSequence'>,
   { entry }: DiskHistory,
   shortcuts: readonly LayerRef[],
 ): Promise<ListEdit> {
   const before = entry.shortcuts ?? null;
   if (shortcuts.length === 0) return { before, after: null };
-  const name = layerListName(owned.manifest.machine.id, entry.id, owned.epoch, owned.nextSequence());
+  const name = layerListName(owned.manifest.machine.id, entry.id, owned.epoch, nextSequence());
   return { before, after: await writeLayerList(store, name, [...shortcuts].sort(compareLayers)) };
 }

@@ -77,6 +77,8 @@ export class MachineUpkeep {
   readonly #gc = new GcMemory();
   /** Merges that can't be done, by their inputs: tried again by the next process. */
   readonly #refused = new Set<string>();
+  /** Numbers of objects that tasks wrote, or began to, since the last collection: in flight until then, whatever became of them. */
+  readonly #taken: { readonly epoch: number; readonly sequence: number }[] = [];
   readonly results = new Map<UpkeepTask, TaskResult>();
   /** What a restore of the newest point reads, as the last building of bases left it. */
   reads: readonly DiskRead[] = [];
@@ -182,29 +184,27 @@ export class MachineUpkeep {
 
   #mergeDeps(owned: OwnedMachine, signal: AbortSignal): MergeDeps {
     const { store, pace, sortBytes } = this.#deps;
-    return { store, owned, pace, signal, ...(sortBytes === undefined ? {} : { sortBytes }) };
+    return {
+      store,
+      owned,
+      nextSequence: this.#sequencesOf(owned),
+      pace,
+      signal,
+      ...(sortBytes === undefined ? {} : { sortBytes }),
+    };
+  }
+
+  #sequencesOf(owned: OwnedMachine): () => number {
+    return () => {
+      const sequence = owned.nextSequence();
+      this.#taken.push({ epoch: owned.epoch, sequence });
+      return sequence;
+    };
   }
 
   async #commit(owned: OwnedMachine, history: MachineHistory, edit: CatalogEdit, work: Work): Promise<void> {
-    await applyEdit(this.#deps.store, owned, history, edit);
+    await applyEdit(this.#deps.store, owned, history, edit, this.#sequencesOf(owned));
     work.commits++;
-  }
-
-  /** With new layers: in the manifest they are what it says; of no use when somebody moved the history. */
-  async #commitOrLand(
-    owned: OwnedMachine,
-    history: MachineHistory,
-    edit: CatalogEdit,
-    made: readonly LayerRef[],
-    work: Work,
-  ): Promise<void> {
-    try {
-      await this.#commit(owned, history, edit, work);
-    } catch (error) {
-      if (error instanceof AfterimageError && error.code === 'history-moved') owned.landed(made);
-      throw error;
-    }
-    owned.landed(made);
   }
 
   /** Drops points as the policy says, oldest first, and merges in between when many are: entries of layers must not pile up in a page. */
@@ -260,10 +260,11 @@ export class MachineUpkeep {
         work.reasons.push(`${step.disk}: ${step.inputs.length} layers to ${done.outputs.length}: ${step.reason}`);
       }
       if (replace.length === 0) continue;
-      const outputs = replace.flatMap((one) => one.outputs);
-      await this.#commitOrLand(owned, history, { ...NO_EDIT, replace }, outputs, work);
-      for (const one of replace) work.mergedLayers += one.inputs.length;
-      work.writtenLayers += outputs.length;
+      await this.#commit(owned, history, { ...NO_EDIT, replace }, work);
+      for (const one of replace) {
+        work.mergedLayers += one.inputs.length;
+        work.writtenLayers += one.outputs.length;
+      }
     }
   }
 
@@ -307,7 +308,7 @@ export class MachineUpkeep {
 
   /** One list for each disk, one commit for all of them. */
   async #shortcuts(owned: OwnedMachine, work: Work, signal: AbortSignal): Promise<void> {
-    const { store } = this.#deps;
+    const deps = this.#mergeDeps(owned, signal);
     const history = await loadHistory(this.#cache, owned.manifest);
     const edits = new Map<DiskId, ListEdit>();
     const built: LayerRef[] = [];
@@ -321,11 +322,11 @@ export class MachineUpkeep {
       }
       if (own.length === 0 && retired.length === 0 && disk.shortcuts !== null) continue;
       const kept = (disk.shortcuts ?? []).filter((shortcut) => !retired.includes(shortcut));
-      edits.set(id, await shortcutEdit(store, owned, disk, [...kept, ...own]));
+      edits.set(id, await shortcutEdit(deps, disk, [...kept, ...own]));
       built.push(...own);
     }
     if (edits.size === 0) return;
-    await this.#commitOrLand(owned, history, { ...NO_EDIT, shortcuts: edits }, built, work);
+    await this.#commit(owned, history, { ...NO_EDIT, shortcuts: edits }, work);
     work.builtShortcuts += built.length;
   }
 
@@ -369,7 +370,7 @@ export class MachineUpkeep {
       try {
         const built = await buildBases(this.#mergeDeps(owned, signal), id, disk, plan);
         const bases = new Map([[id, { before: built.before, after: built.after }]]);
-        await this.#commitOrLand(owned, history, { ...NO_EDIT, bases }, built.built, work);
+        await this.#commit(owned, history, { ...NO_EDIT, bases }, work);
         work.builtBases += built.built.length;
         work.readBytes += built.readBytes;
         work.writtenBytes += built.writtenBytes;
@@ -388,6 +389,8 @@ export class MachineUpkeep {
   async #collect(owned: OwnedMachine, work: Work, signal: AbortSignal): Promise<void> {
     const { store, clock, deletionDelayMs } = this.#deps;
     await owned.settle();
+    // Nothing is written by tasks now, and no commit is in doubt: what the manifest doesn't name of theirs, a failed task left.
+    owned.landed(this.#taken.splice(0));
     const history = await loadHistory(this.#cache, owned.manifest);
     const machine = history.manifest.machine.id;
     const held = await loadHeldAndEndPins(store, machine, clock.nowMs());

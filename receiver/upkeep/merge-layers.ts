@@ -21,6 +21,8 @@ import { sameSum, sumOfIndexes, sumOfWinners, type IndexedLayer, type Winner } f
 export interface MergeDeps {
   readonly store: ObjectStore;
   readonly owned: OwnedMachine;
+  /** Numbers for the names of new objects, the owner's unless somebody keeps account of them. */
+  readonly nextSequence?: () => number;
   readonly pace: Pace;
   readonly signal: AbortSignal;
   readonly sortBytes?: number;
@@ -64,7 +66,7 @@ export async function writeWinners(
   winners: readonly Winner[],
   what: LayersToWrite,
 ): Promise<Written> {
-  const { owned, store, pace, signal } = deps;
+  const { owned, store, pace, signal, nextSequence = owned.nextSequence } = deps;
   const identity = (): LayerIdentity => ({
     kind: what.kind,
     blockBytes: what.blockBytes,
@@ -72,7 +74,7 @@ export async function writeWinners(
     firstPoint: what.firstPoint,
     lastPoint: what.lastPoint,
     epoch: owned.epoch,
-    sequence: owned.nextSequence(),
+    sequence: nextSequence(),
     machineId: owned.manifest.machine.id,
     diskId: what.disk,
     seriesId: '',

@@ -56,6 +56,6 @@ export async function dropShortcut(
   const left = (of.shortcuts ?? []).filter((other) => !isSameRun(other, layer));
   await applyEdit(store, owned, history, {
     ...NO_EDIT,
-    shortcuts: new Map([[disk, await shortcutEdit(store, owned, of, left)]]),
+    shortcuts: new Map([[disk, await shortcutEdit({ store, owned }, of, left)]]),
   });
 }

@@ -1,6 +1,6 @@
 /**
  * A whole run of upkeep, stopped at each of its requests to the store in turn, before the request did anything or after it has. Then a fresh owner: every
- * point that is listed reads as before, a later run finishes the work, and nothing is left over.
+ * point that is listed reads as before, a later run finishes the work, and nothing is left over. The same where one request fails and the owner lives on.
  */
 import { expect, it } from 'vitest';
 import { AfterimageError } from '../../shared/errors.js';
@@ -129,5 +129,39 @@ it('killed at any request: nothing listed is lost, a fresh owner finishes the wo
   }
 }, 120_000);
 
-/** Every so many requests; with 7 it takes minutes. */
-const STRIDE = Number(process.env['AFTERIMAGE_CRASH_STRIDE'] ?? 41);
+/** As a process sees a store that fails for a moment: the task fails, the same owner goes on. */
+it('a request that fails: the same owner finishes the work, and nothing is left over', async () => {
+  const world = await machine();
+  const store = world.store as MemoryStore;
+  let requests = -Infinity;
+  const whole = copyOf(store);
+  const calm = await over(
+    whole,
+    world,
+    storeThrough(whole, (_, work) => (requests++, work())),
+  );
+  requests = 0;
+  await allRuns(calm);
+  const wanted = await calm.proveAll();
+  const total = requests;
+  for (let failAt = 1; failAt <= total; failAt += STRIDE) {
+    for (const late of [false, true]) {
+      const copy = copyOf(store);
+      let count = -Infinity;
+      const through = storeThrough(copy, async (_, work) => {
+        if (++count !== failAt) return work();
+        if (late) await work();
+        throw new AfterimageError('test: the store is away', { code: 'test-away', kind: 'io' });
+      });
+      const owner = await over(copy, world, through);
+      count = 0;
+      await allRuns(owner);
+      await allRuns(owner);
+      expect(await owner.proveAll(), `${failAt} ${late}`).toEqual(wanted);
+      expect(await leftover(copy), `${failAt} ${late}`).toEqual([]);
+    }
+  }
+}, 120_000);
+
+/** Every so many requests; with 3 it takes minutes. */
+const STRIDE = Number(process.env['AFTERIMAGE_CRASH_STRIDE'] ?? 13);
