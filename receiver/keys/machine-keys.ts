@@ -2,16 +2,19 @@
  * The keys of a store's machines: what their keys objects say, opened by the provider or by key files that an operator gave.
  *
  * Promises: keys are made only where `atRest` is set or an agent says that it encrypts; once a machine is encrypted by the receiver it stays so, whatever the
- * configuration says later, and without its keys nothing is written. A new keys object holds all that the one before it holds.
+ * configuration says later, and without its keys nothing is written, also where the keys object itself is lost. A new keys object holds all that the one
+ * before it holds.
  * On a crash between making keys and the first chunk: keys that nothing uses. No state but what was opened.
  */
-import { MachineCipher } from '../../shared/crypto/machine-cipher.js';
+import { isHiddenDigest, MachineCipher } from '../../shared/crypto/machine-cipher.js';
 import { keyCheckOf, newKeySet, withNewDataKey, type KeySet, type RandomBytes } from '../../shared/crypto/keys.js';
 import type { Clock } from '../../shared/clock.js';
 import { AfterimageError } from '../../shared/errors.js';
 import { KEYS_RECHECK_MS } from '../../shared/limits-keys.js';
 import type { MachineId } from '../../shared/units.js';
 import { createKeys, KEYS_VERSION, loadKeys, type KeysObject, type WrappedKey } from '../catalog/keys-io.js';
+import { readHighestManifest } from '../catalog/manifest-io.js';
+import { keysPrefix } from '../catalog/names.js';
 import type { AgentKeys, StoreKeys } from '../catalog/store-keys.js';
 import type { ObjectStore } from '../store/store.js';
 import type { KeyProvider } from './provider.js';
@@ -123,6 +126,7 @@ export class MachineKeys implements StoreKeys {
 
   /** What the keys object is to be when an agent begins to write; the same object when nothing changes. */
   async #onHello(machine: MachineId, current: KeysObject | null, agent: AgentKeys | null): Promise<KeysObject | null> {
+    if (current === null) await this.#mustNotBeLost(machine);
     if (agent !== null) return withAgent(machine, current, agent);
     const wanted = current?.receiver != null || this.#deps.atRest ? 'receiver' : 'plain';
     if (current === null && wanted === 'plain') return null;
@@ -140,6 +144,21 @@ export class MachineKeys implements StoreKeys {
       receiver,
       reason: wanted === 'receiver' ? 'encryption at rest' : 'the source does not encrypt any more',
     };
+  }
+
+  /** No keys object, and points whose digests the receiver's keys hide: new keys in the place of the old would hide that these are gone. */
+  async #mustNotBeLost(machine: MachineId): Promise<void> {
+    const manifest = await readHighestManifest(this.#deps.store, machine);
+    const hidden = manifest?.tail.points.find((point) => point.disks.some(({ digest }) => isHiddenDigest(digest)));
+    if (hidden === undefined) return;
+    throw new AfterimageError(
+      `machine ${machine} is encrypted by the receiver (point ${hidden.number}), and its keys are not in the store any more`,
+      {
+        code: 'key-missing',
+        kind: 'refused',
+        hint: `Bring the objects under ${keysPrefix(machine)} back from a copy of the store. With its recovery key file, points can be restored meanwhile (--key FILE).`,
+      },
+    );
   }
 
   async #newReceiverKeys(machine: MachineId): Promise<KeysObject['receiver']> {
@@ -188,7 +207,7 @@ export class MachineKeys implements StoreKeys {
   }
 
   async #cipher(machine: MachineId, object: KeysObject | null): Promise<MachineCipher> {
-    const receiver = object === null ? null : await this.#receiverSet(machine, object);
+    const receiver = object === null ? this.#recoveryFile(machine) : await this.#receiverSet(machine, object);
     const agents = this.#deps.files.filter(
       (f) => f.holder === 'agent' && (f.machine === null || f.machine === machine),
     );
@@ -199,6 +218,11 @@ export class MachineKeys implements StoreKeys {
       hashCheck: object?.writesAs === 'agent' ? (object.agent.at(-1)?.hashCheck ?? '') : '',
       randomBytes: this.#deps.randomBytes,
     });
+  }
+
+  /** Of a machine whose keys object is lost: what its recovery file has. It may be older than a rotation. */
+  #recoveryFile(machine: MachineId): KeySet | null {
+    return this.#deps.files.find((f) => f.holder === 'receiver' && f.machine === machine) ?? null;
   }
 
   /** The receiver's keys, from a recovery file that has all of them, else from the provider; null when there is neither. */

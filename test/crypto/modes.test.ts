@@ -324,6 +324,25 @@ describe('the receiver’s keys', () => {
       code: 'key-missing',
     });
   });
+
+  it.each([true, false])(
+    'whose object is lost are not made anew (atRest %s); a recovery file opens the points',
+    async (atRest) => {
+      const { store, provider, models } = await world('receiver');
+      const recovery = await keysFor(store, { provider }).exportKeys(MACHINE);
+      for (const name of [...store.objects.keys()]) if (name.includes('/keys/')) store.objects.delete(name);
+      keysFor(store, { provider, atRest });
+      const before = [...store.objects.keys()];
+      const agent = new KeyedAgent(store, null, new Map(models.get(2)));
+      agent.say(agent.helloMessage({ committedPoint: 2 }));
+      const refused = await agent.transport.next('refused');
+      expect(refused).toMatchObject({ code: 4430 });
+      expect(refused.reason).toContain('keys are not in the store any more');
+      await agent.done;
+      expect([...store.objects.keys()]).toEqual(before);
+      expect(await wrongBlocks(seenBy(store, { files: [recovery] }), 2, models.get(2) ?? new Map())).toEqual([]);
+    },
+  );
 });
 
 it('a store that nobody gave keys to is as it always was', async () => {
