@@ -9,9 +9,12 @@
  */
 import type { MachineId } from '../../shared/units.js';
 import { layerName, machinePrefix } from '../catalog/names.js';
-import type { GcPins } from './readers.js';
+import type { Pin } from '../catalog/pins.js';
 import type { ObjectInfo } from '../store/store.js';
 import type { MachineHistory } from './history.js';
+
+/** Whoever reads a point for longer than a moment pins it: restores, served volumes, copies of the machine that run, the way home. */
+export type GcPins = readonly Pick<Pin, 'point' | 'manifest'>[];
 
 /** When a pass first saw an object that no manifest names. */
 export interface Seen {

@@ -21,9 +21,8 @@ import type { OwnedMachine } from '../catalog/owned-machine.js';
 import { sealJson } from '../catalog/sealed-json.js';
 import { DeleteError, type KeptObject } from '../store/delete-error.js';
 import type { ObjectInfo, ObjectStore } from '../store/store.js';
-import { deletableManifests, gcPlan, namesOf, nextBoundary, type GcPlan, type Seen } from './gc-plan.js';
+import { deletableManifests, gcPlan, namesOf, nextBoundary, type GcPins, type GcPlan, type Seen } from './gc-plan.js';
 import type { MachineHistory } from './history.js';
-import type { GcPins } from './readers.js';
 
 export interface GcDeps {
   readonly store: ObjectStore;

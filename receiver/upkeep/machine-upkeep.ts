@@ -17,7 +17,6 @@ import type { Logger } from '../../shared/log.js';
 import type { DiskId } from '../../shared/units.js';
 import type { LayerRef, Manifest, RecoveryPoint } from '../catalog/manifest.js';
 import type { RetentionPolicy } from '../catalog/policy.js';
-import { loadRecovery } from '../catalog/recovery-io.js';
 import type { OwnedMachine } from '../catalog/owned-machine.js';
 import type { ObjectStore } from '../store/store.js';
 import { cancelled } from '../volume/plan-point.js';
@@ -36,7 +35,6 @@ import { indexesOf, readerOf, writeWinners, type MergeDeps } from './merge-layer
 import type { Pace } from './pace.js';
 import { blocksPerSegment, learnLayers, readsOf, type DiskRead } from './disk-loads.js';
 import { planBases, planMerges, planPoints, planShortcuts, withoutPoints } from './plan.js';
-import { readersOf } from './readers.js';
 import { loadHeld, loadHeldAndEndPins } from './retention-held.js';
 import type { ShortcutLimits, ShortcutStep } from './shortcut-plan.js';
 import { newWork, UPKEEP_TASKS, type TaskResult, type UpkeepTask, type Work } from './task-result.js';
@@ -114,8 +112,7 @@ export class MachineUpkeep {
     const points = planPoints(history, policy, clock.nowMs(), held.points);
     const after = withoutPoints(history, new Set(points.drop.map(({ point }) => point.number)));
     await learnLayers(store, after, this.#stats, this.#limits);
-    const pins = readersOf(held.pins, await loadRecovery(store, manifest.machine.id));
-    const gc = await planGc({ store, clock, delayMs: deletionDelayMs }, history, this.#gc, pins, () => true);
+    const gc = await planGc({ store, clock, delayMs: deletionDelayMs }, history, this.#gc, held.pins, () => true);
     return {
       blockers: held.blockers,
       points,
@@ -144,9 +141,8 @@ export class MachineUpkeep {
     if ([...planShortcuts(history, this.#deps.shortcuts).values()].some((plan) => plan.steps.length > 0)) return true;
     const bases = planBases(history, this.#stats, this.#limits);
     if ([...bases.values()].some((plan) => plan.steps.length > 0)) return true;
-    const pins = readersOf(held.pins, await loadRecovery(store, manifest.machine.id));
     // What the newest epoch left may be in flight with whoever has it.
-    const plan = await planGc({ store, clock, delayMs: deletionDelayMs }, history, this.#gc, pins, () => true);
+    const plan = await planGc({ store, clock, delayMs: deletionDelayMs }, history, this.#gc, held.pins, () => true);
     this.#gc.seen = plan.seen;
     return plan.deletable.length > 0;
   }
@@ -392,12 +388,10 @@ export class MachineUpkeep {
     // Nothing is written by tasks now, and no commit is in doubt: what the manifest doesn't name of theirs, a failed task left.
     owned.landed(this.#taken.splice(0));
     const history = await loadHistory(this.#cache, owned.manifest);
-    const machine = history.manifest.machine.id;
-    const held = await loadHeldAndEndPins(store, machine, clock.nowMs());
+    const held = await loadHeldAndEndPins(store, history.manifest.machine.id, clock.nowMs());
     mustNotBeBlocked(held.blockers);
-    const pins = readersOf(held.pins, await loadRecovery(store, machine));
     const gc = { store, clock, delayMs: deletionDelayMs };
-    const result = await runGc(gc, owned, history, this.#gc, pins, signal);
+    const result = await runGc(gc, owned, history, this.#gc, held.pins, signal);
     this.garbage = result;
     this.#stats.retain(liveKeys(history));
     work.deletedObjects += result.deletedObjects + result.deletedManifests;

@@ -6,8 +6,12 @@
  * one read of indexes for each REPLICATED_HASHES_MAX blocks that changed; to look each block up in the chain would cost more for every cycle,
  * since the small deltas that were just written are where most changed blocks are found, and to keep it all would grow without end.
  *
+ * Layers of the point whose content was opened may be merged and deleted meanwhile: the newest point has the same hashes where nothing is known here, and is
+ * opened in its place.
+ *
  * What a cycle notes counts from committed() on; dropped() forgets it. Nothing is kept on disk: after a crash the chain says it all.
  */
+import { AfterimageError } from '../../shared/errors.js';
 import { BlockHashMap } from '../../shared/blocks/hash-map.js';
 import { REPLICATED_HASH_GAP_BLOCKS } from '../../shared/limits.js';
 import type { BlockNumber } from '../../shared/units.js';
@@ -15,6 +19,8 @@ import type { PointContent } from './content.js';
 
 export class OldHashes {
   #reference: PointContent;
+  /** The newest point of the chain, as of the cycle under way. */
+  #newest = 0;
   readonly #reopen: (point: number) => Promise<PointContent>;
   readonly #entriesMax: number;
   #known = new BlockHashMap();
@@ -32,6 +38,7 @@ export class OldHashes {
 
   /** Before a cycle; `point` is the newest of the chain. May be tried again after a failure. */
   async prepare(point: number): Promise<void> {
+    this.#newest = point;
     if (!this.#stale) return;
     this.#reference = await this.#reopen(point);
     this.#stale = false;
@@ -55,17 +62,25 @@ export class OldHashes {
         if (block - last > REPLICATED_HASH_GAP_BLOCKS) break;
         last = block;
       }
-      const found = await this.#reference.hashes(first, last - first + 1).catch((error: unknown) => {
-        // Its layers may have been merged and deleted since: the next cycle looks at the newest point.
-        this.#stale = true;
-        throw error;
-      });
+      const found = await this.#referenceHashes(first, last - first + 1);
       for (; from < to; from++) {
         const i = unknown[from] ?? 0;
         hashes[i] = found[(blocks[i] ?? 0) - first] ?? 0n;
       }
     }
     return hashes;
+  }
+
+  async #referenceHashes(first: number, count: number): Promise<BigUint64Array> {
+    try {
+      return await this.#reference.hashes(first, count);
+    } catch (error) {
+      // Until it can be read, the next cycle begins with another try.
+      this.#stale = true;
+      if (!(error instanceof AfterimageError) || error.code !== 'layer-missing') throw error;
+    }
+    await this.prepare(this.#newest);
+    return this.#reference.hashes(first, count);
   }
 
   /** The running cycle gives a block another hash. */

@@ -7,7 +7,6 @@ import { BASE_LIMITS, basePlan, type BaseInput, type SegmentLoad } from '../../r
 import { editPages, editTail, isPageRef } from '../../receiver/upkeep/edit-history.js';
 import { deletableManifests, gcPlan, nextBoundary, type GcInput } from '../../receiver/upkeep/gc-plan.js';
 import { mergePlan, type MergeInput } from '../../receiver/upkeep/merge-plan.js';
-import { readersOf } from '../../receiver/upkeep/readers.js';
 import { DISK, MACHINE } from '../helpers/layers.js';
 
 const layer = (lastPoint: number, more: Partial<LayerRef> = {}): LayerRef => ({
@@ -233,8 +232,6 @@ describe('garbage', () => {
     expect(deletes({ pins: [{ point: 7, manifest: 39 }] })).toBe(false);
     expect(deletes({ pins: [{ point: 6, manifest: 39 }] })).toBe(true);
     expect(deletes({ pins: [{ point: 7, manifest: 40 }] })).toBe(true);
-    const failedOver = { failover: { point: 1 }, testFailover: { instance: null }, job: null };
-    expect(deletes({ pins: readersOf([], failedOver as never) })).toBe(false);
   });
 
   it('unknown names are kept and told, also what is named and not there', () => {
