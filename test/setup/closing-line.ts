@@ -1,6 +1,7 @@
 /**
- * Closes a test run with one plain line that says how many tests passed, failed and were skipped.
+ * Closes a test run with one plain line that says how many tests passed, failed and were skipped; or hands the numbers to who runs several (lanes.ts).
  */
+import { writeFileSync } from 'node:fs';
 import type { Reporter, TestModule } from 'vitest/node';
 
 export default class ClosingLine implements Reporter {
@@ -15,6 +16,8 @@ export default class ClosingLine implements Reporter {
       if (module.state() === 'failed' && [...module.children.allTests()].every((t) => t.result().state !== 'failed'))
         counts.failed++;
     }
-    process.stdout.write(`\n${counts.passed} passed, ${counts.failed} failed, ${counts.skipped} skipped\n`);
+    const file = process.env['AFTERIMAGE_TEST_COUNTS'];
+    if (file !== undefined) writeFileSync(file, JSON.stringify(counts));
+    else process.stdout.write(`\n${counts.passed} passed, ${counts.failed} failed, ${counts.skipped} skipped\n`);
   }
 }
