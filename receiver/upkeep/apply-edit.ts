@@ -4,6 +4,7 @@
  * Throws code `history-moved` when somebody changed what was planned upon; nothing is changed then. On a crash before the manifest, pages are orphans.
  */
 import { AfterimageError } from '../../shared/errors.js';
+import { failpoint } from '../../shared/failpoints.js';
 import type { DiskId } from '../../shared/units.js';
 import type { DiskEntry, ListRef, Manifest, PageRef } from '../catalog/manifest.js';
 import { writeHistoryPage } from '../catalog/manifest-io.js';
@@ -75,7 +76,10 @@ export async function applyEdit(
     return { ...current, pages: [...pages, ...added], tail, disks };
   };
   try {
-    return await owned.commit(change);
+    failpoint('receiver.upkeep.pages-written');
+    const manifest = await owned.commit(change);
+    failpoint('receiver.upkeep.committed');
+    return manifest;
   } catch (error) {
     // A commit in doubt may name them yet.
     if (error instanceof AfterimageError && error.code === 'history-moved') owned.landed(written);

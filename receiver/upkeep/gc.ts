@@ -5,6 +5,7 @@
  * Remembers in memory when it first saw an object unnamed: after a restart the delay begins anew. On a crash: some are deleted, the rest is found again.
  */
 import { messageOf } from '../../shared/errors.js';
+import { failpoint } from '../../shared/failpoints.js';
 import { BOUNDARY_STEP, DELETE_BATCH, MANIFESTS_KEPT } from '../../shared/limits-upkeep.js';
 import type { Clock } from '../../shared/clock.js';
 import type { MachineId } from '../../shared/units.js';
@@ -141,6 +142,7 @@ async function deleteAll(
         throw error;
       },
     );
+    failpoint('receiver.upkeep.batch-deleted');
     const still = new Set(kept.map((object) => object.name));
     for (const name of batch) {
       if (still.has(name)) continue;
