@@ -36,6 +36,17 @@ export class CountingStore implements ObjectStore {
     return this.#find(name)?.length ?? 0;
   }
 
+  /** All of it, into another store. */
+  async copyTo(other: ObjectStore): Promise<void> {
+    for (const folder of this.#folders.values()) {
+      for (const [name, bytes] of folder) {
+        const writer = await other.openWriter(name);
+        await writer.write([bytes]);
+        await writer.finish();
+      }
+    }
+  }
+
   createIfAbsent(name: string, bytes: Buffer): Promise<CreateResult> {
     this.#count('create');
     return Promise.resolve(this.#create(name, Buffer.from(bytes)));
