@@ -31,7 +31,17 @@ async function newest<T extends Numbered>(
 ): Promise<T | null> {
   let name: string | null = null;
   for await (const object of store.list(prefix)) name = object.name;
-  if (name === null) return null;
+  return name === null ? null : read(store, machine, name, bytesMax, schema, version);
+}
+
+async function read<T extends Numbered>(
+  store: ObjectStore,
+  machine: MachineId,
+  name: string,
+  bytesMax: number,
+  schema: z.ZodType<T>,
+  version: number,
+): Promise<T> {
   const bytes = await store.get(name, bytesMax);
   if (bytes === null) throw corrupt('record-missing', `object ${name} is not in the store`);
   const value = openSealedJson(bytes, schema, version, name);
@@ -47,6 +57,28 @@ export const loadDamage = (store: ObjectStore, machine: MachineId): Promise<Dama
 export const loadScrubNote = (store: ObjectStore, machine: MachineId): Promise<ScrubNote | null> =>
   newest(store, machine, scrubPrefix(machine), SCRUB_NOTE_BYTES_MAX, scrubNoteSchema, SCRUB_NOTE_VERSION);
 
+/** What the next list is made from: the newest that can be read, and the highest number, be it readable or not. */
+async function lastDamage(
+  store: ObjectStore,
+  machine: MachineId,
+): Promise<{ readonly number: number; readonly items: readonly DamageItem[] }> {
+  const names: string[] = [];
+  for await (const object of store.list(damagePrefix(machine))) names.push(object.name);
+  const number = Math.max(0, ...names.map(numberOfName));
+  for (const name of names.reverse()) {
+    try {
+      return {
+        number,
+        items: (await read(store, machine, name, DAMAGE_BYTES_MAX, damageSchema, DAMAGE_VERSION)).items,
+      };
+    } catch (error) {
+      // The scrub tells of it as of any record; what only it knew is found again.
+      if (!(error instanceof AfterimageError) || error.kind !== 'corrupt') throw error;
+    }
+  }
+  return { number, items: [] };
+}
+
 export interface DamageDeps {
   readonly store: ObjectStore;
   readonly clock: Clock;
@@ -59,12 +91,12 @@ export async function updateDamage(
   change: (items: readonly DamageItem[], nowMs: number) => readonly DamageItem[],
 ): Promise<readonly DamageItem[]> {
   for (let i = 0; i < WRITE_TRIES; i++) {
-    const before = await loadDamage(deps.store, machine);
+    const before = await lastDamage(deps.store, machine);
     const nowMs = deps.clock.nowMs();
-    const changed = change(before?.items ?? [], nowMs);
+    const changed = change(before.items, nowMs);
     const { items, more } = bounded(changed);
-    if (JSON.stringify(items) === JSON.stringify(before?.items ?? [])) return items;
-    const number = (before?.number ?? 0) + 1;
+    if (JSON.stringify(items) === JSON.stringify(before.items)) return items;
+    const number = before.number + 1;
     const next: Damage = { version: DAMAGE_VERSION, number, machine, writtenAtMs: nowMs, items, more };
     if ((await deps.store.createIfAbsent(damageName(machine, number), sealJson(next))) === 'created') return items;
   }

@@ -22,6 +22,8 @@ const count = z.number().int().nonnegative();
 const policyObjectSchema = z.strictObject({
   version: z.literal(POLICY_VERSION),
   number: count.min(1),
+  /** Absent in those of the first version that wrote any. */
+  machine: z.string().optional(),
   writtenAtMs: count,
   policy: policySchema,
 });
@@ -43,8 +45,11 @@ async function readPolicy(store: ObjectStore, machine: MachineId, number: number
   const bytes = await store.get(name, POLICY_BYTES_MAX);
   if (bytes === null) throw corrupt('policy-missing', `object ${name} is not in the store`);
   const stored = openSealedJson(bytes, policyObjectSchema, POLICY_VERSION, name);
-  if (stored.number === number) return stored;
-  throw corrupt('policy-misplaced', `object ${name} holds policy ${stored.number}`);
+  if (stored.number === number && (stored.machine ?? machine) === machine) return stored;
+  throw corrupt(
+    'policy-misplaced',
+    `object ${name} holds policy ${stored.number} of machine ${stored.machine ?? machine}`,
+  );
 }
 
 /** The machine's own policy; null: it has none. Throws when it can't be read: then nothing may be dropped by another. */
@@ -60,7 +65,13 @@ export async function savePolicy(
   policy: MachinePolicy,
 ): Promise<number> {
   const number = (await highest(deps.store, machine)) + 1;
-  const object = { version: POLICY_VERSION, number, writtenAtMs: deps.clock.nowMs(), policy: policyText(policy) };
+  const object = {
+    version: POLICY_VERSION,
+    number,
+    machine,
+    writtenAtMs: deps.clock.nowMs(),
+    policy: policyText(policy),
+  };
   if (await createNumbered(deps.store, policyName(machine, number), sealJson(object))) return number;
   throw new AfterimageError(`the policy of machine ${machine} was changed by somebody else at the same time`, {
     code: 'policy-moved',

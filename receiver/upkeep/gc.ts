@@ -170,7 +170,7 @@ async function collectManifests(
   if (next === null && memory.sweptManifests) return { deleted: [], problems: [], boundary: before };
   const boundary = next ?? before;
   if (next !== null) {
-    const content = { version: 1, number: next, epoch: head.epoch, writtenAtMs: clock.nowMs() };
+    const content = { version: 1, number: next, machine, epoch: head.epoch, writtenAtMs: clock.nowMs() };
     await store.createIfAbsent(boundaryName(machine, next), sealJson(content));
   }
   // What lay below the boundary before was collected when it was raised, but for what a killed pass left: looked for once.

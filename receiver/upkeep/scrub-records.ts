@@ -11,25 +11,39 @@ import type { MachineId } from '../../shared/units.js';
 import type { Finding } from '../catalog/damage.js';
 import type { Manifest } from '../catalog/manifest.js';
 import { readBoundary, readManifest } from '../catalog/manifest-io.js';
+import { parsePinName } from '../catalog/pins.js';
 import { machinePrefix, manifestName, manifestPrefix, numberOfName } from '../catalog/names.js';
 import { openSealedJson } from '../catalog/sealed-json.js';
 import type { ScrubNote } from '../catalog/scrub-note.js';
 import type { ObjectStore } from '../store/store.js';
 import { isCorrupt } from './scrub-concern.js';
 
-/** Folders of records that nothing ever deletes; `numbered` ones count from 1 without a gap. */
-const FAMILIES: readonly { readonly folder: string; readonly isNumbered: boolean }[] = [
-  { folder: 'identity/', isNumbered: true },
-  { folder: 'revoked/', isNumbered: false },
-  { folder: 'recovery/', isNumbered: true },
-  { folder: 'launch/', isNumbered: true },
-  { folder: 'keys/', isNumbered: true },
-  { folder: 'policy/', isNumbered: true },
-  { folder: 'holds/', isNumbered: true },
-  { folder: 'damage/', isNumbered: true },
-  { folder: 'jobs/', isNumbered: false },
-  { folder: 'checks/', isNumbered: false },
-];
+interface Family {
+  readonly folder: string;
+  /** They count from 1 without a gap. */
+  readonly isNumbered: boolean;
+  /** Nothing ever deletes them. Of others nobody can tell whether one that is gone should be there. */
+  readonly isKept: boolean;
+}
+
+const FAMILIES: readonly Family[] = (
+  [
+    { folder: 'identity/', isNumbered: true },
+    { folder: 'revoked/', isNumbered: false },
+    { folder: 'recovery/', isNumbered: true },
+    { folder: 'launch/', isNumbered: true },
+    { folder: 'keys/', isNumbered: true },
+    { folder: 'policy/', isNumbered: true },
+    { folder: 'holds/', isNumbered: true },
+    { folder: 'damage/', isNumbered: true },
+    { folder: 'jobs/', isNumbered: false },
+    { folder: 'checks/', isNumbered: false },
+    { folder: 'challenge/', isNumbered: true },
+    { folder: 'answer/', isNumbered: false },
+    { folder: 'boundary/', isNumbered: false, isKept: false },
+    { folder: 'pins/', isNumbered: false, isKept: false },
+  ] as const
+).map((family) => ({ isKept: true, ...family }));
 
 export type Records = ScrubNote['records'];
 
@@ -59,7 +73,7 @@ export async function checkRecords(
   const findings: Finding[] = [];
   const records: [string, string][] = [];
   let readBytes = 0;
-  for (const { folder, isNumbered } of FAMILIES) {
+  for (const { folder, isNumbered, isKept } of FAMILIES) {
     let last = 0;
     for await (const { name, sizeBytes } of store.list(`${prefix}${folder}`)) {
       const short = name.slice(prefix.length);
@@ -82,7 +96,7 @@ export async function checkRecords(
       noted.delete(short);
       const problem = was !== undefined && was !== checksum ? 'it is not what it was' : whyBad(name, bytes, machine);
       if (problem !== null) findings.push(plainFinding('record', name, 'record-damaged', `object ${name}: ${problem}`));
-      if (problem === null || was !== undefined) records.push([short, was ?? checksum]);
+      if (isKept && (problem === null || was !== undefined)) records.push([short, was ?? checksum]);
     }
   }
   for (const [short, checksum] of noted) {
@@ -104,13 +118,20 @@ const numberOr = (name: string, otherwise: number): number => {
   }
 };
 
-/** Numbers and machines that records carry inside must be those of their names. */
-const insideSchema = z.looseObject({ number: z.number().optional(), machine: z.unknown().optional() });
+/** What records carry inside of their names must be that. */
+const insideSchema = z.looseObject({
+  number: z.number().optional(),
+  machine: z.unknown().optional(),
+  id: z.unknown().optional(),
+  sequence: z.unknown().optional(),
+});
 
 function whyBad(name: string, bytes: Buffer | null, machine: MachineId): string | null {
   if (bytes === null) return 'it is larger than any such object, or vanished just now';
   try {
     const inside = openSealedJson(bytes, insideSchema, Number.MAX_SAFE_INTEGER, name);
+    const pin = parsePinName(machine, name);
+    if (pin !== null && (inside.id !== pin.id || inside.sequence !== pin.sequence)) return 'it holds another pin';
     const number = /\/(\d+)$/.exec(name)?.[1];
     if (number !== undefined && inside.number !== undefined && inside.number !== Number(number)) {
       return `it holds number ${inside.number}`;

@@ -2,14 +2,22 @@
  * A finished store with two machines, small enough to break each of its objects in each way: one with history pages, merged deltas, bases of several
  * ages; one made by real sessions, with the records that enrolment and failover leave behind.
  */
-import { randomUUID } from 'node:crypto';
+import { randomBytes, randomUUID } from 'node:crypto';
 import { systemClock } from '../../shared/clock.js';
 import { asMachineId, type DiskId, type MachineId } from '../../shared/units.js';
-import { identityName, revokedName } from '../../receiver/catalog/names.js';
+import { writeAnswer, writeChallenge } from '../../receiver/catalog/challenge.js';
+import { withFinding, withState, type Finding } from '../../receiver/catalog/damage.js';
+import { updateDamage } from '../../receiver/catalog/damage-io.js';
+import { addHold, removeHold, type HoldDeps } from '../../receiver/catalog/holds.js';
+import { boundaryName, identityName, pinName, revokedName } from '../../receiver/catalog/names.js';
+import { PIN_VERSION } from '../../receiver/catalog/pins.js';
+import { DEFAULT_POLICY } from '../../receiver/catalog/policy.js';
+import { savePolicy } from '../../receiver/catalog/policy-io.js';
 import { initialRecovery } from '../../receiver/catalog/recovery.js';
 import { saveLaunchSettings, writeRecovery } from '../../receiver/catalog/recovery-io.js';
 import { writeCheck, writeJob } from '../../receiver/catalog/recovery-records.js';
 import { sealJson } from '../../receiver/catalog/sealed-json.js';
+import { MachineKeys } from '../../receiver/keys/machine-keys.js';
 import { ensureFormat } from '../../receiver/store/format.js';
 import { scrubPass, type PassOptions, type PassResult } from '../../receiver/upkeep/scrub-pass.js';
 import type { ObjectStore } from '../../receiver/store/store.js';
@@ -134,6 +142,57 @@ async function freshOne(store: ObjectStore): Promise<FinishedMachine> {
   return { machine: MACHINE, disk: DISK, models };
 }
 
+/** Of both machines, so that each has one to be swapped with. */
+async function others(store: ObjectStore, deps: HoldDeps): Promise<void> {
+  for (const machine of [OLD, MACHINE]) {
+    const keys = new MachineKeys({ store, clock: systemClock, randomBytes, provider: null, atRest: false, files: [] });
+    const agent = { hashCheck: randomBytes(8).toString('hex'), dataKeys: [7] };
+    await keys.beginWriting(machine, agent);
+    await keys.beginWriting(machine, null);
+    await savePolicy(deps, machine, DEFAULT_POLICY);
+    await savePolicy(deps, machine, { ...DEFAULT_POLICY, intervalMs: 30_000 });
+    await addHold(deps, machine, { name: 'LEGAL-1', point: 1, note: '' });
+    await removeHold(deps, machine, 'LEGAL-1');
+    const pin = {
+      version: PIN_VERSION,
+      id: randomUUID(),
+      sequence: 1,
+      point: 1,
+      manifest: 1,
+      holder: 'a reader',
+      writtenAtMs: 1,
+      ttlMs: 1,
+      expiresAtMs: 2,
+    };
+    await store.createIfAbsent(pinName(machine, pin.id, 1), sealJson(pin));
+    // Something that was bad once, and is gone.
+    const once: Finding = {
+      kind: 'record',
+      object: 'once',
+      code: 'test',
+      what: 'it was bad',
+      disk: null,
+      layer: null,
+      extents: null,
+      points: [],
+    };
+    for (const state of ['found', 'gone'] as const)
+      await updateDamage(deps, machine, (items, nowMs) =>
+        withState(withFinding(items, once, nowMs), once, { state, reason: '' }, nowMs),
+      );
+    for (let i = 0; i < 2; i++) {
+      const [from, to] = [randomUUID(), randomUUID()];
+      const number = await writeChallenge(store, machine, { from, to, writtenAtMs: 1 });
+      await writeAnswer(store, machine, number, { from: to, name: 'dr2', writtenAtMs: 2 });
+    }
+  }
+  for (const machine of [OLD, MACHINE])
+    await store.createIfAbsent(
+      boundaryName(machine, 0),
+      sealJson({ version: 1, number: 0, machine, epoch: 1, writtenAtMs: 1 }),
+    );
+}
+
 async function records(store: ObjectStore): Promise<void> {
   const deps = { store, clock: systemClock, randomId: randomUUID };
   for (const number of [1, 2]) {
@@ -159,6 +218,7 @@ async function records(store: ObjectStore): Promise<void> {
   await writeJob(store, MACHINE, { ...job, tasks: [] });
   await writeJob(store, MACHINE, { ...job, id: randomUUID(), startedAtMs: 7, tasks: [] });
   const result = { type: 'serial', passed: true, detail: '', tookMs: 1, atMs: 1 };
+  await others(store, deps);
   const check = { point: 1, instance: randomUUID(), kind: 'test', receiverName: 'r', result, rtoMs: 5 } as const;
   await writeCheck(store, MACHINE, check);
 }
