@@ -84,6 +84,20 @@ export const STORE_FREE_BYTES_MIN = 64 * MIB;
 export const TEMP_MAX_AGE_MS = 60 * 60 * 1000;
 /** Restore: segments or layers worked on at once. */
 export const RESTORE_WORKERS = 4;
+/** Segments of a disk that are composed in memory together at most: more gained little (measured). */
+export const COMPOSED_SEGMENTS_MAX = 4;
+/** A composed restore takes an eighth of the host's memory at most, and at least one segment for each region. */
+export const COMPOSED_MEMORY_PART = 8;
+/** Regions of so many segments that are composed at once: while one is written, another is read. */
+export const COMPOSED_REGIONS_AT_ONCE = 2;
+/** Layers of such a region that are read at once: enough that no thread waits. */
+export const COMPOSED_UNITS_AT_ONCE = 4;
+/** Fewer runs in deltas are written quickly, however they stand. */
+export const COMPOSED_RUNS_MIN = 2_000;
+/** Runs of a layer in a region, on the average, from which on composing pays: each region decompresses a chunk of the layer, each run saves a write or two. */
+export const COMPOSED_RUNS_PER_TOUCH = 4;
+/** Indexes of all deltas, which a composed restore goes through once per region. */
+export const COMPOSED_INDEX_BYTES_MAX = 48 * MIB;
 /** Largest disk that is accepted (blocks × largest block). */
 export const DISK_BYTES_MAX = BLOCKS_PER_DISK_MAX * BLOCK_BYTES_MAX;
 /** Disks up to this size are tracked at 4 KiB. */
@@ -113,6 +127,11 @@ export const RESTORE_SYNC_BYTES = 256 * MIB;
 export const RESTORE_SYNC_INTERVAL_MS = 2_000;
 /** One write to a restore's target. */
 export const RESTORE_WRITE_BYTES_MAX = 1 * MIB;
+/**
+ * Shorter writes to a restore's target go through the page cache, where there is one: a long history leaves runs of a block or two, and each write around
+ * the cache waits for the disk, while the cache hands neighbours over together.
+ */
+export const DIRECT_WRITE_BYTES_MIN = 64 * KIB;
 /** Of a sparse target, ranges from this on are reserved before they are written; for less it isn't worth a call. */
 export const RESERVE_BYTES_MIN = 64 * KIB;
 /** One call that zeroes a range of a device: short enough that a cancel is heard. */
@@ -395,7 +414,7 @@ export const SPARE_CHUNKS_MAX = LANDING_BYTES_MAX / CHUNK_PLAIN_BYTES_MAX;
 /** An agent whose workload is held for a planned failover asks anew after this: the order to resume it may have been lost with a session. */
 export const HOLD_RECHECK_MS = 30_000;
 /** Objects of a store that are kept open for the next read: the layers that a client reads in at one time ... */
-export const OPEN_FILES_MAX = 32;
+export const OPEN_FILES_MAX = 256;
 /** ... closed after one to two of these without use: a removed object keeps its space until then. */
 export const OPEN_FILES_IDLE_MS = 2_000;
 /** A copy that was opened is made local after this: a guest that boots wants the store and the processors for itself. */

@@ -7,6 +7,7 @@ import { constants } from 'node:fs';
 import { open, realpath, stat, type FileHandle } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import { errnoOf, messageOf, usageError } from '../../shared/errors.js';
+import { DIRECT_WRITE_BYTES_MIN } from '../../shared/limits.js';
 import { nextData } from '../../shared/native/libc.js';
 import { syncFolder } from '../../shared/durable-file.js';
 import { readFully, writeFully } from './fd-io.js';
@@ -99,7 +100,8 @@ export class FileTarget implements RestoreTarget {
 
   async write(offset: number, bytes: Buffer): Promise<void> {
     // Only the end of an odd-sized disk isn't made of whole blocks.
-    const direct = offset % DIRECT_BYTES === 0 ? bytes.length - (bytes.length % DIRECT_BYTES) : 0;
+    const isLong = bytes.length >= DIRECT_WRITE_BYTES_MIN;
+    const direct = isLong && offset % DIRECT_BYTES === 0 ? bytes.length - (bytes.length % DIRECT_BYTES) : 0;
     const done = await this.#writeDirect(offset, bytes.subarray(0, direct));
     if (done < bytes.length) await this.writeCached(offset + done, bytes.subarray(done));
   }

@@ -37,8 +37,8 @@ export async function restoreUnit(context: UnitContext, unit: PlanUnit): Promise
   return (await restoreOnThreads(context, data)) ?? restoreHere(context, data, [...data.groups.keys()]);
 }
 
-/** The data of a unit: which pieces of which chunks. */
-interface UnitData {
+/** The data of a unit, or of a part of it: which pieces of which chunks. */
+export interface UnitData {
   readonly layer: LayerRef;
   readonly index: LayerIndex;
   readonly groups: ReadonlyMap<number, readonly Piece[]>;
@@ -104,11 +104,11 @@ async function restoreHere(context: UnitContext, data: UnitData, chunks: readonl
   return digest;
 }
 
-function addProgress(progress: Progress, geometry: Geometry, pieces: readonly Piece[]): void {
+export function addProgress(progress: Progress, geometry: Geometry, pieces: readonly Piece[]): void {
   for (const piece of pieces) progress.add(bytesOfBlocks(geometry, piece.first, piece.count));
 }
 
-async function writeZeroes(context: UnitContext, work: UnitWork): Promise<void> {
+export async function writeZeroes(context: UnitContext, work: UnitWork): Promise<void> {
   const { geometry } = context.plan;
   for (const [first, count] of work.zeroes) {
     if (context.signal.aborted) throw cancelled('restore');
@@ -132,7 +132,7 @@ function asOneRun(
 }
 
 /** Runs of a chunk's blocks to be written. Blocks of zeroes that were sent as data are left out where the target has zeroes anyway. */
-function* dataRuns(
+export function* dataRuns(
   index: LayerIndex,
   pieces: readonly Piece[],
   knownZero: boolean,

@@ -2,14 +2,18 @@
  * Restores one disk at one point to a target: checks first, then writes units in parallel, proves the whole by its digest.
  * A restore that is cancelled, fails or is killed leaves a journal beside its target and continues there when it is asked for again.
  */
+import { totalmem } from 'node:os';
 import { bytesOfBlocks } from '../../shared/blocks/geometry.js';
 import { digestFromText, digestToText } from '../../shared/blocks/hash.js';
 import { systemClock, type Clock } from '../../shared/clock.js';
 import { AfterimageError, messageOf } from '../../shared/errors.js';
 import { failpoint } from '../../shared/failpoints.js';
-import { RESTORE_WORKERS } from '../../shared/limits.js';
+import { COMPOSED_INDEX_BYTES_MAX, COMPOSED_REGIONS_AT_ONCE, RESTORE_WORKERS } from '../../shared/limits.js';
 import type { PointDisk } from '../catalog/reader.js';
+import { composedLimits, composedRegions, type ComposedLimits, type Region } from './composed-regions.js';
+import { indexBytes } from './index-cache.js';
 import type { LayerReader } from './layer-reader.js';
+import { loadIndexes } from './load-indexes.js';
 import { cancelled, planFingerprint } from './plan-point.js';
 import { Progress, type OnProgress } from './progress.js';
 import { readBackDigest } from './read-back.js';
@@ -22,7 +26,9 @@ import {
   type RestoreSubject,
 } from './restore-journal.js';
 import { RestoreRecorder } from './restore-recorder.js';
-import { restoreUnit } from './restore-unit.js';
+import { restoreRegion } from './restore-region.js';
+import { restoreUnit, type UnitContext } from './restore-unit.js';
+import { sharedRoom, type SharedRoom } from './threads/shared-room.js';
 import { refused, type RestoreTarget } from './target.js';
 import { runsOf } from './unit-work.js';
 
@@ -39,6 +45,8 @@ export interface RestoreJob {
   readonly signal?: AbortSignal;
   readonly onProgress?: OnProgress;
   readonly clock?: Clock;
+  /** When a disk is composed region by region; by the host's memory unless told otherwise. */
+  readonly composed?: ComposedLimits;
   /** Bytes between two syncs of the target; RESTORE_SYNC_BYTES unless told otherwise. */
   readonly syncBytes?: number;
 }
@@ -58,26 +66,33 @@ export interface CheckedRestore {
   readonly subject: RestoreSubject;
   /** Journal to continue; undefined to begin anew. */
   readonly found: FoundJournal | undefined;
+  /** Null: unit by unit. */
+  readonly regions: readonly Region[] | null;
 }
 
-const subjectOf = ({ reader, plan, point, disk, target }: RestoreJob): RestoreSubject => ({
+const subjectOf = (
+  { reader, plan, point, disk, target }: RestoreJob,
+  regions: readonly Region[] | null,
+): RestoreSubject => ({
   version: 1,
   machine: reader.owner.machine,
   disk: reader.owner.disk,
   point,
   digest: disk.digest,
   target: target.identity,
-  plan: planFingerprint(reader, plan),
+  // What the numbers of a journal stand for.
+  plan: `${planFingerprint(reader, plan)}${regions === null ? '' : ` by ${regions[0]?.count ?? 0} blocks`}`,
 });
 
 /** Checks that the target may be written, changing nothing. Throws kind `refused` when not. */
 export async function checkRestore(job: RestoreJob): Promise<CheckedRestore> {
-  const subject = subjectOf(job);
+  const regions = await regionsOf(job);
+  const subject = subjectOf(job, regions);
   const found = await findJournal(job.journalPath);
   // The layers may have been merged since: the same point, but other units. Then it begins anew, and what is on the target is ours.
   const samePoint = found !== undefined && sameSubject({ ...found.subject, plan: '' }, { ...subject, plan: '' });
-  if (samePoint) return { job, subject, found: found.subject.plan === subject.plan ? found : undefined };
-  if (job.force) return { job, subject, found: undefined };
+  if (samePoint) return { job, subject, found: found.subject.plan === subject.plan ? found : undefined, regions };
+  if (job.force) return { job, subject, found: undefined, regions };
   if (found !== undefined && found.subject.target === subject.target) {
     throw refused(
       'restore-other',
@@ -86,7 +101,25 @@ export async function checkRestore(job: RestoreJob): Promise<CheckedRestore> {
     );
   }
   await job.target.checkEmpty();
-  return { job, subject, found: undefined };
+  return { job, subject, found: undefined, regions };
+}
+
+/** Composed are disks whose layers are files here, and whose indexes fit into memory all at once: each region needs most of them. */
+async function regionsOf({
+  reader,
+  plan,
+  composed = composedLimits(totalmem()),
+}: RestoreJob): Promise<readonly Region[] | null> {
+  if (!reader.takesThreads) return null;
+  const regions = composedRegions(plan, composed);
+  if (regions === null) return null;
+  const layers = plan.units.flatMap((unit) => (unit.kind === 'delta' ? [unit.layer] : []));
+  let bytes = 0;
+  for await (const [, index] of loadIndexes(reader, layers)) {
+    bytes += indexBytes(index);
+    if (bytes > COMPOSED_INDEX_BYTES_MAX) return null;
+  }
+  return regions;
 }
 
 const sameSubject = (a: RestoreSubject, b: RestoreSubject): boolean =>
@@ -101,7 +134,7 @@ export async function runRestore(checked: CheckedRestore): Promise<RestoreResult
   const journal = await openJournal(checked);
   let total: { digest: bigint; keptBytes: number };
   try {
-    total = await writeUnits(job, checked.found?.done ?? new Map(), journal, clock);
+    total = await writeParts(job, partsOf(checked), checked.found?.done ?? new Map(), journal, clock);
   } finally {
     await journal.close();
   }
@@ -129,8 +162,39 @@ async function openJournal({ job, subject, found }: CheckedRestore): Promise<Res
   return RestoreJournal.begin(job.journalPath, { ...subject, target: job.target.identity });
 }
 
-async function writeUnits(
+/** What a restore consists of: units of the plan, or regions of the disk. A journal has their numbers. */
+interface Parts {
+  readonly count: number;
+  readonly atOnce: number;
+  readonly bytesOf: (part: number) => number;
+  /** The XOR of its block hashes. `worker`: below `atOnce`, one part at a time. */
+  readonly restore: (part: number, context: UnitContext, worker: number) => Promise<bigint>;
+}
+
+function partsOf({ job: { plan }, regions }: CheckedRestore): Parts {
+  if (regions === null) {
+    const unitOf = (part: number): PlanUnit => plan.units[part] as PlanUnit;
+    return {
+      count: plan.units.length,
+      atOnce: RESTORE_WORKERS,
+      bytesOf: (part) => unitBytes(plan, unitOf(part)),
+      restore: (part, context) => restoreUnit(context, unitOf(part)),
+    };
+  }
+  const regionOf = (part: number): Region => regions[part] as Region;
+  const roomBytes = (regions[0]?.count ?? 0) * plan.geometry.blockBytes;
+  const rooms = Array.from({ length: COMPOSED_REGIONS_AT_ONCE }, () => sharedRoom(roomBytes));
+  return {
+    count: regions.length,
+    atOnce: COMPOSED_REGIONS_AT_ONCE,
+    bytesOf: (part) => bytesOfBlocks(plan.geometry, regionOf(part).first, regionOf(part).count),
+    restore: (part, context, worker) => restoreRegion(context, regionOf(part), rooms[worker] as SharedRoom),
+  };
+}
+
+async function writeParts(
   job: RestoreJob,
+  parts: Parts,
   done: ReadonlyMap<number, bigint>,
   journal: RestoreJournal,
   clock: Clock,
@@ -138,13 +202,13 @@ async function writeUnits(
   const { reader, plan, target } = job;
   let digest = 0n;
   let keptBytes = 0;
-  const todo: [number, PlanUnit][] = [];
-  for (const [i, unit] of plan.units.entries()) {
+  const todo: number[] = [];
+  for (let i = 0; i < parts.count; i++) {
     const known = done.get(i);
-    if (known === undefined) todo.push([i, unit]);
+    if (known === undefined) todo.push(i);
     else {
       digest ^= known;
-      keptBytes += unitBytes(plan, unit);
+      keptBytes += parts.bytesOf(i);
     }
   }
   const progress = new Progress('restore', plan.geometry.sizeBytes, keptBytes, clock, job.onProgress);
@@ -153,21 +217,21 @@ async function writeUnits(
   const stop = new AbortController();
   const signal = job.signal === undefined ? stop.signal : AbortSignal.any([stop.signal, job.signal]);
   const queue = todo.values();
-  const worker = async (): Promise<void> => {
-    for (const [i, unit] of queue) {
+  const worker = async (number: number): Promise<void> => {
+    for (const i of queue) {
       if (signal.aborted) throw cancelled('restore');
-      const unitDigest = await restoreUnit({ reader, plan, target, progress, signal }, unit);
-      digest ^= unitDigest;
-      await recorder.add(i, unitDigest, unitBytes(plan, unit));
+      const partDigest = await parts.restore(i, { reader, plan, target, progress, signal }, number);
+      digest ^= partDigest;
+      await recorder.add(i, partDigest, parts.bytesOf(i));
     }
   };
   let failure: Error | undefined;
-  const run = (): Promise<void> =>
-    worker().catch((error: unknown) => {
+  const run = (_: unknown, number: number): Promise<void> =>
+    worker(number).catch((error: unknown) => {
       failure ??= error instanceof Error ? error : new Error(messageOf(error));
       stop.abort();
     });
-  await Promise.all(Array.from({ length: RESTORE_WORKERS }, run));
+  await Promise.all(Array.from({ length: parts.atOnce }, run));
   if (failure === undefined) {
     await recorder.flush();
     progress.finish();

@@ -25,7 +25,7 @@ export async function planOf(store: ObjectStore, machine: MachineId, disk: DiskI
 }
 
 export interface RestoreTo extends Partial<
-  Pick<RestoreJob, 'force' | 'readBack' | 'signal' | 'onProgress' | 'syncBytes'>
+  Pick<RestoreJob, 'force' | 'readBack' | 'signal' | 'onProgress' | 'syncBytes' | 'composed'>
 > {
   readonly path: string;
   readonly sparse?: boolean;

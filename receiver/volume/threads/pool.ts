@@ -8,13 +8,21 @@ import { AfterimageError, messageOf } from '../../../shared/errors.js';
 import { CHUNK_THREADS, THREAD_JOBS_AHEAD } from '../../../shared/limits.js';
 import type { ObjectStore } from '../../store/store.js';
 import { errorOf } from './error-parts.js';
-import type { ErrorParts, SpanJob, SpanResult } from './span-job.js';
+import { packJob, type PackedJob } from './packed-job.js';
+import type { ErrorParts, SpanJob, SpanResult, WriteJob } from './span-job.js';
 
 export interface SpanOrder {
   readonly id: number;
   readonly fd: number;
-  readonly job: SpanJob;
+  readonly job: PackedJob;
 }
+
+export interface WriteOrder {
+  readonly id: number;
+  readonly write: WriteJob;
+}
+
+export type Order = SpanOrder | WriteOrder;
 
 export interface SpanAnswer {
   readonly id: number;
@@ -23,7 +31,7 @@ export interface SpanAnswer {
 }
 
 interface Pending {
-  readonly order: SpanOrder;
+  readonly order: Order;
   readonly resolve: (result: SpanResult) => void;
   readonly reject: (error: Error) => void;
 }
@@ -49,8 +57,17 @@ export class ChunkThreads {
 
   /** Rejects with what the span met as a whole. The job may not be changed any more. */
   run(fd: number, job: SpanJob): Promise<SpanResult> {
+    return this.#order({ id: this.#orders++, fd, job: packJob(job) });
+  }
+
+  /** Rejects with what couldn't be written. */
+  async write(write: WriteJob): Promise<void> {
+    await this.#order({ id: this.#orders++, write });
+  }
+
+  #order(order: Order): Promise<SpanResult> {
     return new Promise((resolve, reject) => {
-      this.#waiting.push({ order: { id: this.#orders++, fd, job }, resolve, reject });
+      this.#waiting.push({ order, resolve, reject });
       this.#give();
     });
   }

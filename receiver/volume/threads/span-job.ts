@@ -5,6 +5,7 @@
 import type { LayerIndex } from '../../../shared/layer/layer.js';
 import type { Span } from '../layer-reader.js';
 import type { Piece } from '../unit-work.js';
+import type { SharedRoom } from './shared-room.js';
 
 /** A write to a target: plain bytes of a chunk from `from` on go to `offset`. */
 export interface Put {
@@ -48,7 +49,15 @@ export interface SpanJob {
   /** Of the blocks of all pieces. */
   readonly hashes: BigUint64Array;
   readonly chunks: readonly ChunkTask[];
-  readonly outlet: Outlet | null;
+  /** Where plain bytes go: to a target, or into shared memory, whose offsets the puts are then; null: nowhere, they are only proven. */
+  readonly outlet: Outlet | SharedRoom | null;
+}
+
+/** What a thread is asked to write from shared memory: `from` counts in its room, `offset` in the outlet. */
+export interface WriteJob {
+  readonly outlet: Outlet;
+  readonly room: SharedRoom;
+  readonly puts: readonly Put[];
 }
 
 /** An AfterimageError on its way between threads. */
@@ -81,7 +90,7 @@ export function spanJob(
   index: LayerIndex,
   span: Span,
   wishOf: (chunk: number) => ChunkWish,
-  outlet: Outlet | null = null,
+  outlet: SpanJob['outlet'] = null,
 ): SpanJob {
   const wishes = span.chunks.map((chunk) => wishOf(chunk));
   let blocks = 0;

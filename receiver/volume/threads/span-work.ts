@@ -8,6 +8,7 @@ import { decodeChunkData, decodeChunkHeader } from '../../../shared/layer/chunk.
 import { plainHasher } from '../../../shared/crypto/block-hasher.js';
 import {
   CHUNK_PLAIN_BYTES_MAX,
+  DIRECT_WRITE_BYTES_MIN,
   READ_BYTES_MAX,
   RESERVE_BYTES_MIN,
   RESTORE_WRITE_BYTES_MAX,
@@ -19,7 +20,8 @@ import type { ReadChunk } from '../disk-keys.js';
 import { inLayer } from '../layer-errors.js';
 import { targetError } from '../target-error.js';
 import { partsOf } from './error-parts.js';
-import type { ChunkTask, Outlet, SpanJob, SpanResult } from './span-job.js';
+import { bytesOfRoom, type SharedRoom } from './shared-room.js';
+import type { ChunkTask, Outlet, Put, SpanJob, SpanResult, WriteJob } from './span-job.js';
 
 /** Memory of a thread: what it reads into, and what it decompresses into. Both are aligned. */
 export class Rooms {
@@ -61,7 +63,9 @@ function writeDirect(fd: number, bytes: Buffer, offset: number, mustWork: boolea
 
 function putOut({ path, direct, directBytes, cached }: Outlet, bytes: Buffer, offset: number): void {
   try {
-    const whole = direct !== null && offset % directBytes === 0 ? bytes.length - (bytes.length % directBytes) : 0;
+    const isShort = cached !== null && bytes.length < DIRECT_WRITE_BYTES_MIN;
+    const isAligned = direct !== null && offset % directBytes === 0;
+    const whole = isAligned && !isShort ? bytes.length - (bytes.length % directBytes) : 0;
     const done =
       direct === null || whole === 0 ? 0 : writeDirect(direct, bytes.subarray(0, whole), offset, cached === null);
     if (done < bytes.length) writeFully(cached ?? (direct as number), bytes.subarray(done), offset + done);
@@ -70,27 +74,24 @@ function putOut({ path, direct, directBytes, cached }: Outlet, bytes: Buffer, of
   }
 }
 
-/** Ranges of a job's writes, those that touch joined. */
-function* rangesOf({ chunks }: SpanJob): Generator<readonly [number, number]> {
+/** Ranges of writes, those that touch joined. */
+function* rangesOf(puts: Iterable<Put>): Generator<readonly [number, number]> {
   let start = 0;
   let end = 0;
-  for (const { puts } of chunks) {
-    for (const { offset, lengthBytes } of puts) {
-      if (offset !== end) {
-        if (end > start) yield [start, end - start];
-        start = offset;
-      }
-      end = offset + lengthBytes;
+  for (const { offset, lengthBytes } of puts) {
+    if (offset !== end) {
+      if (end > start) yield [start, end - start];
+      start = offset;
     }
+    end = offset + lengthBytes;
   }
   if (end > start) yield [start, end - start];
 }
 
-function reserve(job: SpanJob): void {
-  const { outlet } = job;
-  const fd = outlet?.cached ?? outlet?.direct;
-  if (outlet?.isSparse !== true || outlet.direct === null || fd == null) return;
-  for (const [offset, lengthBytes] of rangesOf(job)) {
+function reserve(outlet: Outlet, puts: Iterable<Put>): void {
+  const fd = outlet.cached ?? outlet.direct;
+  if (!outlet.isSparse || outlet.direct === null || fd === null) return;
+  for (const [offset, lengthBytes] of rangesOf(puts)) {
     if (lengthBytes < RESERVE_BYTES_MIN) continue;
     try {
       if (!reserveRange(fd, offset, lengthBytes)) return;
@@ -100,8 +101,40 @@ function reserve(job: SpanJob): void {
   }
 }
 
+/** Where a span's chunks go once they are proven. */
+interface Sink {
+  /** Where a chunk is decompressed. */
+  roomFor(task: ChunkTask): Buffer;
+  take(task: ChunkTask, plain: Buffer): void;
+  flush(): void;
+}
+
+/** Into shared memory. */
+class Composed implements Sink {
+  readonly #room: Buffer;
+
+  constructor(
+    room: SharedRoom,
+    private readonly memory: Buffer,
+  ) {
+    this.#room = bytesOfRoom(room);
+  }
+
+  roomFor(): Buffer {
+    return this.memory;
+  }
+
+  take({ puts }: ChunkTask, plain: Buffer): void {
+    for (const { from, offset, lengthBytes } of puts) plain.copy(this.#room, offset, from, from + lengthBytes);
+  }
+
+  flush(): void {
+    // Nothing waits here.
+  }
+}
+
 /** Joins proven chunks that follow each other in the target into large writes. */
-class Joined {
+class Joined implements Sink {
   #offset = 0;
   #bytes = 0;
 
@@ -153,13 +186,34 @@ function headerOf(job: SpanJob, task: ChunkTask, bytes: Buffer): ReadChunk {
   }
 }
 
+function sinkOf({ outlet, chunks }: SpanJob, { plain }: Rooms): Sink {
+  if (outlet !== null && 'memory' in outlet) return new Composed(outlet, plain);
+  if (outlet !== null)
+    reserve(
+      outlet,
+      chunks.flatMap(({ puts }) => puts),
+    );
+  return new Joined(outlet, plain);
+}
+
+/** Writes what was composed. */
+export function writeOut({ outlet, room, puts }: WriteJob): void {
+  const bytes = bytesOfRoom(room);
+  reserve(outlet, puts);
+  for (const { from, offset, lengthBytes } of puts) {
+    for (let done = 0; done < lengthBytes; done += RESTORE_WRITE_BYTES_MAX) {
+      const count = Math.min(RESTORE_WRITE_BYTES_MAX, lengthBytes - done);
+      putOut(outlet, bytes.subarray(from + done, from + done + count), offset + done);
+    }
+  }
+}
+
 /**
  * Reads from `fd`. A chunk that is bad fails by itself; what can't be read or written at all throws. With an outlet, the first bad chunk ends it: a restore that meets one has failed.
  */
 export function workOff(fd: number, job: SpanJob, rooms: Rooms): SpanResult {
   const span = readSpan(fd, job, rooms.stored);
-  reserve(job);
-  const joined = new Joined(job.outlet, rooms.plain);
+  const joined = sinkOf(job, rooms);
   const failures: { chunk: number; error: ReturnType<typeof partsOf> }[] = [];
   let digest = 0n;
   for (const task of job.chunks) {
