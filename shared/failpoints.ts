@@ -1,7 +1,7 @@
 /**
  * Named places where a test kills the process (SIGKILL to itself), to prove what survives there.
  * `AFTERIMAGE_FAILPOINT=name[:n]` arms one: the n-th pass through it (default 1) is the last. With `name:n:stop` it is suspended there instead
- * (SIGSTOP), and goes on when somebody lets it.
+ * (SIGSTOP), and goes on when somebody lets it; with `name:n:eat` it takes memory until the kernel kills it for that.
  * Costs one comparison of an undefined value when not armed.
  */
 const armed = process.env['AFTERIMAGE_FAILPOINT'];
@@ -14,6 +14,8 @@ export type FailpointName =
   | 'agent.sweep.segment-staged'
   | 'agent.cycle.taken'
   | 'agent.cycle.streamed'
+  /** Filesystems are frozen. */
+  | 'agent.cycle.frozen'
   | 'agent.cycle.cut'
   | 'agent.cycle.journaled'
   | 'agent.cycle.commit-sent'
@@ -69,7 +71,14 @@ export function failpoint(name: FailpointName): void {
     Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 100);
     return;
   }
+  if (armedHow === 'eat') eat();
   process.kill(process.pid, 'SIGKILL');
   // The signal is delivered before the next system call returns to user mode; wait here so that nothing else runs.
   for (;;) Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 1000);
+}
+
+/** Up to a size that no limit of a test reaches: an unlimited process must not take the machine's memory. */
+function eat(): void {
+  const eaten: Buffer[] = [];
+  while (eaten.length < 2048) eaten.push(Buffer.alloc(1024 * 1024, eaten.length));
 }

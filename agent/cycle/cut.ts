@@ -9,6 +9,7 @@
  */
 import type { Clock } from '../../shared/clock.js';
 import { AfterimageError } from '../../shared/errors.js';
+import { failpoint } from '../../shared/failpoints.js';
 import {
   BULK_BLOCKS_MIN,
   CATCH_UP_PASSES_MAX,
@@ -32,6 +33,7 @@ export interface CutResult {
   readonly passes: number;
   /** From the first read of a window to the flip that proved it. */
   readonly cutMs: number;
+  /** For how long filesystems were frozen for this point, in vain as well. */
   readonly freezeMs: number;
   /** Blocks read again because completions of writes went unseen (tracker's audit). */
   readonly recopiedBlocks: number;
@@ -104,7 +106,7 @@ export class SeriesEnded extends AfterimageError {
 
 /** Reaches a cut. Afterwards each disk's image waits to be sent (`sendHeld`), and its `carry` holds what the next cycle begins with. */
 export async function reachCut(context: CutContext): Promise<CutResult> {
-  const progress: Progress = { passes: 0, recopiedBlocks: 0 };
+  const progress: Progress = { passes: 0, recopiedBlocks: 0, freezeMs: 0 };
   let first = takeMore(context);
   const asked = await askedCut(context, progress);
   if (asked.cut !== null) return asked.cut;
@@ -113,9 +115,10 @@ export async function reachCut(context: CutContext): Promise<CutResult> {
   if (weaker !== '') first = takeMore(context);
   const crash = await tryCut(context, first, progress, { deadlineMs: context.deadlineMs, mayStream: true });
   if (crash !== null) {
-    const { recopiedBlocks } = progress;
-    const reason = joined(weaker, 'cut without a pause');
-    return { ...crash, consistency: 'crash', reason, weaker, freezeMs: 0, recopiedBlocks };
+    const { recopiedBlocks, freezeMs } = progress;
+    const pause = freezeMs === 0 ? '' : `, after filesystems were frozen for ${freezeMs.toFixed(0)} ms in vain`;
+    const reason = joined(weaker, `cut without a pause${pause}`);
+    return { ...crash, consistency: 'crash', reason, weaker, freezeMs, recopiedBlocks };
   }
   if ('unavailable' in context.quiesce) {
     throw new CutNotReached(
@@ -163,11 +166,11 @@ async function askedCut(
 function quiescedResult(
   reached: Reached,
   outcome: QuiesceOutcome,
-  { recopiedBlocks }: Progress,
+  { recopiedBlocks, freezeMs }: Progress,
   weaker: string,
   reason: string,
 ): CutResult {
-  const { level: consistency, freezeMs } = outcome;
+  const { level: consistency } = outcome;
   return { ...reached, consistency, reason: joined(weaker, reason), weaker, freezeMs, recopiedBlocks };
 }
 
@@ -182,6 +185,8 @@ function takeMore(context: CutContext): Take {
 interface Progress {
   passes: number;
   recopiedBlocks: number;
+  /** Of all freezes, those in vain included: the workload was paused for that long. */
+  freezeMs: number;
 }
 
 interface Reached {
@@ -308,10 +313,12 @@ async function frozenTry(
     const outcome = await quiesce.withFrozen(
       () => catchUp(context),
       async () => {
+        failpoint('agent.cycle.frozen');
         const take = nextWindow(context);
         reached = await tryCut(context, take, progress, { deadlineMs: FROZEN_TRIES_MS, mayStream: false });
       },
     );
+    progress.freezeMs += outcome.freezeMs;
     if (!outcome.held) return { reached: null, outcome };
     if (reached !== null) return { reached, outcome };
     return {

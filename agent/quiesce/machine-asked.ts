@@ -6,6 +6,7 @@ import { join } from 'node:path';
 import type { Clock } from '../../shared/clock.js';
 import type { Logger } from '../../shared/log.js';
 import { APPLICATION_LOCK_MARGIN_MS, QUIESCE_GRACE_MS } from '../../shared/limits-quiesce.js';
+import { boundedRecord, type QuiesceRecord } from '../../shared/wire/quiesce-record.js';
 import type { AgentConfig } from '../config.js';
 import type { AskedLevel, CutContext } from '../cycle/cut.js';
 import type { AskedPoint } from '../cycle/machine-cycle.js';
@@ -53,12 +54,12 @@ export function askedPoint(
   const filesystem: AskedLevel = { level: 'filesystem', ...freeze };
   const paths = filesystems.map(pathOf);
   if (request.consistency === 'filesystem') {
-    const record = async (weaker: string) => ({ ...emptyRecord('filesystem', paths), weaker: weaker.slice(0, 500) });
+    const record = async (weaker: string) => emptyRecord('filesystem', paths, weaker);
     return { label, levels: [filesystem], record, quiesce: null };
   }
   const why = whyNotApplications(deps.config, freeze);
   if (why !== null) {
-    const record = async (weaker: string) => ({ ...emptyRecord('application', paths), weaker: weaker.slice(0, 500) });
+    const record = async (weaker: string) => emptyRecord('application', paths, weaker);
     return { label, levels: [{ level: 'application', unavailable: why }, filesystem], record, quiesce: null };
   }
   const task = taskOf(request, filesystems, deps);
@@ -75,14 +76,16 @@ export function askedPoint(
 
 const pathOf = (filesystem: MountedFilesystem): string => filesystem.mounts[0]?.path ?? filesystem.source;
 
-const emptyRecord = (asked: 'filesystem' | 'application', filesystems: readonly string[]) => ({
-  asked,
-  totalMs: 0,
-  heldMs: 0,
-  filesystems: filesystems.slice(0, 64).map((path) => path.slice(0, 300)),
-  applications: [],
-  hooks: [],
-});
+const emptyRecord = (asked: QuiesceRecord['asked'], filesystems: readonly string[], weaker: string): QuiesceRecord =>
+  boundedRecord({
+    asked,
+    weaker,
+    totalMs: 0,
+    heldMs: 0,
+    filesystems: [...filesystems],
+    applications: [],
+    hooks: [],
+  });
 
 function whyNotApplications(config: AgentConfig, freeze: CutContext['quiesce']): string | null {
   if ('unavailable' in freeze) return freeze.unavailable;
@@ -97,16 +100,14 @@ function whyNotApplications(config: AgentConfig, freeze: CutContext['quiesce']):
 
 function taskOf(request: PointRequest, filesystems: readonly MountedFilesystem[], deps: AskedDeps): QuiesceTask {
   const { config, clock, randomId } = deps;
-  const id = randomId();
   const paths = filesystems.map(pathOf);
   const label = request.label ?? `afterimage ${new Date(clock.nowMs()).toISOString()}`;
   return {
-    id,
+    id: randomId(),
     label: cutToBytes(label, 63),
     applications: config.applications,
     hooks: findHooks(config.hooks).hooks,
     variables: {
-      AFTERIMAGE_ID: id,
       AFTERIMAGE_LABEL: request.label ?? '',
       AFTERIMAGE_CONSISTENCY: request.consistency,
       AFTERIMAGE_FILESYSTEMS: paths.join(':'),
@@ -144,7 +145,8 @@ export async function undoLeftovers(deps: AskedDeps, options: Omit<RunnerOptions
   const files: HookFiles = findHooks(config.hooks);
   const names = files.hooks.map(({ name }) => name).filter((name) => note === 'all' || note.hooks.includes(name));
   log.warn({ hooks: names }, 'the agent ended while applications were quiesced: hooks are called with `abort`');
-  const task = { ...taskOf({ consistency: 'application', label: null }, [], deps), hooks: files.hooks };
+  const asked = taskOf({ consistency: 'application', label: null }, [], deps);
+  const task = { ...asked, id: note === 'all' ? asked.id : note.id, hooks: files.hooks };
   const end = names.length === 0 ? null : await QuiesceRunner.undo(task, names, { clock, ...options });
   if (end !== null && end.is !== 'ended')
     log.error({ hooks: names }, `hooks could not be called: ${end.exit}; call them with \`abort\` by hand`);

@@ -48,6 +48,7 @@ export async function pointsCommand(machineWord: string, options: PointsOptions,
   }
   tellConcerns(io, machine.concerns);
   const hasLabels = points.some((p) => p.label !== undefined);
+  const wasFrozen = points.some((p) => p.stats.freezeMs > 0);
   const isDamaged = points.some((p) => damageAt(p.number) !== undefined);
   if (points.length === 0 && problem === null) {
     io.err.write(`Machine ${machine.manifest.machine.name} has no recovery point yet.\n`);
@@ -64,6 +65,7 @@ export async function pointsCommand(machineWord: string, options: PointsOptions,
         { title: 'CONSISTENCY' },
         ...(hasLabels ? [{ title: 'LABEL' }] : []),
         { title: 'CHANGED', right: true },
+        ...(wasFrozen ? [{ title: 'FROZEN', right: true }] : []),
         ...(checks.length === 0 ? [] : [{ title: 'BOOT CHECK' }]),
         ...(isDamaged ? [{ title: 'DAMAGE' }] : []),
         ...(byPoint.size === 0 ? [] : [{ title: 'KEPT' }]),
@@ -77,6 +79,7 @@ export async function pointsCommand(machineWord: string, options: PointsOptions,
         p.consistency,
         ...(hasLabels ? [p.label ?? '-'] : []),
         bytes(p.stats.changedBytes),
+        ...(wasFrozen ? [p.stats.freezeMs > 0 ? `${p.stats.freezeMs.toFixed(0)} ms` : '-'] : []),
         ...(checks.length === 0 ? [] : [checkText(checksOf(p.number), now)]),
         ...(isDamaged ? [damageAt(p.number)?.code ?? '-'] : []),
         ...(byPoint.size === 0 ? [] : [byPoint.get(p.number)?.short ?? '-']),

@@ -140,6 +140,37 @@ const AGENT: readonly AgentMessage[] = [
   { type: 'restore-failed', goal: 6, code: 'disk-in-use', reason: '/dev/sda is mounted on /srv', hint: 'Unmount it.' },
 ];
 
+/** What was added to messages later and may be absent: with a name of its own. */
+const AGENT_WITH_MORE: Readonly<Record<string, AgentMessage>> = {
+  'commit-application': {
+    type: 'commit',
+    cycle: CYCLE,
+    cutAtMs: 1_772_000_000_123,
+    consistency: 'filesystem',
+    reason: 'not application-consistent: hook 20-web: exit code 7; filesystems frozen for 12 ms',
+    label: 'before the move – für alle',
+    quiesce: {
+      asked: 'application',
+      weaker: 'not application-consistent: hook 20-web: exit code 7',
+      totalMs: 1011,
+      heldMs: 227,
+      filesystems: ['/srv/data', '/'],
+      applications: [
+        { name: 'main', detail: 'PostgreSQL 15.18: checkpoint at 0/17D14B0; restore point "x" at 0/17F9968' },
+      ],
+      hooks: [
+        { name: '10-app', phase: 'pre', failure: null, tookMs: 12, output: ['flushed'] },
+        { name: '20-web', phase: 'pre', failure: 'exit code 7', tookMs: 3, output: [] },
+        { name: '10-app', phase: 'abort', failure: null, tookMs: 1.5, output: [] },
+      ],
+      omitted: '3 hooks, applications or filesystems; the log has all',
+    },
+    disks: [{ disk: DISK, series: SERIES, digest: '0123456789abcdef' }],
+    lastSequence: 17,
+    stats: { passes: 3, cutMs: 1.25, freezeMs: 12.5, changedBytes: 40_960 },
+  },
+};
+
 const RECEIVER: readonly ReceiverMessage[] = [
   {
     type: 'welcome',
@@ -225,6 +256,13 @@ describe('golden messages, version 2', () => {
     expect(plain(decodeAgentMessage(kept))).toEqual(plain(message));
     expect(bytes.equals(kept)).toBe(true);
     expect(() => decodeReceiverMessage(kept)).toThrow('protocol error');
+  });
+
+  it.each(Object.entries(AGENT_WITH_MORE))('agent: %s', async (name, message) => {
+    const bytes = encodeControl(message);
+    const kept = await golden(`wire-v2-agent-${name}.bin`, bytes);
+    expect(decodeAgentMessage(kept)).toEqual(message);
+    expect(bytes.equals(kept)).toBe(true);
   });
 
   it.each(RECEIVER)('receiver: $type', async (message) => {
