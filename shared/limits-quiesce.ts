@@ -28,6 +28,8 @@ export const APPLICATION_CONNECT_TIMEOUT_MS = 10_000;
 export const APPLICATION_LOCK_MARGIN_MS = 2_000;
 /** Waiting for a lock that stops writes is a pause for those that come after: a server busy with a long statement isn't waited for. */
 export const APPLICATION_LOCK_WAIT_MS = 3_000;
+/** InnoDB's checkpoint makes recovery shorter and nothing more: a point isn't put off for one that takes longer, nor for more than a quarter of its deadline. */
+export const APPLICATION_CHECKPOINT_WAIT_MS = 15_000;
 /** How often a database is asked whether a save that it does in the background is done. */
 export const APPLICATION_POLL_MS = 100;
 /** Scheduled application-consistent points that failed in a row: an alert is raised. Two may be chance (a long statement, a backup). */

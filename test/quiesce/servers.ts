@@ -2,7 +2,16 @@
  * Real database servers for tests, each in a folder of its own, reachable by a socket in it. Whoever starts one stops it.
  */
 import { execFileSync, spawn, spawnSync, type ChildProcess } from 'node:child_process';
-import { chownSync, existsSync, mkdirSync, openSync, readdirSync, readFileSync, closeSync } from 'node:fs';
+import {
+  chownSync,
+  existsSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  closeSync,
+  writeFileSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import mysql from 'mysql2/promise';
 import pg from 'pg';
@@ -54,7 +63,9 @@ abstract class Server {
         )
       )
         return;
-      if (this.child?.exitCode !== null || performance.now() > endMs) throw new Error(`no server:\n${this.log}`);
+      const { child } = this;
+      const isGone = child === null || child.exitCode !== null || child.signalCode !== null;
+      if (isGone || performance.now() > endMs) throw new Error(`no server:\n${this.log}`);
       await new Promise((resolve) => setTimeout(resolve, 50));
     }
   }
@@ -101,6 +112,12 @@ export class Postgres extends Server {
     return this.end('SIGINT');
   }
 
+  /** Who may connect, and which users of this machine may be whom; for the next start. */
+  allow(rules: string, users = ''): void {
+    writeFileSync(join(this.data, 'pg_hba.conf'), rules);
+    writeFileSync(join(this.data, 'pg_ident.conf'), users);
+  }
+
   async connect(): Promise<pg.Client> {
     const client = new pg.Client({ host: this.side, user: 'postgres', database: 'postgres' });
     client.on('error', () => undefined);
@@ -131,12 +148,13 @@ export class Mariadb extends Server {
     );
   }
 
-  async start(log?: string): Promise<void> {
+  async start(log?: string, ...more: readonly string[]): Promise<void> {
     mkdirSync(this.side, { recursive: true });
     this.run('/usr/sbin/mariadbd', [
       ...['--no-defaults', '--user=root', `--datadir=${this.data}`, `--socket=${this.socket}`, '--skip-networking'],
       ...['--innodb-buffer-pool-size=32M', '--innodb-log-file-size=32M', `--pid-file=${join(this.side, 'pid')}`],
       ...(log === undefined ? [] : [`--innodb-log-group-home-dir=${log}`]),
+      ...more,
     ]);
     await this.untilReady(async () => (await this.connect()).end());
   }

@@ -10,6 +10,8 @@ export interface ApplicationContext {
   readonly clock: Clock;
   /** Name of the point for logs of the database, 63 bytes at most. */
   readonly label: string;
+  /** From the first application that is touched until all run again (ms). */
+  readonly deadlineMs: number;
   /** For how long writes may be held back (ms): the server ends our session a little later by itself. */
   readonly heldMs: number;
   /** Ends whatever is under way. */

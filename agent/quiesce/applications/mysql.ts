@@ -1,21 +1,27 @@
 /**
  * MariaDB and MySQL: commits are held back from just before the freeze until the thaw, so that files of all storage engines fit each other. MariaDB by
  * BACKUP STAGE, which lets transactions run up to their commit; others by FLUSH TABLES WITH READ LOCK. An open session holds it: when it ends, the
- * server gives the lock back, and it ends a silent session by itself.
+ * server gives the lock back, and it ends a silent session by itself. Before that InnoDB makes a checkpoint, where it can be asked for one, so that what is
+ * restored recovers in moments.
  */
 import type { Connection, RowDataPacket } from 'mysql2/promise';
+import type { Clock } from '../../../shared/clock.js';
 import { messageOf } from '../../../shared/errors.js';
 import {
+  APPLICATION_CHECKPOINT_WAIT_MS,
   APPLICATION_CONNECT_TIMEOUT_MS,
   APPLICATION_LOCK_MARGIN_MS,
   APPLICATION_LOCK_WAIT_MS,
 } from '../../../shared/limits-quiesce.js';
+import { formatDuration } from '../../../shared/units.js';
 import type { MysqlSettings } from '../config.js';
 import { applicationError, type Application, type ApplicationContext } from './application.js';
 import { asUser, osUserOf } from './as-user.js';
 import { readPassword } from './password.js';
 
 const HINT = 'See `applications: { mysql: … }` in agent.yaml; the user needs RELOAD (and BACKUP_ADMIN in MySQL).';
+const UNKNOWN_VARIABLE = 1193;
+const NO_PRIVILEGE = 1227;
 
 interface ServerFacts {
   readonly version: string;
@@ -62,14 +68,38 @@ export class Mysql implements Application {
     return [datadir, ...others, ...(binlog.startsWith('/') ? [binlog.slice(0, binlog.lastIndexOf('/'))] : [])];
   }
 
-  async prepare({ heldMs }: ApplicationContext): Promise<string> {
+  async prepare({ heldMs, deadlineMs, clock, signal }: ApplicationContext): Promise<string> {
     const version = this.#facts?.version ?? '';
+    const checkpoint = await this.#checkpoint(Math.min(APPLICATION_CHECKPOINT_WAIT_MS, deadlineMs / 4), clock, signal);
     const seconds = (ms: number): number => Math.max(1, Math.ceil(ms / 1000));
     await this.#run(`SET SESSION lock_wait_timeout = ${seconds(APPLICATION_LOCK_WAIT_MS)}`);
     // A session that holds commits back is silent until the thaw. When it stays silent beyond all limits, whoever held it was stopped.
     await this.#run(`SET SESSION wait_timeout = ${seconds(heldMs + APPLICATION_LOCK_MARGIN_MS)}`);
-    if (hasBackupStages(version)) return `MariaDB ${version}: BACKUP STAGE`;
-    return `MySQL ${version}: FLUSH TABLES WITH READ LOCK`;
+    if (hasBackupStages(version)) return `MariaDB ${version}: ${checkpoint}; BACKUP STAGE`;
+    return `MySQL ${version}: ${checkpoint}; FLUSH TABLES WITH READ LOCK`;
+  }
+
+  /** In a session of its own, which is left when it takes too long: the point only recovers longer without it. */
+  async #checkpoint(limitMs: number, clock: Clock, signal: AbortSignal): Promise<string> {
+    const session = await this.#open();
+    const over = new AbortController();
+    try {
+      const late = clock.sleep(limitMs, AbortSignal.any([signal, over.signal])).then(() => 'late' as const);
+      const made = session.query('SET GLOBAL innodb_log_checkpoint_now = ON');
+      // Left alone, it may fail later.
+      made.catch(() => undefined);
+      if ((await Promise.race([made, late])) === 'late') return `no checkpoint within ${formatDuration(limitMs)}`;
+      const [row] = await this.#rows("SHOW GLOBAL STATUS LIKE 'Innodb_lsn_last_checkpoint'");
+      return `checkpoint at ${String(row?.['Value'] ?? '?')}`;
+    } catch (error) {
+      const { errno } = error as { errno?: unknown };
+      if (errno === UNKNOWN_VARIABLE) return 'no checkpoint: it takes no request for one';
+      if (errno === NO_PRIVILEGE) return `no checkpoint: user ${this.#settings.user} may not ask for one (SUPER)`;
+      throw applicationError(this.name, `checkpoint: ${messageOf(error)}`, HINT, error);
+    } finally {
+      over.abort();
+      session.destroy();
+    }
   }
 
   async hold(): Promise<string> {
@@ -106,6 +136,10 @@ export class Mysql implements Application {
   }
 
   async #connect(): Promise<void> {
+    this.#connection = await this.#open();
+  }
+
+  async #open(): Promise<Connection> {
     const { host, socket, port, user, password } = this.#settings;
     // Loaded here alone: only a machine with this database pays for it.
     const mysql = await import('mysql2/promise');
@@ -117,12 +151,13 @@ export class Mysql implements Application {
         connectTimeout: APPLICATION_CONNECT_TIMEOUT_MS,
       });
     try {
-      this.#connection = await asUser(this.name, osUserOf(this.#settings), open);
+      const connection = await asUser(this.name, osUserOf(this.#settings), open);
+      // Without a listener an error of the connection would end the process; the next statement tells it.
+      connection.on('error', () => undefined);
+      return connection;
     } catch (error) {
       throw applicationError(this.name, `can't connect: ${messageOf(error)}`, HINT, error);
     }
-    // Without a listener an error of the connection would end the process; the next statement tells it.
-    this.#connection.on('error', () => undefined);
   }
 
   async #rows(statement: string): Promise<RowDataPacket[]> {

@@ -15,6 +15,8 @@ const HINT = 'See `applications: { postgresql: … }` in agent.yaml.';
 const NO_PRIVILEGE = '42501';
 const ALLOW = 'GRANT pg_checkpoint, pg_read_all_settings TO …; GRANT EXECUTE ON FUNCTION pg_create_restore_point TO …';
 
+const isForbidden = (error: unknown): boolean => (error as { code?: unknown } | undefined)?.code === NO_PRIVILEGE;
+
 interface ServerFacts {
   readonly is_standby: boolean;
   readonly data_directory: string;
@@ -50,7 +52,7 @@ export class Postgresql implements Application {
       throw applicationError(
         this.name,
         `user ${this.#settings.user} may not see where the data lies`,
-        `Set \`dataDirs\`, or: ${ALLOW}`,
+        `Set \`dataDirs\`, or: ${ALLOW.replaceAll('…', this.#settings.user)}`,
       );
     const tablespaces = await this.#query<{ path: string }>(
       `SELECT pg_tablespace_location(oid) AS path FROM pg_tablespace WHERE pg_tablespace_location(oid) <> ''`,
@@ -79,7 +81,7 @@ export class Postgresql implements Application {
       await this.#query('COMMIT');
       return `restore point "${label}" at ${made?.lsn ?? '?'}`;
     } catch (error) {
-      if ((error as { code?: unknown }).code !== NO_PRIVILEGE) throw error;
+      if (!(error instanceof Error) || !isForbidden(error.cause)) throw error;
       await this.#query('ROLLBACK');
       return `no restore point: user ${this.#settings.user} may not make one`;
     }
@@ -119,8 +121,13 @@ export class Postgresql implements Application {
 
   async #query<T extends object>(text: string, values?: unknown[]): Promise<T[]> {
     if (this.#client === null) throw applicationError(this.name, this.#lost ?? 'not connected', HINT);
-    const { rows } = await this.#client.query<T>(text, values);
-    return rows;
+    try {
+      const { rows } = await this.#client.query<T>(text, values);
+      return rows;
+    } catch (error) {
+      const hint = isForbidden(error) ? ALLOW.replaceAll('…', this.#settings.user) : HINT;
+      throw applicationError(this.name, messageOf(error), hint, error);
+    }
   }
 }
 
