@@ -10,7 +10,8 @@ import { findHooks } from '../../agent/quiesce/hooks/hook-files.js';
 import { readProcesses } from '../../agent/quiesce/hooks/process-tree.js';
 import type { QuiesceTask } from '../../agent/quiesce/runner/protocol.js';
 import { QuiesceRunner } from '../../agent/quiesce/runner/runner.js';
-import { systemClock } from '../../shared/clock.js';
+import { systemClock, type Clock } from '../../shared/clock.js';
+import { QUIESCE_GRACE_MS } from '../../shared/limits-quiesce.js';
 import { compile, type Compiled } from './compile.js';
 import { until } from './loop-disks.js';
 
@@ -211,6 +212,38 @@ describe('quiescing applications', { timeout: 60_000 }, () => {
     expect(end).toMatchObject(signal === 'SIGKILL' ? { is: 'lost', undone: true } : { is: 'ended', cause: 'signal' });
     expect(calls()).toEqual(['10-a pre', '20-b pre', '20-b abort', '10-a abort']);
     expect(existsSync(join(folder, '.note'))).toBe(false);
+  });
+
+  it('a hook that is under way when the process is killed ends before it gets abort', async () => {
+    hook('10-a', '[ "$1" != pre ] || { sleep 7301; echo "10-a pre ends" >> ' + folder + '/calls; }');
+    const runner = await start(task());
+    const prepared = runner.prepare();
+    await until('the hook runs', () => sleepers(7301).length === 1, 20_000);
+    process.kill(runner.pid ?? 0, 'SIGKILL');
+    expect(await prepared).toMatchObject({ is: 'lost', undone: true });
+    expect(sleepers(7301)).toEqual([]);
+    expect(calls()).toEqual(['10-a pre', '10-a abort']);
+  });
+
+  it('nothing waits for a process that has ended: an agent that is told to stop then stops', async () => {
+    hook('10-a');
+    let waits = 0;
+    const clock: Clock = {
+      ...systemClock,
+      sleep: async (ms, signal) => {
+        waits++;
+        await systemClock.sleep(ms, signal);
+        if (ms === QUIESCE_GRACE_MS && signal?.aborted !== true) throw new Error('waited in vain');
+        waits--;
+      },
+    };
+    const runner = await QuiesceRunner.start(task(), { clock, program: compiled.path(RUNNER) });
+    await runner.prepare();
+    await runner.end('post');
+    await until('the process ends', () => runners().length === 0, 20_000);
+    // Its end is heard of a moment later.
+    await systemClock.sleep(100);
+    await until('no wait is left', () => waits === 0, QUIESCE_GRACE_MS - 500);
   });
 
   it('says that the process did not start, and nothing was touched', async () => {

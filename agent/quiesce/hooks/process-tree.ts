@@ -1,6 +1,6 @@
 /**
  * Processes that a hook has started, whatever they did to hide: the process that quiesces adopts orphans (PR_SET_CHILD_SUBREAPER), so all of them are
- * below it. Reads /proc.
+ * below it. When that process dies they are below nobody: then they are known by their environment, which what they start inherits. Reads /proc.
  */
 import { readdirSync, readFileSync } from 'node:fs';
 
@@ -57,6 +57,19 @@ export function readProcesses(procRoot = '/proc'): ProcessEntry[] {
         return [];
       }
     });
+}
+
+/** Processes that were started with all of these variables, by whomever. */
+export function startedWith(variables: Readonly<Record<string, string>>, procRoot = '/proc'): ProcessEntry[] {
+  const wanted = Object.entries(variables).map(([name, value]) => `${name}=${value}`);
+  return readProcesses(procRoot).filter(({ pid }) => {
+    try {
+      const set = readFileSync(`${procRoot}/${pid}/environ`, 'utf8').split('\0');
+      return wanted.every((variable) => set.includes(variable));
+    } catch {
+      return false; // it has ended
+    }
+  });
 }
 
 export function killAll(processes: readonly ProcessEntry[]): void {

@@ -11,13 +11,15 @@ const noteSchema = z.strictObject({
   pid: z.int(),
   /** With the pid: that process and no later one. */
   startTicks: z.number(),
+  /** Of the task: processes of its hooks are known by it. */
+  id: z.string(),
   hooks: z.array(z.string()),
 });
 export type QuiesceNote = z.infer<typeof noteSchema>;
 
-export function writeNote(path: string, hooks: readonly { readonly name: string }[]): void {
+export function writeNote(path: string, id: string, hooks: readonly { readonly name: string }[]): void {
   const startTicks = readProcesses().find(({ pid }) => pid === process.pid)?.startTicks ?? 0;
-  const note: QuiesceNote = { version: 1, pid: process.pid, startTicks, hooks: hooks.map(({ name }) => name) };
+  const note: QuiesceNote = { version: 1, pid: process.pid, startTicks, id, hooks: hooks.map(({ name }) => name) };
   const fd = openSync(path, 'w', 0o600);
   writeSync(fd, `${JSON.stringify(note)}\n`);
   fsyncSync(fd);

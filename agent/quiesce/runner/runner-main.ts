@@ -38,7 +38,7 @@ async function obey(command: RunnerCommand): Promise<void> {
   switch (command.do) {
     case 'start':
       // Before anything is touched: should we and the agent both be gone, its next process finds out what has to be undone.
-      if (command.task.hooks.length > 0) writeNote(command.task.notePath, command.task.hooks);
+      if (command.task.hooks.length > 0) writeNote(command.task.notePath, command.task.id, command.task.hooks);
       begin(command.task);
       report({ is: 'ready' });
       return;

@@ -71,9 +71,17 @@ export class QuiesceRunner {
     this.#child.stdin?.on('error', () => undefined);
     this.#child.on('error', (error) => void this.#gone(error.message));
     this.#child.on('close', (code, signal) => void this.#gone(signal ?? `exit code ${code}`));
-    // What it left running may keep its output open for ever: then the end of the process has to do.
-    this.#child.on('exit', (code, signal) => {
-      void options.clock.sleep(QUIESCE_GRACE_MS).then(() => this.#gone(signal ?? `exit code ${code}`));
+    // What it left running may keep its output open for ever: then the end of the process has to do. The wait ends with the output, so that an agent
+    // that is told to stop just after a point doesn't stay for it.
+    const closed = new AbortController();
+    this.#child.once('close', () => closed.abort());
+    this.#child.once('exit', (code, signal) => {
+      void options.clock.sleep(QUIESCE_GRACE_MS, closed.signal).then(() => {
+        if (closed.signal.aborted) return;
+        this.#child.stdout?.destroy();
+        this.#child.stderr?.destroy();
+        void this.#gone(signal ?? `exit code ${code}`);
+      });
     });
   }
 

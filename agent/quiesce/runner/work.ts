@@ -6,12 +6,19 @@
  */
 import { statSync } from 'node:fs';
 import type { Clock } from '../../../shared/clock.js';
-import { messageOf } from '../../../shared/errors.js';
+import { AfterimageError, messageOf } from '../../../shared/errors.js';
 import { formatDuration } from '../../../shared/units.js';
 import { deviceNumbers } from '../../disks/footprint.js';
 import type { Application, ApplicationContext } from '../applications/application.js';
 import type { Hook } from '../hooks/hook-files.js';
-import { descendantsOf, killAll, readProcesses, remainingOf, type ProcessEntry } from '../hooks/process-tree.js';
+import {
+  descendantsOf,
+  killAll,
+  readProcesses,
+  remainingOf,
+  startedWith,
+  type ProcessEntry,
+} from '../hooks/process-tree.js';
 import { runHook, type HookCall, type HookPhase } from '../hooks/run-hook.js';
 import type { ApplicationResult, EndCause, QuiesceTask, RunnerReport } from './protocol.js';
 
@@ -103,8 +110,9 @@ export class QuiesceWork {
     return this.#ending;
   }
 
-  /** For hooks that another process began. */
+  /** For hooks that another process began. A `pre` that goes on without it must not come to its end after `abort`. */
   async undo(names: readonly string[]): Promise<void> {
+    killAll(startedWith({ AFTERIMAGE_ID: this.#task.id, AFTERIMAGE_PHASE: 'pre' }));
     this.#begun.push(...this.#task.hooks.filter((hook) => names.includes(hook.name)));
     await this.end('abort', 'command');
   }
@@ -118,7 +126,7 @@ export class QuiesceWork {
       await doing;
     } catch (error) {
       // A step that was stopped failed for that reason.
-      if (this.#ending === null) void this.end('abort', 'failed', messageOf(error));
+      if (this.#ending === null) void this.end('abort', 'failed', reasonOf(error));
     }
   }
 
@@ -142,7 +150,8 @@ export class QuiesceWork {
 
   async #call(hook: Hook, phase: HookPhase, signal: AbortSignal): Promise<HookCall> {
     const { clock, report } = this.#deps;
-    const call = await runHook(hook, phase, { clock, signal, variables: this.#task.variables });
+    const variables = { ...this.#task.variables, AFTERIMAGE_ID: this.#task.id };
+    const call = await runHook(hook, phase, { clock, signal, variables });
     report({ is: 'call', call });
     return call;
   }
@@ -168,8 +177,8 @@ export class QuiesceWork {
   }
 
   #context(): ApplicationContext {
-    const { label, heldMs } = this.#task;
-    return { clock: this.#deps.clock, label, heldMs, signal: this.#stop.signal };
+    const { label, heldMs, deadlineMs } = this.#task;
+    return { clock: this.#deps.clock, label, deadlineMs, heldMs, signal: this.#stop.signal };
   }
 
   /** A point that holds half of a database would be listed as consistent and isn't. */
@@ -182,6 +191,12 @@ export class QuiesceWork {
       );
     }
   }
+}
+
+/** With what to do about it: who reads the point has no other place to find that. */
+function reasonOf(error: unknown): string {
+  const hint = error instanceof AfterimageError ? error.hint : undefined;
+  return hint === undefined ? messageOf(error) : `${messageOf(error)} (${hint})`;
 }
 
 function isFrozen(folder: string, devices: readonly string[], paths: readonly string[]): boolean {
