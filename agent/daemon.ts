@@ -17,6 +17,7 @@ import type { AgentConfig } from './config.js';
 import { AgentMachine } from './machine.js';
 import { realParts } from './machine-parts.js';
 import { agentMetrics } from './metrics.js';
+import { frozenNotePath, thawLeftovers } from './quiesce/frozen-note.js';
 import { takeNotes } from './reboot/notes-folder.js';
 import { requireCredentials } from './session/credentials.js';
 
@@ -31,6 +32,8 @@ const pointRequestSchema = z.strictObject({
 export async function runAgent(config: AgentConfig, signal: AbortSignal): Promise<void> {
   const clock = systemClock;
   const log = createLogger('afterimage-agent', config.log.level);
+  // Before anything is written: it might be to a filesystem that an earlier agent left frozen.
+  await thawLeftovers(frozenNotePath(config.stateDir), config.freeze.deadline, clock, log);
   const credentials = await requireCredentials(config.stateDir);
   const machineLog = log.child({ machine: credentials.machine });
   // What was noted for a reboot is over once an agent runs, whatever boot it was meant for.

@@ -8,7 +8,7 @@ import { syncfsAsync } from '../shared/native/libc.js';
 import type { CutContext, Quiesce } from './cycle/cut.js';
 import type { Source } from './disks/footprint.js';
 import type { Sysfs } from './disks/sysfs.js';
-import { withFrozen } from './quiesce/freeze.js';
+import { withFrozen, type FreezeOptions } from './quiesce/freeze.js';
 import { freezePlanFor, openMount, type MountedFilesystem } from './quiesce/mounts.js';
 
 export interface FreezeSettings {
@@ -27,6 +27,7 @@ export function quiesceFor(
   sysfs: Sysfs,
   sources: readonly Source[],
   settings: FreezeSettings,
+  notePath: string,
   clock: Clock,
   log: Logger,
 ): MachineFreeze {
@@ -34,7 +35,10 @@ export function quiesceFor(
   if (!settings.enabled) return not('freezing is switched off in the configuration');
   const filesystems = freezePlanFor(sysfs, sources).freeze;
   if (filesystems.length === 0) return not('no filesystem that can be frozen is mounted on the disks');
-  return { quiesce: { use: quiesceOf(filesystems, settings.deadline, clock, log) }, filesystems };
+  return {
+    quiesce: { use: quiesceOf(filesystems, { deadlineMs: settings.deadline, notePath, clock, log }) },
+    filesystems,
+  };
 }
 
 /** Writes what the filesystems on these disks hold back. */
@@ -53,11 +57,11 @@ async function syncAll(filesystems: readonly MountedFilesystem[]): Promise<void>
   }
 }
 
-function quiesceOf(filesystems: readonly MountedFilesystem[], deadlineMs: number, clock: Clock, log: Logger): Quiesce {
+function quiesceOf(filesystems: readonly MountedFilesystem[], options: FreezeOptions): Quiesce {
   return {
     presync: () => syncAll(filesystems),
     withFrozen: async (beforeFreeze, work) => {
-      const outcome = await withFrozen(filesystems, { deadlineMs, clock, log, beforeFreeze }, () => work());
+      const outcome = await withFrozen(filesystems, { ...options, beforeFreeze }, () => work());
       const { freezeMs, held } = outcome;
       const reason = outcome.held ? '' : `${outcome.reason}: ${outcome.detail}`;
       return { freezeMs, held, reason, level: 'filesystem', mayFreeze: false };

@@ -21,6 +21,7 @@ import { checkDisk } from './disks/watch.js';
 import type { Sysfs } from './disks/sysfs.js';
 import { cutWork } from './cut-work.js';
 import { changedBlocks } from './hello.js';
+import { frozenNotePath } from './quiesce/frozen-note.js';
 import { quiesceFor } from './machine-quiesce.js';
 import { makeAsked, type AskedPointDeps } from './asked-point.js';
 import { PointRequests } from './point-requests.js';
@@ -412,7 +413,7 @@ export class Replication {
   #freeze(ready: readonly OpenedDisk[]): ReturnType<typeof quiesceFor> {
     const { sysfs, config, clock, log } = this.#deps;
     const sources = ready.map((d) => d.inspected.source);
-    return quiesceFor(sysfs, sources, config.freeze, clock, log);
+    return quiesceFor(sysfs, sources, config.freeze, frozenNotePath(config.stateDir), clock, log);
   }
 
   async #isIdle(ready: readonly OpenedDisk[]): Promise<boolean> {

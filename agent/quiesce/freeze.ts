@@ -11,6 +11,7 @@ import { errnoOf, messageOf } from '../../shared/errors.js';
 import { PRESYNC_TIMEOUT_MS } from '../../shared/limits.js';
 import { holdLogs, type Logger } from '../../shared/log.js';
 import { syncfsAsync } from '../../shared/native/libc.js';
+import { forgetFreeze, noteFreeze } from './frozen-note.js';
 import { FreezeGuard, type Frozen, type GuardEnd } from './guard.js';
 import { openMount, type MountedFilesystem } from './mounts.js';
 
@@ -18,6 +19,7 @@ export type FreezeReason =
   | 'mount-hidden'
   | 'presync-failed'
   | 'guard-not-started'
+  | 'not-noted'
   | 'already-frozen'
   | 'cannot-freeze'
   | 'freeze-failed'
@@ -38,6 +40,8 @@ export interface FreezeOptions {
   readonly log: Logger;
   /** Runs when all stands ready for the freeze: what is done here needn't be done while frozen. When it throws, nothing is frozen. */
   readonly beforeFreeze?: () => Promise<void>;
+  /** Where it is noted that filesystems may be frozen, so that the next agent thaws them should this one and the guard both end. */
+  readonly notePath?: string;
   /** The guard's program, where it isn't beside this file. */
   readonly guardProgram?: string;
 }
@@ -110,13 +114,32 @@ async function freezeFolders<T>(
     await guard.thaw();
     return failure('presync-failed', syncError);
   }
+  const { notePath } = options;
+  const forget = (): void => {
+    if (notePath !== undefined) forgetFreeze(notePath);
+  };
+  try {
+    if (notePath !== undefined) noteFreeze(notePath, guard.pid ?? 0, filesystems);
+  } catch (error) {
+    await guard.thaw();
+    return failure('not-noted', messageOf(error));
+  }
   try {
     await options.beforeFreeze?.();
   } catch (error) {
     await guard.thaw();
+    forget();
     throw error;
   }
-  return new FrozenRun(filesystems, guard, options).run(work);
+  try {
+    const outcome = await new FrozenRun(filesystems, guard, options).run(work);
+    // What could not be thawed stays noted.
+    if (outcome.held || outcome.reason !== 'thaw-failed') forget();
+    return outcome;
+  } catch (error) {
+    forget();
+    throw error;
+  }
 }
 
 /** Two rounds: the first moves the bulk to disk, the second what was written meanwhile, so that the freeze itself has little to flush. */

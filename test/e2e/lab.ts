@@ -40,6 +40,8 @@ export interface LabOptions {
   /** Further keys of the two configurations; they may name paths in the lab's folder. */
   readonly agent?: FurtherKeys;
   readonly receiver?: FurtherKeys;
+  /** Runs the agent, instead of this process' Node with what was built; its arguments follow. */
+  readonly agentCommand?: (folder: string) => readonly [string, ...string[]];
 }
 
 type FurtherKeys =
@@ -82,6 +84,7 @@ export class Lab {
   agent: Daemon | null = null;
   receiver: Daemon | null = null;
   readonly #agentConfig: string;
+  readonly #agentCommand: readonly [string, ...string[]] | undefined;
   readonly #receiverConfig: string;
   readonly #undo: (() => void | Promise<void>)[] = [];
 
@@ -96,6 +99,7 @@ export class Lab {
     this.receiverLog = join(folder, 'receiver.log');
     this.controlSocket = join(folder, 'control.sock');
     this.#agentConfig = join(folder, 'agent.yaml');
+    this.#agentCommand = options.agentCommand?.(folder);
     this.#receiverConfig = join(folder, 'receiver.yaml');
     const agent = {
       stateDir: join(folder, 'agent'),
@@ -155,7 +159,7 @@ export class Lab {
 
   /** Resolves when it answers, or has ended by a signal (a fail point); throws when it ended by itself. */
   async startAgent(env: Env = {}): Promise<Daemon> {
-    const daemon = new Daemon('agent', ['--config', this.#agentConfig, 'run'], this.agentLog, env);
+    const daemon = new Daemon('agent', ['--config', this.#agentConfig, 'run'], this.agentLog, env, this.#agentCommand);
     this.agent = daemon;
     await this.#untilServing(daemon, () => isRunning(this.controlSocket));
     return daemon;

@@ -57,9 +57,11 @@ export class Daemon {
     args: readonly string[],
     readonly logPath: string,
     env: Env,
+    command: readonly [string, ...string[]] = [process.execPath, pathOf(entry)],
   ) {
     const log = openSync(logPath, 'a');
-    this.#child = spawn(process.execPath, [pathOf(entry), ...args], {
+    const [file, ...first] = command;
+    this.#child = spawn(file, [...first, ...args], {
       env: { ...process.env, ...env },
       stdio: ['ignore', log, log],
     });

@@ -1,9 +1,10 @@
 import { spawn, type ChildProcess } from 'node:child_process';
-import { closeSync, openSync, readdirSync, readFileSync } from 'node:fs';
+import { closeSync, existsSync, openSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { freezeNow, thawNow } from '../../agent/quiesce/freeze-ioctl.js';
 import { withFrozen, type FreezeOptions } from '../../agent/quiesce/freeze.js';
+import { thawLeftovers } from '../../agent/quiesce/frozen-note.js';
 import { FreezeGuard } from '../../agent/quiesce/guard.js';
 import { freezePlanFor, type MountedFilesystem } from '../../agent/quiesce/mounts.js';
 import { readMounts } from '../../agent/quiesce/mountinfo.js';
@@ -301,6 +302,34 @@ describe.skipIf(!isRoot)('freeze with guard', { timeout: 30_000 }, () => {
     const lines = readFileSync(path, 'utf8').split('\n');
     expect(lines.filter((line) => line.includes('while frozen'))).toHaveLength(20);
     expect(lines.findIndex((line) => line.includes('after'))).toBeGreaterThan(20);
+  });
+
+  it('notes what may be frozen until it is thawed, and thaws what was left, of this boot and no more', async () => {
+    const [one, two] = [filesystem('ext4'), filesystem('ext4')];
+    const note = join(disks.folder, 'frozen.json');
+    const noted = await withFrozen(one.frozen, { ...options(), notePath: note }, () => readFileSync(note, 'utf8'));
+    expect(existsSync(note)).toBe(false);
+    if (!noted.held) throw new Error(noted.detail);
+    for (const { mount } of [one, two]) {
+      const fd = openSync(mount, 'r');
+      disks.undo(() => closeSync(fd));
+      expect(freezeNow(fd)).toBe(0);
+    }
+    const leftovers = async (text: string): Promise<boolean[]> => {
+      writeFileSync(note, text);
+      await thawLeftovers(note, 2000, systemClock, silentLogger());
+      return [existsSync(note), isFrozen(one.mount), isFrozen(two.mount)];
+    };
+    expect(await leftovers(noted.result.replace(/"bootId":"./, '"bootId":"?'))).toEqual([false, true, true]);
+    expect(await leftovers(noted.result)).toEqual([false, false, true]);
+    expect(await leftovers('{"version":')).toEqual([false, false, true]);
+  });
+
+  it('freezes nothing that can not be noted', async () => {
+    const { mount, frozen } = filesystem('ext4');
+    const outcome = await withFrozen(frozen, { ...options(), notePath: '/nowhere/frozen.json' }, () => 'never');
+    expect(outcome).toMatchObject({ held: false, reason: 'not-noted', freezeMs: 0 });
+    expect(isFrozen(mount)).toBe(false);
   });
 
   it('reports a guard that does not start', async () => {
