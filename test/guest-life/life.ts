@@ -7,6 +7,7 @@ import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Check } from '../../agent/doctor/check.js';
+import type { CycleResult } from '../../agent/cycle/machine-cycle.js';
 import type { AgentSnapshot, DiskSnapshot } from '../../agent/status.js';
 import { MIB, formatBytes } from '../../shared/units.js';
 import { NAME, Site } from './site.js';
@@ -88,10 +89,52 @@ export class Life {
     const disks = this.#options.withRoot ? `${DATA} ${ROOT}` : DATA;
     await this.#guest.run(`afterimage-agent protect ${disks}`);
     await this.#write();
+    // Under emulation all takes longer than limits that are meant for a machine.
+    await this.#guest.run(
+      "mkdir -p /etc/afterimage; printf 'freeze: { deadline: 10s }\\napplicationPoints: { deadline: 10min }\\nhooks: { timeout: 2min }\\n' >/etc/afterimage/agent.yaml",
+    );
     await this.#guest.run('systemctl enable --now afterimage-agent 2>&1');
     await this.#untilProtected();
     await this.#doctor();
     await this.#prove('first copy');
+  }
+
+  /** Hooks can do what an operator can, though the agent can't; and they are undone when it is killed amid them. */
+  async applicationPoint(): Promise<void> {
+    const hook = [
+      '#!/bin/sh',
+      'echo "$1" >/srv/data/state',
+      // The agent may neither write there nor see it.
+      'echo "$1 in $(cat /proc/self/cgroup)" >>/root/hook-calls',
+      '[ ! -e /root/slow ] || [ "$1" != pre ] || sleep 60',
+    ].join('\n');
+    await this.#guest.run(
+      `mkdir -p /etc/afterimage/hooks.d; printf '%s\\n' '${hook}' >/etc/afterimage/hooks.d/10-app; chmod 755 /etc/afterimage/hooks.d/10-app`,
+    );
+    const made = JSON.parse(await this.#guest.run('afterimage-agent point --label guest --json')) as CycleResult;
+    expectThat(made.cut.consistency === 'application', `the point is weaker: ${made.cut.weaker}`);
+    const calls = await this.#guest.run('cat /root/hook-calls');
+    expectThat(/^pre in [^]*^post in /m.test(calls), `the hook was called otherwise: ${calls}`);
+    expectThat(
+      /run-\S+\.service/.test(calls) && !calls.includes('afterimage-agent'),
+      `it ran in the sandbox: ${calls}`,
+    );
+    this.#options.say(
+      `application-consistent point ${made.point}, frozen for ${made.cut.freezeMs.toFixed(0)} ms, hooks outside the sandbox`,
+    );
+
+    await this.#guest.run('touch /root/slow; rm /root/hook-calls');
+    await this.#guest.run(
+      '(afterimage-agent point >/dev/null 2>&1 &) ; until grep -q pre /root/hook-calls; do sleep 1; done',
+    );
+    await this.#guest.run('systemctl kill --signal=SIGKILL afterimage-agent');
+    await this.#guest.run('timeout 120 sh -c "until grep -q ^abort /root/hook-calls; do sleep 1; done"');
+    await this.#guest.run('rm -f /root/slow; test "$(cat /srv/data/state)" = abort');
+    const left = await this.#guest.try('pgrep -f "[s]leep 60"');
+    expectThat(left.code !== 0, 'the hook that was under way goes on');
+    await this.#untilProtected();
+    await this.#guest.run('rm /etc/afterimage/hooks.d/10-app');
+    this.#options.say('the agent was killed amid a hook: it was undone by the service that runs hooks');
   }
 
   async cleanReboot(): Promise<void> {

@@ -1,7 +1,7 @@
 /**
- * `npm run guest-life [-- --data-only]`: a Debian guest under emulation is protected by the real package and lives through installation, first copy, clean
- * reboot, power cut, power off, upgrade and removal; after each, points are restored and compared. Some twenty minutes, more on a busy machine. Exit
- * code 1 at the first promise that isn't kept.
+ * `npm run guest-life [-- --data-only]`: a Debian guest under emulation is protected by the real package and lives through installation, first copy, an
+ * application-consistent point, clean reboot, power cut, power off, upgrade and removal; points are restored and compared. Some twenty minutes, more on a
+ * busy machine. Exit code 1 at the first promise that isn't kept.
  */
 import { execFileSync } from 'node:child_process';
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
@@ -44,6 +44,7 @@ try {
   life = await Life.begin({ folder, packages, withRoot: !values['data-only'], say });
   await life.install();
   await life.protect();
+  await life.applicationPoint();
   await life.cleanReboot();
   await life.powerCut();
   await life.cleanPowerOff();
