@@ -184,6 +184,11 @@ export const COMPRESSIONS_IN_FLIGHT = 2;
 export const COMPRESS_BESIDE_BYTES_MIN = 64 * KIB;
 /** Flushing filesystems before a freeze pauses nobody, but a disk that needs longer than this would be flushing inside the freeze as well. */
 export const PRESYNC_TIMEOUT_MS = 60_000;
+/**
+ * Rounds of flushing before a freeze, until one takes no longer than half of what may be frozen: the freeze flushes about as much as the last, and nothing can
+ * interrupt it. A disk that is written faster than that in all of them isn't frozen at all.
+ */
+export const PRESYNC_ROUNDS_MAX = 5;
 /** Start of the thaw guard: a small process, but the source may be busy. Nothing is frozen yet. */
 export const GUARD_START_TIMEOUT_MS = 20_000;
 /** A guard that doesn't answer a thaw within this is killed, and the agent thaws. */

@@ -8,7 +8,7 @@
 import { closeSync } from 'node:fs';
 import type { Clock } from '../../shared/clock.js';
 import { errnoOf, messageOf } from '../../shared/errors.js';
-import { PRESYNC_TIMEOUT_MS } from '../../shared/limits.js';
+import { PRESYNC_ROUNDS_MAX, PRESYNC_TIMEOUT_MS } from '../../shared/limits.js';
 import { holdLogs, type Logger } from '../../shared/log.js';
 import { syncfsAsync } from '../../shared/native/libc.js';
 import { forgetFreeze, noteFreeze } from './frozen-note.js';
@@ -54,7 +54,7 @@ export async function presyncFilesystems(
   const folders: number[] = [];
   try {
     for (const filesystem of filesystems) folders.push(openMount(filesystem));
-    return await presync(folders, clock);
+    return await presync(folders, clock, Infinity);
   } catch (error) {
     return messageOf(error);
   } finally {
@@ -106,7 +106,7 @@ async function freezeFolders<T>(
     (guard) => ({ guard }),
     (error: unknown) => ({ error }),
   );
-  const syncError = await presync(folders, options.clock);
+  const syncError = await presync(folders, options.clock, options.deadlineMs / 2);
   const started = await starting;
   if ('error' in started) return failure('guard-not-started', messageOf(started.error));
   const { guard } = started;
@@ -131,6 +131,12 @@ async function freezeFolders<T>(
     forget();
     throw error;
   }
+  const late = await flushedWithin(folders, options.clock, options.deadlineMs);
+  if (late !== null) {
+    await guard.thaw();
+    forget();
+    return failure('presync-failed', late);
+  }
   try {
     const outcome = await new FrozenRun(filesystems, guard, options).run(work);
     // What could not be thawed stays noted.
@@ -142,20 +148,44 @@ async function freezeFolders<T>(
   }
 }
 
-/** Two rounds: the first moves the bulk to disk, the second what was written meanwhile, so that the freeze itself has little to flush. */
-async function presync(folders: readonly number[], clock: Clock): Promise<string | null> {
+/**
+ * At least two rounds: the first moves the bulk to disk, the second what was written meanwhile. More, until one is within its limit: the freeze has as much to
+ * flush as the last, and holds writes back for that long, whatever its deadline.
+ */
+async function presync(folders: readonly number[], clock: Clock, limitMs: number): Promise<string | null> {
   const stop = new AbortController();
   const rounds = async (): Promise<string | null> => {
-    for (const fd of [...folders, ...folders]) {
-      if (stop.signal.aborted) break;
-      await syncfsAsync(fd);
+    let tookMs = Infinity;
+    for (let round = 0; round < PRESYNC_ROUNDS_MAX && (round < 2 || tookMs > limitMs); round++) {
+      const startMs = clock.monotonicMs();
+      for (const fd of folders) {
+        if (stop.signal.aborted) return null;
+        await syncfsAsync(fd);
+      }
+      tookMs = clock.monotonicMs() - startMs;
     }
-    return null;
+    if (tookMs <= limitMs) return null;
+    return `the disks are written faster than they can be flushed: the last of ${PRESYNC_ROUNDS_MAX} rounds took ${tookMs.toFixed(0)} ms, and ${limitMs.toFixed(0)} ms are free for that in a freeze`;
   };
   const timeout = clock
     .sleep(PRESYNC_TIMEOUT_MS, stop.signal)
     .then(() => `flushing took longer than ${PRESYNC_TIMEOUT_MS / 1000} s`);
   const result = await Promise.race([rounds().catch(messageOf), timeout]);
+  stop.abort();
+  return result;
+}
+
+/** What was written since: flushed here, it holds nobody back, and what takes too long for a freeze shows in time. Null, or why it didn't work. */
+async function flushedWithin(folders: readonly number[], clock: Clock, limitMs: number): Promise<string | null> {
+  const stop = new AbortController();
+  const flush = async (): Promise<string | null> => {
+    for (const fd of folders) if (!stop.signal.aborted) await syncfsAsync(fd);
+    return null;
+  };
+  const late = clock
+    .sleep(limitMs, stop.signal)
+    .then(() => `flushing just before the freeze took longer than ${limitMs} ms`);
+  const result = await Promise.race([flush().catch(messageOf), late]);
   stop.abort();
   return result;
 }

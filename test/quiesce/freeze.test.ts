@@ -1,5 +1,5 @@
-import { spawn, type ChildProcess } from 'node:child_process';
-import { closeSync, existsSync, openSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { execFileSync, spawn, type ChildProcess } from 'node:child_process';
+import { closeSync, existsSync, openSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { freezeNow, thawNow } from '../../agent/quiesce/freeze-ioctl.js';
@@ -19,6 +19,23 @@ const GUARD = 'agent/quiesce/guard-main.ts';
 const AGENT = 'test/quiesce/frozen-agent.ts';
 const LOGGING_AGENT = 'test/quiesce/logging-agent.ts';
 const sysfs = new Sysfs();
+
+const hasSlowDisks = existsSync('/dev/fuse') && existsSync('/usr/bin/nbdfuse') && existsSync('/usr/bin/nbdkit');
+if (!hasSlowDisks) console.warn('the test with a slow disk is skipped: it needs nbdfuse, nbdkit and /dev/fuse');
+
+/** A file of which 2 MB are written in a second. */
+function slowImage(disks: LoopDisks, children: ChildProcess[]): string {
+  const path = join(disks.folder, 'slow');
+  writeFileSync(path, '');
+  const server = ['nbdkit', '-s', '--exit-with-parent', '--filter=rate', 'memory', '48M', 'rate=16M'];
+  children.push(spawn('nbdfuse', [path, '--command', ...server], { stdio: 'ignore' }));
+  disks.undo(() => execFileSync('umount', [path]));
+  for (let attempt = 0; statSync(path).size === 0; attempt++) {
+    if (attempt === 100) throw new Error('nbdfuse does not come up');
+    execFileSync('sleep', ['0.1']);
+  }
+  return path;
+}
 
 describe.skipIf(!isRoot)('freeze with guard', { timeout: 30_000 }, () => {
   let compiled: Compiled;
@@ -330,6 +347,27 @@ describe.skipIf(!isRoot)('freeze with guard', { timeout: 30_000 }, () => {
     const outcome = await withFrozen(frozen, { ...options(), notePath: '/nowhere/frozen.json' }, () => 'never');
     expect(outcome).toMatchObject({ held: false, reason: 'not-noted', freezeMs: 0 });
     expect(isFrozen(mount)).toBe(false);
+  });
+
+  it.skipIf(!hasSlowDisks)('freezes no disk that is written faster than it can be flushed', async () => {
+    const device = disks.attach(slowImage(disks, children));
+    const mount = disks.mount(device, 'ext4', 'defaults');
+    const frozen = planOf(device);
+    const script = 'while :; do dd if=/dev/zero of="$0/large" bs=1M count=2 conv=notrunc 2>/dev/null; done';
+    const busy = spawn('sh', ['-c', script, mount], { stdio: 'ignore' });
+    children.push(busy);
+    await until('it is written', () => existsSync(join(mount, 'large')));
+    const outcome = await withFrozen(frozen, options(600), () => 'never');
+    expect(outcome).toMatchObject({ held: false, reason: 'presync-failed', freezeMs: 0 });
+    expect(outcome.held || outcome.detail).toContain('faster than they can be flushed');
+    busy.kill('SIGKILL');
+    await until('it ends', () => busy.signalCode !== null);
+    expect(await withFrozen(frozen, options(10_000), () => 'frozen')).toMatchObject({ held: true });
+    // What is written while others get ready for the freeze counts as well.
+    const beforeFreeze = async (): Promise<void> => writeFileSync(join(mount, 'large'), Buffer.alloc(8 * MIB, 1));
+    const late = await withFrozen(frozen, { ...options(600), beforeFreeze }, () => 'never');
+    expect(late).toMatchObject({ held: false, reason: 'presync-failed', freezeMs: 0 });
+    expect(late.held || late.detail).toContain('just before the freeze');
   });
 
   it('reports a guard that does not start', async () => {
