@@ -56,7 +56,11 @@ describe.skipIf(!canRunLab || !hasPostgres || !hasMariadb).each(ALL ? LAYOUTS : 
       );
       for (const point of points) {
         const { instant, recovery } = await machine.mounted(imagesOf(point), async () => ({
-          instant: instantOf(notes, await machine.recovered()),
+          instant: instantOf(notes, {
+            ...(await machine.recovered()),
+            // Quiesced it fits the others; else nobody promises anything of it.
+            ...(point.consistency === 'application' ? { myisam: await machine.plainTable() } : {}),
+          }),
           recovery: recoveryOf(machine.postgres.log, machine.mariadb.log),
         }));
         const where = `point ${point.number} (${point.consistency})`;
@@ -71,7 +75,7 @@ describe.skipIf(!canRunLab || !hasPostgres || !hasMariadb).each(ALL ? LAYOUTS : 
           // Recovery begins at the checkpoints that were made for the point, which are later than its request.
           const said = (point.quiesce?.applications ?? []).map(({ detail }) => detail).join('\n');
           const [, checkpoint = '', mark = ''] = /PostgreSQL.*checkpoint at (\S+);.* at (\S+)/.exec(said) ?? [];
-          expect(recovery.postgres.from, where).toBe(checkpoint);
+          expect(position(recovery.postgres.from), where).toBeGreaterThanOrEqual(position(checkpoint));
           expect(position(checkpoint), where).toBeGreaterThanOrEqual(position(asked.logEnds.postgres));
           expect(position(recovery.postgres.to), where).toBeGreaterThanOrEqual(position(mark));
           const [, innodb] = /MariaDB.*checkpoint at (\d+)/.exec(said) ?? [];

@@ -3,6 +3,8 @@
  * after the other, as pgbench does: an entry with the connection's next number, and an amount moved between two accounts. Each is noted with the time at
  * which it began and the time at which its commit was acknowledged, on one monotonic clock for all of them.
  *
+ * With MariaDB there is one more connection, which adds rows to a table of an engine without transactions.
+ *
  * Arguments: where to write the notes, then `KIND=SOCKET` for each server. Says `running` when each connection had its first acknowledgement; stops at the
  * end of its input, writes the notes, and ends.
  */
@@ -33,17 +35,32 @@ process.stdin.resume();
 
 const nowMs = (): number => performance.timeOrigin + performance.now();
 
-async function work(run: Run, connection: number, transactions: Transaction[], started: () => void): Promise<void> {
+const entry = (table: string, connection: number, id: number): string =>
+  `INSERT INTO ${table} (connection, id, filler) VALUES (${connection}, ${id}, '${'x'.repeat(300)}')`;
+
+function transfer(connection: number, id: number): string[] {
+  // The last accounts have one connection each, so that none waits for another for ever.
+  const [from, to] = [1 + ((id * 7 + connection) % (ACCOUNTS - 3)), ACCOUNTS - (connection % 3)];
+  return [
+    'BEGIN',
+    entry('entries', connection, id),
+    `UPDATE accounts SET balance = balance - ${id} WHERE id = ${from}`,
+    `UPDATE accounts SET balance = balance + ${id} WHERE id = ${to}`,
+    'COMMIT',
+  ];
+}
+
+async function work(
+  run: Run,
+  connection: number,
+  statementsOf: (connection: number, id: number) => string[],
+  transactions: Transaction[],
+  started: () => void,
+): Promise<void> {
   for (let id = 1; !isOver; id++) {
-    // The last accounts have one connection each, so that none waits for another for ever.
-    const [from, to] = [1 + ((id * 7 + connection) % (ACCOUNTS - 3)), ACCOUNTS];
     const transaction: Transaction = { connection, id, begunMs: nowMs(), acknowledgedMs: null };
     transactions.push(transaction);
-    await run('BEGIN');
-    await run(`INSERT INTO entries (connection, id, filler) VALUES (${connection}, ${id}, '${'x'.repeat(300)}')`);
-    await run(`UPDATE accounts SET balance = balance - ${id} WHERE id = ${from}`);
-    await run(`UPDATE accounts SET balance = balance + ${id} WHERE id = ${to - (connection % 3)}`);
-    await run('COMMIT');
+    for (const statement of statementsOf(connection, id)) await run(statement);
     transaction.acknowledgedMs = nowMs();
     if (id === 1) started();
     await new Promise((resolve) => setTimeout(resolve, Math.random() * THINK_MS_MAX));
@@ -53,18 +70,32 @@ async function work(run: Run, connection: number, transactions: Transaction[], s
 const [path = '', ...servers] = process.argv.slice(2);
 const notes: Notes = {};
 const working: Promise<void>[] = [];
-let waiting = servers.length * CONNECTIONS_EACH;
+let waiting = 0;
+const begin = async (
+  kind: string,
+  socket: string,
+  as: string,
+  connection: number,
+  statementsOf: (connection: number, id: number) => string[],
+): Promise<void> => {
+  waiting++;
+  const transactions = (notes[as] ??= []);
+  const run = await connect(kind, socket);
+  working.push(
+    work(run, connection, statementsOf, transactions, () => {
+      if (--waiting === 0) process.stdout.write('running\n');
+    }),
+  );
+};
+// Until all are there.
+waiting++;
 for (const server of servers) {
   const [kind = '', socket = ''] = server.split('=');
-  const transactions: Transaction[] = [];
-  notes[kind] = transactions;
   for (let connection = 1; connection <= CONNECTIONS_EACH; connection++)
-    working.push(
-      work(await connect(kind, socket), connection, transactions, () => {
-        if (--waiting === 0) process.stdout.write('running\n');
-      }),
-    );
+    await begin(kind, socket, kind, connection, transfer);
+  if (kind === 'mariadb') await begin(kind, socket, 'myisam', 1, (...of) => [entry('plain', ...of)]);
 }
+if (--waiting === 0) process.stdout.write('running\n');
 await Promise.all(working);
 writeFileSync(path, JSON.stringify(notes));
 process.exit(0);
