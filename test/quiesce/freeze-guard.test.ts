@@ -15,7 +15,7 @@ import { until } from './loop-disks.js';
 import { MemoryLimit } from './memory-limit.js';
 import { StallWriter } from './stalls.js';
 
-const DEADLINE_MS = 3_000;
+const DEADLINE_MS = 2_000;
 /** A writer that was let go needs a processor until it knows. */
 const SLACK_MS = 1_500;
 /** New memory of the agent, and of the guard with its locked memory. */
@@ -103,7 +103,6 @@ describe.skipIf(!canRunLab)(`frozen filesystems (${WHY_NO_LAB})`, { timeout: 120
     expect(newest?.stats.freezeMs).toBe(cut.freezeMs);
     expect(newest?.reason).toContain('in vain');
     expect(await lab.command('cli', 'points', 'lab')).toMatch(new RegExp(`FROZEN[^]* ${cut.freezeMs.toFixed(0)} ms `));
-    expect(await frozenPoint()).toMatchObject({ consistency: 'filesystem', weaker: '' });
   });
 
   it('agent and guard are killed at once: the next agent thaws, before anything else', async () => {
@@ -116,7 +115,7 @@ describe.skipIf(!canRunLab)(`frozen filesystems (${WHY_NO_LAB})`, { timeout: 120
     expect((await asked).code).not.toBe(0);
     const thawed = Promise.all(writers.map((writer) => writer.longestMs(60_000)));
     // Nobody is left who could thaw.
-    await sleep(DEADLINE_MS + SLACK_MS);
+    await sleep(DEADLINE_MS + 500);
     await lab.startAgent();
     await lab.untilProtected();
     for (const stallMs of await thawed) expect(stallMs).toBeGreaterThan(DEADLINE_MS);

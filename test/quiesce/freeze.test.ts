@@ -6,6 +6,7 @@ import { freezeNow, thawNow } from '../../agent/quiesce/freeze-ioctl.js';
 import { withFrozen, type FreezeOptions } from '../../agent/quiesce/freeze.js';
 import { thawLeftovers } from '../../agent/quiesce/frozen-note.js';
 import { FreezeGuard } from '../../agent/quiesce/guard.js';
+import { readProcesses } from '../../agent/quiesce/hooks/process-tree.js';
 import { freezePlanFor, type MountedFilesystem } from '../../agent/quiesce/mounts.js';
 import { readMounts } from '../../agent/quiesce/mountinfo.js';
 import { Sysfs } from '../../agent/disks/sysfs.js';
@@ -27,7 +28,7 @@ if (!hasSlowDisks) console.warn('the test with a slow disk is skipped: it needs 
 function slowImage(disks: LoopDisks, children: ChildProcess[]): string {
   const path = join(disks.folder, 'slow');
   writeFileSync(path, '');
-  const server = ['nbdkit', '-s', '--exit-with-parent', '--filter=rate', 'memory', '48M', 'rate=16M'];
+  const server = ['nbdkit', '-s', '--exit-with-parent', '--filter=rate', 'memory', '48M', 'rate=16M', 'burstiness=0.2'];
   children.push(spawn('nbdfuse', [path, '--command', ...server], { stdio: 'ignore' }));
   disks.undo(() => execFileSync('umount', [path]));
   for (let attempt = 0; statSync(path).size === 0; attempt++) {
@@ -332,14 +333,28 @@ describe.skipIf(!isRoot)('freeze with guard', { timeout: 30_000 }, () => {
       disks.undo(() => closeSync(fd));
       expect(freezeNow(fd)).toBe(0);
     }
-    const leftovers = async (text: string): Promise<boolean[]> => {
+    const leftovers = async (text: string, guardLimitMs = 2000): Promise<boolean[]> => {
       writeFileSync(note, text);
-      await thawLeftovers(note, 2000, systemClock, silentLogger());
+      await thawLeftovers(note, guardLimitMs, systemClock, silentLogger());
       return [existsSync(note), isFrozen(one.mount), isFrozen(two.mount)];
     };
     expect(await leftovers(noted.result.replace(/"bootId":"./, '"bootId":"?'))).toEqual([false, true, true]);
     expect(await leftovers(noted.result)).toEqual([false, false, true]);
     expect(await leftovers('{"version":')).toEqual([false, false, true]);
+    // A guard that is still there, and doesn't thaw in its time, is stopped for good first.
+    const guard = spawn('sleep', ['600']);
+    children.push(guard);
+    const startTicks = readProcesses().find(({ pid }) => pid === guard.pid)?.startTicks;
+    const fd = openSync(one.mount, 'r');
+    disks.undo(() => closeSync(fd));
+    expect(freezeNow(fd)).toBe(0);
+    const known = JSON.parse(noted.result) as object;
+    expect(await leftovers(JSON.stringify({ ...known, pid: guard.pid, startTicks }), 100)).toEqual([
+      false,
+      false,
+      true,
+    ]);
+    await until('the guard ends', () => guard.signalCode === 'SIGKILL');
   });
 
   it('freezes nothing that can not be noted', async () => {
@@ -353,19 +368,19 @@ describe.skipIf(!isRoot)('freeze with guard', { timeout: 30_000 }, () => {
     const device = disks.attach(slowImage(disks, children));
     const mount = disks.mount(device, 'ext4', 'defaults');
     const frozen = planOf(device);
-    const script = 'while :; do dd if=/dev/zero of="$0/large" bs=1M count=2 conv=notrunc 2>/dev/null; done';
+    const script = 'while :; do dd if=/dev/zero of="$0/large" bs=1M count=1 conv=notrunc 2>/dev/null; done';
     const busy = spawn('sh', ['-c', script, mount], { stdio: 'ignore' });
     children.push(busy);
     await until('it is written', () => existsSync(join(mount, 'large')));
-    const outcome = await withFrozen(frozen, options(600), () => 'never');
+    const outcome = await withFrozen(frozen, options(400), () => 'never');
     expect(outcome).toMatchObject({ held: false, reason: 'presync-failed', freezeMs: 0 });
     expect(outcome.held || outcome.detail).toContain('faster than they can be flushed');
     busy.kill('SIGKILL');
     await until('it ends', () => busy.signalCode !== null);
     expect(await withFrozen(frozen, options(10_000), () => 'frozen')).toMatchObject({ held: true });
     // What is written while others get ready for the freeze counts as well.
-    const beforeFreeze = async (): Promise<void> => writeFileSync(join(mount, 'large'), Buffer.alloc(8 * MIB, 1));
-    const late = await withFrozen(frozen, { ...options(600), beforeFreeze }, () => 'never');
+    const beforeFreeze = async (): Promise<void> => writeFileSync(join(mount, 'large'), Buffer.alloc(4 * MIB, 1));
+    const late = await withFrozen(frozen, { ...options(400), beforeFreeze }, () => 'never');
     expect(late).toMatchObject({ held: false, reason: 'presync-failed', freezeMs: 0 });
     expect(late.held || late.detail).toContain('just before the freeze');
   });
