@@ -1,11 +1,10 @@
 /**
  * The system calls of a local image that Node lacks: reading only what is in the page cache, advice about it, deallocating and zeroing on a worker thread.
- * Owns no state but a buffer for such reads.
+ * Owns no state but what it remembers of where buffers lie.
  */
 import { readFileSync, statfsSync } from 'node:fs';
 import koffi from 'koffi';
-import { VOLUME_TRY_READ_BYTES_MAX } from '../../../shared/limits.js';
-import { addressOf, alignedBuffer, SysError } from '../../../shared/native/libc.js';
+import { addressOf, SysError } from '../../../shared/native/libc.js';
 
 const libc = koffi.load(null);
 
@@ -50,30 +49,33 @@ const TMPFS_MAGIC = 0x01021994;
 export const isInMemory = (fd: number): boolean => statfsSync(`/proc/self/fd/${fd}`).type === TMPFS_MAGIC;
 
 const RWF_NOWAIT = 8;
-// One place that is always the same spares finding the address of each caller's buffer, which costs more than the copy of a few KiB.
-let cached: { readonly bytes: Buffer; readonly iov: Buffer } | undefined;
+/** Asking for an address costs more than a read of a few KiB; callers use the same memory again and again, and memory of a buffer doesn't move. */
+const addresses = new WeakMap<ArrayBufferLike, number>();
+const WORD = 2 ** 32;
+/** struct iovec (readv(2)), of one part. */
+const iov = Buffer.alloc(16);
 
-function scratch(): { readonly bytes: Buffer; readonly iov: Buffer } {
-  if (cached !== undefined) return cached;
-  const bytes = alignedBuffer(VOLUME_TRY_READ_BYTES_MAX);
-  const iov = Buffer.alloc(16);
-  iov.writeBigUInt64LE(addressOf(bytes), 0);
-  cached = { bytes, iov };
-  return cached;
+function pointTo(into: Buffer): void {
+  let base = addresses.get(into.buffer);
+  if (base === undefined) {
+    // Addresses of user space have 47 bits.
+    base = Number(addressOf(into)) - into.byteOffset;
+    addresses.set(into.buffer, base);
+  }
+  const address = base + into.byteOffset;
+  iov.writeUInt32LE(address % WORD, 0);
+  iov.writeUInt32LE(Math.floor(address / WORD), 4);
+  iov.writeUInt32LE(into.length, 8);
 }
 
 /**
- * Fills `into` (at most VOLUME_TRY_READ_BYTES_MAX) if all of it is in the page cache. `unsupported`: the filesystem can't tell.
+ * Fills `into` if all of it is in the page cache; what is in it is undefined otherwise. `unsupported`: the filesystem can't tell.
  */
 export function readCached(fd: number, offset: number, into: Buffer): 'read' | 'not-cached' | 'unsupported' {
-  const { bytes, iov } = scratch();
-  const length = into.length;
-  iov.writeUInt32LE(length, 8);
+  const { length } = into;
+  pointTo(into);
   const got = cPreadv2(fd, iov, 1, offset, RWF_NOWAIT);
-  if (got === length) {
-    bytes.copy(into, 0, 0, length);
-    return 'read';
-  }
+  if (got === length) return 'read';
   if (got >= 0) return 'not-cached';
   const errno = koffi.errno();
   if (errno === EAGAIN || errno === EINTR) return 'not-cached';
