@@ -6,41 +6,21 @@ import { z } from 'zod';
 import { loadConfigOrDefaults } from '../shared/config/load.js';
 import {
   absolutePath,
-  daysValue,
   durationValue,
   hostPortValue,
   loopbackHost,
   logLevelValue,
   portValue,
-  rateValue,
-  timeOfDayValue,
 } from '../shared/config/values.js';
 import { CUT_DEADLINE_MS, FREEZE_DEADLINE_MS, HOOK_TIMEOUT_MS, POINT_INTERVAL_MS } from '../shared/limits.js';
 import { FLEET_MAX } from '../shared/limits-fleet.js';
+import { bandwidthSchema, cpuSchema, ioSchema } from './load/config.js';
 import { applicationPointsSchema, applicationsSchema, hooksSchema } from './quiesce/config.js';
 import { REBOOT_WITHIN_MS } from '../shared/limits-service.js';
 
 export const AGENT_CONFIG_PATH = '/etc/afterimage/agent.yaml';
 
 const HOUR_MS = 3_600_000;
-
-/** In force on these days from `from` to `to`, local time; over midnight when `to` is not after `from`. The first that fits counts. */
-const bandwidthRuleSchema = z.strictObject({
-  days: daysValue.prefault('daily'),
-  from: timeOfDayValue,
-  to: timeOfDayValue,
-  /** Bytes per second; `none` for no limit. */
-  limit: z.union([z.literal('none').transform(() => null), rateValue], {
-    error: 'expected a rate with its unit, such as 20MB/s or 100Mbit/s, or none',
-  }),
-});
-
-export const bandwidthSchema = z.strictObject({
-  /** Outside the schedule. Absent: no limit. */
-  limit: rateValue.optional(),
-  schedule: z.array(bandwidthRuleSchema).max(100).default([]),
-});
-export type Bandwidth = z.infer<typeof bandwidthSchema>;
 
 const commands = z.array(z.string('expected a command as text').min(1)).max(100).default([]);
 
@@ -52,7 +32,10 @@ export const agentConfigSchema = z.strictObject({
   interval: durationValue(1_000, 24 * HOUR_MS, '1s to 24h').default(POINT_INTERVAL_MS),
   status: z.strictObject({ host: loopbackHost.default('127.0.0.1'), port: portValue.default(7445) }).prefault({}),
   controlSocket: absolutePath.default('/run/afterimage-agent/control.sock'),
+  /** What the agent may take of network, processor and disks, each with a schedule: keys in load/config.ts. */
   bandwidth: bandwidthSchema.prefault({}),
+  cpu: cpuSchema.prefault({}),
+  io: ioSchema.prefault({}),
   tracker: z
     .strictObject({
       prefer: z.enum(['auto', 'ebpf', 'scan']).default('auto'),

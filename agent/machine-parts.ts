@@ -14,6 +14,8 @@ import { ReadPool } from './cycle/read-pool.js';
 import { WindowArena } from './cycle/window-arena.js';
 import { describeMachine, hardwareId, type MachineDescription } from './describe.js';
 import type { Source } from './disks/footprint.js';
+import { IoPriority } from './load/io-priority.js';
+import type { LoadParts } from './load/work-limits.js';
 import { Sysfs } from './disks/sysfs.js';
 import { FinalCut, type FinalCutDeps } from './final-cut.js';
 import { SourceKeys } from './keys/source-keys.js';
@@ -62,6 +64,8 @@ export interface MachineParts {
   readonly pointHistory?: HistoryStore;
   /** Lets applications go that an earlier agent held back. */
   readonly undoQuiesce?: () => Promise<void>;
+  /** What limits of load measure and set. Absent: no processor, no priorities. */
+  readonly load?: LoadParts;
   /** Returns when the generation survives a crash. */
   readonly keepGeneration: (generation: number) => Promise<void>;
 }
@@ -95,6 +99,15 @@ export function realParts(
     rebootReasons: () => rebootReasons(config.reboot.runDir, bootId()),
     pointHistory: historyIn(config.stateDir),
     undoQuiesce: () => undoLeftovers({ config, clock, log, randomId: randomUUID }),
+    load: {
+      cpuUsedMs: () => {
+        const { user, system } = process.cpuUsage();
+        return (user + system) / 1000;
+      },
+      ioPriority: new IoPriority(config.io.idle, (reason) =>
+        log.warn({ reason }, 'first copies and comparisons are not read at idle priority'),
+      ),
+    },
     keepGeneration: (generation) => keepGeneration(config.stateDir, generation),
   };
 }

@@ -20,6 +20,7 @@ import type { CycleResult } from './cycle/machine-cycle.js';
 import { helloOf } from './hello.js';
 import type { FinalCutting, MachineParts } from './machine-parts.js';
 import type { SourceKeys } from './keys/source-keys.js';
+import { WorkLimits } from './load/work-limits.js';
 import { closeDisk, type OpenContext, type OpenedDisk } from './open-disk.js';
 import { DisksChanged, Replication } from './replication.js';
 import { Restoration } from './restore/restoration.js';
@@ -29,7 +30,6 @@ import { backoffMs } from './session/backoff.js';
 import type { Credentials } from './session/credentials.js';
 import { NO_FLEET, Route } from './session/route.js';
 import { ReceiverSession, SessionEnded } from './session/session.js';
-import { Throttle } from './session/throttle.js';
 import { AgentStatus } from './status.js';
 
 /** Wait before disks that could not be opened are tried again. */
@@ -49,7 +49,7 @@ export interface MachineDeps {
 export class AgentMachine {
   readonly status: AgentStatus;
   readonly #deps: MachineDeps;
-  readonly #throttle: Throttle;
+  readonly #limits: WorkLimits;
   readonly #session: string;
   #disks: OpenedDisk[] = [];
   #replication: Replication | null = null;
@@ -68,7 +68,7 @@ export class AgentMachine {
   constructor(deps: MachineDeps) {
     this.#deps = deps;
     this.#session = deps.randomId();
-    this.#throttle = new Throttle(deps.config.bandwidth, deps.clock);
+    this.#limits = new WorkLimits(deps.config, deps.clock, deps.parts.load ?? null);
     this.#applicationPoints = new ApplicationPoints({
       config: deps.config.applicationPoints,
       clock: deps.clock,
@@ -83,6 +83,7 @@ export class AgentMachine {
       () => this.#disks,
       () => deps.parts.tracker.tracker,
       () => this.#applicationPoints.status(),
+      () => this.#limits.status(),
     );
   }
 
@@ -208,7 +209,7 @@ export class AgentMachine {
       const receiver = { ...credentials, receiver: attempt.address };
       const transport = await parts.connect(receiver, { clock, signal: stop, timeoutMs });
       attempt.connected = true;
-      const open = new ReceiverSession(transport, this.#throttle, log, clock);
+      const open = new ReceiverSession(transport, this.#limits.bandwidth, log, clock);
       session = open;
       open.onFleet((fleet) => {
         if (route.learnt(fleet)) this.#keepRoute(route);
@@ -236,7 +237,7 @@ export class AgentMachine {
       } else {
         const { messages: pool, arena } = parts.memory;
         const points = { applicationPoints: this.#applicationPoints, undone: this.#undone };
-        const more = { pool, arena, randomId, finalCut: this.#finalCut, ...points };
+        const more = { pool, arena, randomId, finalCut: this.#finalCut, limits: this.#limits, ...points };
         const replication = new Replication({ ...deps, ...more }, open, stop);
         this.#replication = replication;
         await replication.run(welcome, onProgress);

@@ -2,6 +2,7 @@
  * Metrics of the agent in Prometheus' form, collected from the status when they are asked for.
  */
 import { Gauge, Registry } from 'prom-client';
+import type { LimitStatus } from './load/work-limits.js';
 import { FAILED_OVER, type AgentSnapshot, type DiskSnapshot } from './status.js';
 
 interface Metric<T> {
@@ -71,7 +72,19 @@ const MACHINE: readonly Metric<AgentSnapshot>[] = [
   { name: 'points_committed_total', help: 'Recovery points since the start', of: (s) => s.pointsCommitted },
   { name: 'points_skipped_total', help: 'Points that were not made, or fell back', of: (s) => s.pointsSkipped },
   { name: 'freezes_total', help: 'Points that froze filesystems', of: (s) => s.freezes },
+  {
+    name: 'late_by_limits',
+    help: '1 when limits of load made the last point late; /status says which',
+    of: (s) => (s.load.late === null ? 0 : 1),
+  },
   { name: 'resident_bytes', help: 'Resident memory of the agent', of: (s) => s.memory.residentBytes },
+];
+
+const LIMIT: readonly Metric<LimitStatus>[] = [
+  { name: 'value', help: 'Limit in force, per second; absent while there is none', of: (l) => l.limit },
+  { name: 'holding', help: '1 while work waits for it', of: (l) => (l.isHolding ? 1 : 0) },
+  { name: 'held_seconds_total', help: 'For how long work has waited for it', of: (l) => l.heldSeconds },
+  { name: 'exceeded_seconds_total', help: 'Debts of points that were forgiven', of: (l) => l.exceededSeconds },
 ];
 
 const DISK: readonly Metric<DiskSnapshot>[] = [
@@ -139,6 +152,21 @@ export function agentMetrics(snapshot: () => AgentSnapshot): Registry {
       collect() {
         const value = metric.of(snapshot());
         if (value != null) this.set(value);
+      },
+    });
+  }
+  for (const metric of LIMIT) {
+    new Gauge({
+      name: `afterimage_agent_limit_${metric.name}`,
+      help: metric.help,
+      labelNames: ['limit'],
+      registers: [registry],
+      collect() {
+        this.reset();
+        for (const limit of snapshot().load.limits) {
+          const value = metric.of(limit);
+          if (value != null) this.set({ limit: limit.name }, value);
+        }
       },
     });
   }

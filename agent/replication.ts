@@ -27,7 +27,10 @@ import { makeAsked, type AskedPointDeps } from './asked-point.js';
 import { PointRequests } from './point-requests.js';
 import type { PointRequest } from './quiesce/machine-asked.js';
 import type { FinalCutting } from './machine-parts.js';
+import type { WorkLimits } from './load/work-limits.js';
+import { heldBetween } from './load/lateness.js';
 import type { OpenedDisk } from './open-disk.js';
+import { Resends } from './resends.js';
 import type { Order, ReceiverSession, SessionEnded } from './session/session.js';
 import type { AgentStatus } from './status.js';
 import type { MarkTracker } from './tracker/tracker.js';
@@ -45,6 +48,7 @@ export interface ReplicationDeps extends AskedPointDeps {
   readonly status: AgentStatus;
   readonly disks: readonly OpenedDisk[];
   readonly finalCut: FinalCutting;
+  readonly limits: WorkLimits;
 }
 
 export class Replication {
@@ -59,6 +63,8 @@ export class Replication {
   #reason: string | null = null;
   #wake: AbortController = new AbortController();
   #onProgress: () => void = () => undefined;
+  /** Aborted with the reason when the session has ended, or the agent stops. */
+  readonly #end = new AbortController();
   /** Why the session has ended, once it has. */
   #over: SessionEnded | null = null;
   /** Asked for and not begun yet: a sweep must not begin while a cycle runs. */
@@ -71,9 +77,7 @@ export class Replication {
   #finalCutEnd = new AbortController();
   /** The workload is to run again; answered when it does. */
   #resumes: number[] = [];
-  /** Blocks that the receiver asked for once more: not begun yet, and with the next point. */
-  #resends: Extract<Order, { type: 'resend' }>[] = [];
-  #resending: Extract<Order, { type: 'resend' }>[] = [];
+  readonly #resends = new Resends();
   /** A last point was handed over: no more of them until an order, or another session, says otherwise. */
   #paused = false;
   #pausedAtMs = 0;
@@ -87,6 +91,7 @@ export class Replication {
     this.#lastPointAtMs = deps.clock.monotonicMs();
     void session.ended.then((ended) => {
       this.#over = ended;
+      this.#end.abort(ended);
       this.#finalCutEnd.abort(ended);
       this.#wake.abort();
     });
@@ -133,7 +138,10 @@ export class Replication {
     }
     const over = new AbortController();
     void this.#reportRegularly(over.signal);
-    const onStop = (): void => this.#wake.abort();
+    const onStop = (): void => {
+      this.#end.abort(this.#stop.reason);
+      this.#wake.abort();
+    };
     this.#stop.addEventListener('abort', onStop, { once: true });
     try {
       while (!this.#stop.aborted) await this.#step();
@@ -156,7 +164,7 @@ export class Replication {
       this.#deps.applicationPoints.policy(order.applicationIntervalMs);
     }
     if (order.type === 'final-cut') this.#finalCut = order;
-    if (order.type === 'resend') this.#resends.push(order);
+    if (order.type === 'resend') this.#resends.ask(order);
     if (order.type === 'final-cut-resume') {
       this.#resumes.push(order.request);
       this.#finalCut = null;
@@ -186,7 +194,7 @@ export class Replication {
       const signal = AbortSignal.any([this.#finalCutEnd.signal, this.#stop]);
       const isHandedOver = await finalCut.run(
         cut,
-        cutWork(disks, this.#deps, () => this.#makePoint(disks)),
+        cutWork(disks, this.#deps, () => this.#makePoint(disks, true)),
         say,
         signal,
         this.#stop,
@@ -225,7 +233,7 @@ export class Replication {
         if (this.#deps.clock.monotonicMs() - this.#pausedAtMs >= HOLD_RECHECK_MS) this.#askAgain();
         return await this.#wait(true);
       }
-      this.#beginResends();
+      if (this.#resends.begin(disks, this.#deps.log)) this.#nextPointAtMs = 0;
       await this.#beginComparison();
       const blocked = disks.some(({ disk }) => !disk.isReady && disk.inPoints);
       const ready = disks.filter(({ disk }) => disk.isReady);
@@ -241,35 +249,6 @@ export class Replication {
   #isDue(): boolean {
     if (this.#syncWaiters.length > 0 || this.#requests.waitMs() === 0) return true;
     return this.#deps.clock.monotonicMs() >= this.#nextPointAtMs;
-  }
-
-  /** Between cycles: what a running one has taken is its own. */
-  #beginResends(): void {
-    for (const order of this.#resends.splice(0)) {
-      const disk = this.#deps.disks.find((d) => d.disk.id === order.disk)?.disk;
-      const isOutside = order.extents.some(([first, count]) => first + count > (disk?.geometry.blockCount ?? 0));
-      // Its state changed since: the receiver asks again if it still needs them.
-      if (disk === undefined || isOutside) {
-        this.#deps.log.warn({ disk: order.disk }, 'the receiver asks for blocks that this machine does not have');
-        continue;
-      }
-      for (const [first, count] of order.extents) {
-        disk.resend.addRange(first, count);
-        if (disk.isReady) disk.carry.addRange(first, count);
-      }
-      this.#resending.push(order);
-      this.#nextPointAtMs = 0;
-      this.#deps.log.info({ disk: disk.id, blocks: disk.resend.size }, 'the receiver asks for blocks once more');
-    }
-  }
-
-  /** What was asked for is in a point. */
-  async #resent(ready: readonly OpenedDisk[], point: number): Promise<void> {
-    const ids = new Set<string>(ready.map(({ disk }) => disk.id));
-    for (const { disk } of ready) disk.resend.clear();
-    const done = this.#resending.filter((order) => ids.has(order.disk));
-    this.#resending = this.#resending.filter((order) => !ids.has(order.disk));
-    for (const { request } of done) await this.#session.say({ type: 'resent', request, point });
   }
 
   async #beginComparison(): Promise<void> {
@@ -290,7 +269,7 @@ export class Replication {
   }
 
   async #sweep(disk: ProtectedDisk, othersAreReady: boolean): Promise<void> {
-    const { clock, log, status } = this.#deps;
+    const { clock, log, status, limits } = this.#deps;
     const need = disk.need;
     if (need === null) return;
     const firstSegment = disk.store.sweep?.nextSegment ?? 0;
@@ -301,16 +280,15 @@ export class Replication {
       readBytesBefore: disk.counters.readBytes,
       sentBytesBefore: disk.counters.sentBytes,
     };
+    const shouldPause = (): boolean => this.#stop.aborted || (othersAreReady && this.#isDue());
+    // Points of the others come before the limits of a sweep: what it reads until it can pause is paid for afterwards.
+    const pace = limits.pace({ kind: 'sweep', end: this.#end.signal, isUrgent: shouldPause });
+    const endIdle = limits.beginIdle();
     const result = await sweep(
       disk,
       { kind: need.kind, only: null, firstSegment },
-      {
-        session: this.#session,
-        pool: this.#deps.pool,
-        onStaged: this.#onProgress,
-        shouldPause: () => this.#stop.aborted || (othersAreReady && this.#isDue()),
-      },
-    );
+      { session: this.#session, pool: this.#deps.pool, onStaged: this.#onProgress, shouldPause, pace },
+    ).finally(endIdle);
     if (result.kind === 'paused') return;
     const tookMs = clock.monotonicMs() - disk.progress.startedAtMs;
     const { readBytesBefore, sentBytesBefore } = disk.progress;
@@ -350,7 +328,7 @@ export class Replication {
     const waiters = this.#syncWaiters;
     this.#syncWaiters = [];
     try {
-      const make = (point?: AskedPoint): Promise<CycleResult> => this.#makePoint(ready, point);
+      const make = (point?: AskedPoint): Promise<CycleResult> => this.#makePoint(ready, isAsked, point);
       const result = await (asked === null ? make() : makeAsked(asked, this.#deps, () => this.#freeze(ready), make));
       for (const waiter of waiters) waiter(result);
     } catch (error) {
@@ -361,16 +339,32 @@ export class Replication {
     }
   }
 
-  async #makePoint(ready: readonly OpenedDisk[], asked?: AskedPoint): Promise<CycleResult> {
-    const { clock, log, status } = this.#deps;
+  /** `isAwaited`: somebody waits for this point; limits of load don't hold it up. */
+  async #makePoint(ready: readonly OpenedDisk[], isAwaited: boolean, asked?: AskedPoint): Promise<CycleResult> {
+    const { clock, log, status, limits } = this.#deps;
     const tracked = ready.filter((d) => d.still === null).map((d) => d.disk);
     const still = ready.flatMap((d) => d.still ?? []);
-    const context = this.#cycleContext(ready);
-    const result = await runCycle(tracked, still, this.#reason, asked === undefined ? context : { ...context, asked });
+    const context = this.#cycleContext(ready, isAwaited);
+    const heldBefore = limits.held();
+    const result = await runCycle(
+      tracked,
+      still,
+      this.#reason,
+      asked === undefined ? context : { ...context, asked },
+    ).catch((error: unknown) => {
+      throw withLimits(error, heldBetween(heldBefore, limits.held()));
+    });
+    const wasLate = limits.status().late !== null;
+    const late = limits.cycleEnded(heldBefore, result.durationMs, this.#intervalMs);
+    // Said when it begins; the status and the metrics go on telling.
+    if (late !== null)
+      log[wasLate ? 'debug' : 'warn']({ point: result.point, reason: late }, 'limits of load make points late');
+    else if (wasLate) log.info({ point: result.point }, 'limits of load make points late no longer');
     this.#reason = null;
     this.#lastPointAtMs = clock.monotonicMs();
     this.#onProgress();
-    await this.#resent(ready, result.point);
+    for (const { request } of this.#resends.sent(ready))
+      await this.#session.say({ type: 'resent', request, point: result.point });
     for (const { disk } of ready) disk.setState('Protected', '');
     status.committed(
       result,
@@ -394,8 +388,8 @@ export class Replication {
     return result;
   }
 
-  #cycleContext(ready: readonly OpenedDisk[]): CycleContext {
-    const { tracker, pool, arena, clock, random, randomId, config } = this.#deps;
+  #cycleContext(ready: readonly OpenedDisk[], isAwaited: boolean): CycleContext {
+    const { tracker, pool, arena, clock, random, randomId, config, limits } = this.#deps;
     return {
       session: this.#session,
       tracker,
@@ -406,6 +400,7 @@ export class Replication {
       randomId,
       cutDeadlineMs: config.cut.deadline,
       quiesce: this.#freeze(ready).quiesce,
+      pace: limits.pace({ kind: 'cycle', end: this.#end.signal, isUrgent: () => isAwaited }),
       testOnlyNaive: process.env['AFTERIMAGE_TEST_NAIVE_CUT'] === '1',
     };
   }
@@ -507,6 +502,12 @@ export class Replication {
     // The session's end is noticed where it matters.
     await this.#session.progress(disks as Parameters<ReceiverSession['progress']>[0]).catch(() => undefined);
   }
+}
+
+/** A point that wasn't made says which limits had a part in it. */
+function withLimits(error: unknown, held: string): unknown {
+  if (!(error instanceof CutNotReached) || held === '') return error;
+  return new CutNotReached(`${error.why}; limits of load held it up: ${held}`);
 }
 
 /** The disks have to be opened anew: the session ends for that. */

@@ -2,6 +2,7 @@
  * The agent's status as people read it in a terminal. Pure text.
  */
 import { formatBytes, formatDuration } from '../shared/units.js';
+import type { LimitStatus, LoadStatus } from './load/work-limits.js';
 import { FAILED_OVER, type AgentSnapshot, type DiskSnapshot } from './status.js';
 
 const BAR_WIDTH = 30;
@@ -43,9 +44,31 @@ export function statusText(s: AgentSnapshot & { problem?: string | null }): stri
     );
   }
   lines.push(...applicationLines(s.applicationPoints));
+  lines.push(...loadLines(s.load));
   if (s.lastFallback !== null) lines.push(`  fallback:   ${s.lastFallback.at}: ${s.lastFallback.reason}`);
   for (const disk of s.disks) lines.push(...diskLines(disk, s.state === FAILED_OVER));
   return lines.join('\n');
+}
+
+const limitText = ({ name, limit }: LimitStatus): string => {
+  if (limit === null) return 'none now';
+  if (name === 'cpu') return `${Math.round(limit * 100)} % of a processor`;
+  return name === 'io-requests' ? `${limit} reads/s` : `${formatBytes(limit)}/s`;
+};
+
+/** Limits that hold something up, or have; the others are in the configuration. */
+export function loadLines({ limits, ioPriority, late }: LoadStatus): string[] {
+  const lines = limits
+    .filter(({ isHolding, heldSeconds }) => isHolding || heldSeconds >= 1)
+    .map((limit) => {
+      const now = limit.isHolding ? 'holds work up now' : 'holds nothing up now';
+      const more =
+        limit.exceededSeconds >= 1 ? `; points exceeded it by ${formatDuration(limit.exceededSeconds * 1000)}` : '';
+      return `  limit:      ${limit.name} ${limitText(limit)}: ${now}, ${formatDuration(limit.heldSeconds * 1000)} in all${more}`;
+    });
+  if (late !== null) lines.push(`  LATE:       ${late}`);
+  if (ioPriority !== 'normal') lines.push(`  priority:   reading at ${ioPriority}`);
+  return lines;
 }
 
 function applicationLines(points: AgentSnapshot['applicationPoints']): string[] {

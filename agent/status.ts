@@ -8,6 +8,7 @@ import type { Welcome } from '../shared/wire/messages.js';
 import type { CycleResult } from './cycle/machine-cycle.js';
 import type { ProtectedDisk, SweepNeed } from './cycle/protected-disk.js';
 import { blocksAtRisk } from './hello.js';
+import type { LoadStatus } from './load/work-limits.js';
 import type { OpenedDisk } from './open-disk.js';
 import type { ApplicationPointsStatus } from './quiesce/points/application-points.js';
 import type { MarkTracker, TrackerCounters } from './tracker/tracker.js';
@@ -89,6 +90,8 @@ export interface AgentSnapshot {
   readonly pointsCommitted: number;
   readonly pointsSkipped: number;
   readonly freezes: number;
+  /** Limits of load that are in force, and what they hold up. */
+  readonly load: LoadStatus;
   readonly memory: { readonly residentBytes: number };
   readonly compression: string;
   readonly disks: readonly DiskSnapshot[];
@@ -110,6 +113,7 @@ export class AgentStatus {
   readonly #disks: () => readonly OpenedDisk[];
   readonly #tracker: () => MarkTracker | null;
   readonly #applicationPoints: () => ApplicationPointsStatus;
+  readonly #load: () => LoadStatus;
   #epoch: number | null = null;
   #mode: Welcome['mode'] | null = null;
   #refused: AgentSnapshot['receiver']['refused'] = null;
@@ -132,6 +136,7 @@ export class AgentStatus {
     disks: () => readonly OpenedDisk[],
     tracker: () => MarkTracker | null,
     applicationPoints: () => ApplicationPointsStatus,
+    load: () => LoadStatus,
   ) {
     this.#clock = clock;
     this.#identity = identity;
@@ -140,6 +145,7 @@ export class AgentStatus {
     this.#disks = disks;
     this.#tracker = tracker;
     this.#applicationPoints = applicationPoints;
+    this.#load = load;
   }
 
   connected(welcome: Welcome): void {
@@ -249,6 +255,7 @@ export class AgentStatus {
       pointsCommitted: this.#points,
       pointsSkipped: this.#skipped,
       freezes: this.#freezes,
+      load: this.#load(),
       memory: { residentBytes: process.memoryUsage.rss() },
       compression: lz4.implementation,
       disks,

@@ -4,9 +4,11 @@
  */
 import { CLEAN_SAMPLE_BLOCKS } from '../../shared/limits.js';
 import type { BlockNumber } from '../../shared/units.js';
+import { UNLIMITED, unpaced } from '../load/pace.js';
 import type { ReceiverSession } from '../session/session.js';
 import type { DiskCycle } from './disk-cycle.js';
 import { ensureTrusted } from './known-hashes.js';
+import type { OnBlocks } from './reader.js';
 
 export interface CleanSample {
   readonly blocks: readonly BlockNumber[];
@@ -14,7 +16,7 @@ export interface CleanSample {
 }
 
 /** Reads random blocks that no mark names so far. `random` gives numbers in [0, 1). */
-export async function takeSample(cycle: DiskCycle, random: () => number): Promise<CleanSample> {
+export async function takeSample(cycle: DiskCycle, random: () => number, pace = UNLIMITED): Promise<CleanSample> {
   const { geometry, reader, cipher } = cycle.disk;
   const chosen = new Set<BlockNumber>();
   for (let i = 0; i < CLEAN_SAMPLE_BLOCKS; i++) {
@@ -24,12 +26,13 @@ export async function takeSample(cycle: DiskCycle, random: () => number): Promis
   const blocks: BlockNumber[] = [];
   const hashes: bigint[] = [];
   const extents = [...chosen].sort((a, b) => a - b).map((first) => ({ first, count: 1 }));
-  await reader.readRuns(extents, (buffer, first, count) => {
+  const onBlocks: OnBlocks = (buffer, first, count) => {
     for (let i = 0; i < count; i++) {
       blocks.push(first + i);
       hashes.push(cipher.hash(buffer, i * geometry.blockBytes, geometry.blockBytes, first + i));
     }
-  });
+  };
+  await reader.readRuns(extents, onBlocks, { pace: unpaced(pace) });
   return { blocks, hashes };
 }
 

@@ -5,7 +5,7 @@
  * memory; then take() again. If no block of W was submitted in the epoch between the two flips, memory and what was streamed before are
  * the image at the first flip. Else W becomes what the second take returned, and so on. Why this is right, in short: had the image a write Y whose
  * predecessor X is missing, then Y was submitted before the flip (else it would be in S'), so X had completed before, was marked, and was read after it
- * landed. When tries run out, the filesystems are frozen for the same steps, if that is possible; else no point is made, with the reason.
+ * landed. Limits of load slow the first pass down and no other: each pass has to be shorter than the last. When tries run out, the filesystems are frozen for the same steps, if that is possible; else no point is made, with the reason.
  */
 import type { Clock } from '../../shared/clock.js';
 import { AfterimageError } from '../../shared/errors.js';
@@ -81,7 +81,7 @@ export interface CutContext {
 }
 
 export class CutNotReached extends AfterimageError {
-  constructor(why: string) {
+  constructor(readonly why: string) {
     super(`no point: cut-not-reached: ${why}`, {
       code: 'cut-not-reached',
       kind: 'io',
@@ -220,7 +220,7 @@ async function tryCut(
     if (windowBytes > CUT_WINDOW_BYTES_MAX && bounds.mayStream) {
       if (++streamed > STREAM_PASSES_MAX || (streamed > 4 && windowBytes > lastWindowBytes * 0.9)) return null;
       lastWindowBytes = windowBytes;
-      for (const d of disks) await streamOrBulk(context, d);
+      for (const d of disks) await streamOrBulk(context, d, progress.passes === 1);
       take = nextWindow(context);
       continue;
     }
@@ -251,10 +251,10 @@ async function tryCut(
  * A very large W is staged segment by segment, but only as the first thing that a cycle sends of a disk: a staged layer is older than the
  * cycle's own, whatever the order in which their chunks are sent.
  */
-async function streamOrBulk(context: CutContext, d: DiskCycle): Promise<void> {
-  if (d.window.size <= BULK_BLOCKS_MIN) return d.stream();
+async function streamOrBulk(context: CutContext, d: DiskCycle, paced: boolean): Promise<void> {
+  if (d.window.size <= BULK_BLOCKS_MIN) return d.stream(paced);
   // Mostly blocks that are read again because completions went unseen: few of them differ, so little of this is kept or sent.
-  if (d.sent.size > 0 && d.window.size <= STREAM_BLOCKS_MAX) return d.stream();
+  if (d.sent.size > 0 && d.window.size <= STREAM_BLOCKS_MAX) return d.stream(paced);
   if (d.sent.size > 0)
     throw new CutNotReached(
       `${d.window.size} blocks of disk ${d.disk.id} changed while the ones before were being sent`,
@@ -302,10 +302,10 @@ async function frozenTry(
   const { disks, arena } = context;
   for (let i = 0; i < 2; i++) {
     await quiesce.presync();
-    for (const d of disks) await d.stream();
+    for (const d of disks) await d.stream(i === 0 && progress.passes === 0);
     nextWindow(context);
   }
-  for (const d of disks) await d.stream();
+  for (const d of disks) await d.stream(false);
   for (const d of disks) await d.sendHeld();
   arena.clear();
   let reached: Reached | null = null;
@@ -340,7 +340,7 @@ async function catchUp(context: CutContext): Promise<void> {
   for (let pass = 0; pass < CATCH_UP_PASSES_MAX; pass++) {
     nextWindow(context);
     const windowBytes = context.disks.reduce((sum, d) => sum + d.windowBytes, 0);
-    for (const d of context.disks) await d.stream();
+    for (const d of context.disks) await d.stream(false);
     if (windowBytes <= CUT_WINDOW_BYTES_MAX) return;
   }
   throw new TooFast('blocks change faster than they can be sent; nothing was frozen');

@@ -7,12 +7,14 @@
 import { BlockSet } from '../../shared/blocks/block-set.js';
 import { ZERO_HASH } from '../../shared/blocks/hash.js';
 import type { BlockNumber } from '../../shared/units.js';
+import { UNLIMITED, unpaced, type Pace } from '../load/pace.js';
 import type { ReceiverSession } from '../session/session.js';
 import type { DiskTake } from '../tracker/tracker.js';
 import { BlockHashMap } from '../../shared/blocks/hash-map.js';
 import { ChunkSender, type MessagePool } from './chunk-sender.js';
 import { ensureTrusted } from './known-hashes.js';
 import type { ProtectedDisk } from './protected-disk.js';
+import type { OnBlocks } from './reader.js';
 import type { WindowArena } from './window-arena.js';
 
 export class DiskCycle {
@@ -20,6 +22,7 @@ export class DiskCycle {
   readonly #session: ReceiverSession;
   readonly #sender: ChunkSender;
   readonly #arena: WindowArena;
+  readonly #pace: Pace;
   /** W: to be read next. */
   window: BlockSet;
   /** All that this cycle has taken from the tracker (or was carried over). */
@@ -29,10 +32,11 @@ export class DiskCycle {
   /** Blocks read into the arena that wait for the cut, with their offset there; the newest read of a block counts. */
   readonly #held = new Map<BlockNumber, number>();
 
-  constructor(disk: ProtectedDisk, session: ReceiverSession, pool: MessagePool, arena: WindowArena) {
+  constructor(disk: ProtectedDisk, session: ReceiverSession, pool: MessagePool, arena: WindowArena, pace = UNLIMITED) {
     this.disk = disk;
     this.#session = session;
     this.#arena = arena;
+    this.#pace = pace;
     this.window = disk.carry;
     disk.carry = new BlockSet();
     disk.cycling = this.taken;
@@ -74,19 +78,21 @@ export class DiskCycle {
     return false;
   }
 
-  /** Reads W and sends what differs; W is empty afterwards. */
-  async stream(): Promise<void> {
+  /** Reads W and sends what differs; W is empty afterwards. `paced`: within the limits of load, however long that takes. */
+  async stream(paced: boolean): Promise<void> {
     const blocks = this.window;
     this.window = new BlockSet();
     if (blocks.isEmpty) return;
     const { blockBytes } = this.disk.geometry;
-    const totals = await this.disk.reader.readRuns(blocks.extents(), async (buffer, first, count) => {
+    const pace = paced ? this.#pace : unpaced(this.#pace);
+    const onBlocks: OnBlocks = async (buffer, first, count) => {
       await this.#sendDiffering(
         Array.from({ length: count }, (_, i) => first + i),
         buffer,
         (i) => i * blockBytes,
       );
-    });
+    };
+    const totals = await this.disk.reader.readRuns(blocks.extents(), onBlocks, { pace });
     this.disk.counters.readBytes += totals.bytesRead;
     // A block that waits in memory and was read again since is out of date.
     for (const block of this.#held.keys()) if (blocks.has(block)) this.#held.delete(block);
@@ -99,7 +105,11 @@ export class DiskCycle {
     if (bytes === 0) return;
     const offset = this.#arena.reserve(bytes);
     const extents = [...this.window.extents()];
-    const totals = await this.disk.reader.readSmall(extents, this.#arena.buffer.subarray(offset, offset + bytes));
+    const totals = await this.disk.reader.readSmall(
+      extents,
+      this.#arena.buffer.subarray(offset, offset + bytes),
+      this.#pace,
+    );
     this.disk.counters.readBytes += totals.bytesRead;
     let at = offset;
     for (const { first, count } of extents) {

@@ -9,6 +9,7 @@ import { digestToText } from '../../shared/blocks/hash.js';
 import { failpoint } from '../../shared/failpoints.js';
 import { CLEAN_SAMPLE_MARK_MS } from '../../shared/limits.js';
 import type { BlockNumber, DiskId } from '../../shared/units.js';
+import type { Pace } from '../load/pace.js';
 import type { ReceiverSession } from '../session/session.js';
 import type { MarkTracker } from '../tracker/tracker.js';
 import type { MessagePool } from './chunk-sender.js';
@@ -37,6 +38,8 @@ export interface CycleContext {
   readonly quiesce: CutContext['quiesce'];
   /** What is asked of this point beyond a crash-consistent cut. */
   readonly asked?: AskedPoint;
+  /** How fast disks may be read before the cut is tried; absent: as fast as they can be. */
+  readonly pace?: Pace;
   readonly testOnlyNaive: boolean;
 }
 
@@ -65,6 +68,8 @@ export async function runCycle(
   context: CycleContext,
 ): Promise<CycleResult> {
   const startMs = context.clock.monotonicMs();
+  // What earlier cycles have read beyond the limits is paid for first.
+  await context.pace?.settled();
   const startWallMs = context.clock.nowMs();
   const all = [...tracked, ...still.map((s) => s.disk)];
   const before = { changed: sum(all, (d) => d.counters.changedBytes), sent: sum(all, (d) => d.counters.sentBytes) };
@@ -72,7 +77,7 @@ export async function runCycle(
   await context.session.beginCycle(cycle);
   context.arena.clear();
   for (const s of still) await s.sweepIfChanged({ ...context, shouldPause: () => false });
-  const runs = tracked.map((disk) => new DiskCycle(disk, context.session, context.pool, context.arena));
+  const runs = tracked.map((disk) => new DiskCycle(disk, context.session, context.pool, context.arena, context.pace));
   let committing = false;
   try {
     const cut = await cutOf(runs, context, startWallMs);
@@ -164,7 +169,7 @@ async function cutOf(runs: readonly DiskCycle[], context: CycleContext, startWal
   }
   failpoint('agent.cycle.taken');
   const samples = new Map<DiskCycle, CleanSample>();
-  for (const run of runs) samples.set(run, await takeSample(run, context.random));
+  for (const run of runs) samples.set(run, await takeSample(run, context.random, context.pace));
   const cut = await reachCut({
     tracker,
     disks: runs,

@@ -9,6 +9,7 @@ import { bytesOfBlocks, type Geometry } from '../../shared/blocks/geometry.js';
 import { AfterimageError, errnoOf, messageOf } from '../../shared/errors.js';
 import { READS_IN_FLIGHT, READS_SYNC_MAX, READ_GAP_BYTES_MAX } from '../../shared/limits.js';
 import type { BlockNumber } from '../../shared/units.js';
+import { UNLIMITED, unpaced, type Pace } from '../load/pace.js';
 import { planReads, type PlannedRead } from './read-plan.js';
 import type { ReadPool } from './read-pool.js';
 import { openDirect, type ReadSource } from './read-source.js';
@@ -64,16 +65,22 @@ export class DiskReader {
   /**
    * Reads all blocks of ascending, disjoint extents; several reads are in flight while the callback works, one call at a time and in ascending order:
    * a chunk is gathered from calls that follow each other. The first error stops further reads and is thrown when none is in flight.
+   * Each read keeps to the pace, if there is one.
    */
-  async readRuns(extents: Iterable<Extent>, onBlocks: OnBlocks, signal?: AbortSignal): Promise<ReadTotals> {
+  async readRuns(
+    extents: Iterable<Extent>,
+    onBlocks: OnBlocks,
+    { signal, pace = UNLIMITED }: { readonly signal?: AbortSignal; readonly pace?: Pace } = {},
+  ): Promise<ReadTotals> {
     const plan = planReads(extents, this.#shape)[Symbol.iterator]();
     const totals = { reads: 0, bytesRead: 0, blocks: 0 };
     const ahead: ReadAhead[] = [];
+    const over = new AbortController();
     const fill = (): void => {
       while (ahead.length < READS_IN_FLIGHT) {
         const next = plan.next();
         if (next.done === true) return;
-        const buffer = this.#begin(next.value);
+        const buffer = this.#begin(next.value, pace, over.signal);
         // Awaited in its turn; until then a failure must not count as unhandled.
         buffer.catch(() => undefined);
         ahead.push({ planned: next.value, buffer });
@@ -96,6 +103,7 @@ export class DiskReader {
       }
       return totals;
     } finally {
+      over.abort();
       // After a failure, reads under way still fill their buffers: they go back to the pool when they have.
       await Promise.all(ahead.map(({ buffer }) => buffer.then((b) => this.#pool.give(b)).catch(() => undefined)));
     }
@@ -103,9 +111,9 @@ export class DiskReader {
 
   /**
    * Reads the blocks of ascending, disjoint extents into `into`, one after the other without gaps: the window of a cut. Few reads are made at
-   * once, without a hop to another thread; the returned promise then has resolved already.
+   * once, without a hop to another thread; the returned promise then has resolved already. Reads are counted by the pace and never wait for it.
    */
-  async readSmall(extents: readonly Extent[], into: Buffer): Promise<ReadTotals> {
+  async readSmall(extents: readonly Extent[], into: Buffer, pace: Pace = UNLIMITED): Promise<ReadTotals> {
     const { blockBytes } = this.geometry;
     const offsets = new Map<BlockNumber, number>();
     let offset = 0;
@@ -119,10 +127,11 @@ export class DiskReader {
     if (offset > into.length) throw new RangeError(`window of ${into.length} bytes for ${offset} bytes of blocks`);
     const copy = (blocks: Buffer, first: BlockNumber): void => void blocks.copy(into, offsets.get(first));
     const buffer = plan.length <= READS_SYNC_MAX ? this.#pool.tryTake() : undefined;
-    if (buffer === undefined) return this.readRuns(extents, copy);
+    if (buffer === undefined) return this.readRuns(extents, copy, { pace: unpaced(pace) });
     const totals = { reads: 0, bytesRead: 0, blocks: 0 };
     try {
       for (const planned of plan) {
+        pace.count(bytesOfBlocks(this.geometry, planned.first, planned.count));
         this.#readAllSync(buffer, planned);
         this.#count(totals, planned);
         for (const run of planned.runs) copy(this.#view(buffer, planned, run), run.first);
@@ -139,7 +148,9 @@ export class DiskReader {
   }
 
   /** Starts a read; resolves to the filled buffer, which the caller gives back. */
-  async #begin(planned: PlannedRead): Promise<Buffer> {
+  async #begin(planned: PlannedRead, pace: Pace, over: AbortSignal): Promise<Buffer> {
+    // Before a buffer is taken: who waits holds nothing.
+    await pace.read(bytesOfBlocks(this.geometry, planned.first, planned.count), over);
     const buffer = await this.#pool.take();
     try {
       await this.#readAll(buffer, planned);

@@ -8,17 +8,21 @@ import { segmentBlocks } from '../../shared/blocks/geometry.js';
 import { isZero, ZERO_HASH } from '../../shared/blocks/hash.js';
 import { failpoint } from '../../shared/failpoints.js';
 import { SEGMENT_BYTES, SWEEP_SEGMENTS_IN_FLIGHT } from '../../shared/limits.js';
+import type { Pace } from '../load/pace.js';
 import type { SegmentNumber } from '../../shared/units.js';
 import type { ReceiverSession } from '../session/session.js';
 import { ChunkSender, type MessagePool } from './chunk-sender.js';
 import { knownSegment } from './known-hashes.js';
 import type { ProtectedDisk } from './protected-disk.js';
+import type { OnBlocks } from './reader.js';
 
 export interface SweepContext {
   readonly session: ReceiverSession;
   readonly pool: MessagePool;
   /** Asked before each segment: true interrupts the sweep there (a cycle of other disks is due, or the agent stops). */
   readonly shouldPause: () => boolean;
+  /** How fast disks may be read; absent: as fast as they can be. */
+  readonly pace?: Pace;
   /** A segment became durable at the receiver. */
   readonly onStaged?: () => void;
 }
@@ -50,6 +54,8 @@ export async function sweep(disk: ProtectedDisk, plan: SweepPlan, context: Sweep
   };
   try {
     for (let segment = plan.firstSegment; segment < disk.geometry.segmentCount; segment++) {
+      // Here a cycle may come in between: debts are paid before a segment, not amid it.
+      await context.pace?.settled();
       if (context.shouldPause()) return { kind: 'paused', nextSegment: segment };
       const extents = extentsOf(disk, plan, segment);
       if (disk.progress !== null)
@@ -100,7 +106,7 @@ async function sendSegment(
     target,
     segment,
   );
-  const totals = await disk.reader.readRuns(extents, async (buffer, first, count) => {
+  const onBlocks: OnBlocks = async (buffer, first, count) => {
     // Runs of zeroes are the rule on a half-empty disk: one comparison for the whole read.
     if (known === null && isZero(buffer, 0, count * blockBytes)) return;
     for (let i = 0; i < count; i++) {
@@ -113,7 +119,12 @@ async function sendSegment(
       const wait = hash === ZERO_HASH ? sender.addZero(block, 1) : sender.addBlock(block, buffer, start, hash);
       if (wait !== undefined) await wait;
     }
-  });
+  };
+  const totals = await disk.reader.readRuns(
+    extents,
+    onBlocks,
+    context.pace === undefined ? {} : { pace: context.pace },
+  );
   disk.counters.readBytes += totals.bytesRead;
   await sender.flush();
   return { hashes, chunks: sender.chunks };

@@ -262,7 +262,7 @@ export class LocalHashes {
       (buffer, first, count) => {
         for (let i = 0; i < count; i++) onHash(first + i, cipher.hash(buffer, i * blockBytes, blockBytes, first + i));
       },
-      signal,
+      signal === undefined ? {} : { signal },
     );
     this.readBytes += totals.bytesRead;
     this.disk.counters.readBytes += totals.bytesRead;

@@ -51,7 +51,7 @@ export interface Committed {
 
 export interface Pacer {
   /** Waits until `bytes` may be sent under the bandwidth limit. */
-  take(bytes: number, signal?: AbortSignal): Promise<void>;
+  take(bytes: number, taking?: { readonly signal?: AbortSignal }): Promise<void>;
 }
 
 /** What a receiver asks of an agent out of turn. */
@@ -130,7 +130,7 @@ export class ReceiverSession {
 
   /** Waits until so many bytes more fit the bandwidth limit: what is pulled counts, too. */
   pace(bytes: number, signal: AbortSignal): Promise<void> {
-    return this.#pacer.take(bytes, signal);
+    return this.#pacer.take(bytes, { signal });
   }
 
   /** Says something and waits for what answers it. */

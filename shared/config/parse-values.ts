@@ -36,6 +36,16 @@ export const parseBytes = (text: string): number | null => (text.includes('bit')
 /** "20MB/s", "100Mbit/s" → bytes per second. */
 export const parseRate = (text: string): number | null =>
   text.trim().endsWith('/s') ? measure(text.trim().slice(0, -2), BYTES_OF) : null;
+/** "500/s" → 500. */
+export const parsePerSecond = (text: string): number | null => {
+  const match = /^([1-9]\d{0,8})\s*\/s$/.exec(text.trim());
+  return match === null ? null : Number(match[1]);
+};
+/** "30%" → 0.3. */
+export const parseShare = (text: string): number | null => {
+  const match = /^(\d+(?:\.\d+)?)\s*%$/.exec(text.trim());
+  return match === null ? null : Number(match[1]) / 100;
+};
 /** "5s", "10min" → milliseconds; `leastMs` 0 also takes "0s". */
 export const parseDuration = (text: string, leastMs = 1): number | null => measure(text, MS_OF, leastMs);
 

@@ -3,7 +3,16 @@
  */
 import { z } from 'zod';
 import { parseHostPort } from '../wire/host-port.js';
-import { isLoopback, parseBytes, parseDays, parseDuration, parseRate, parseTimeOfDay } from './parse-values.js';
+import {
+  isLoopback,
+  parseBytes,
+  parseDays,
+  parseDuration,
+  parsePerSecond,
+  parseRate,
+  parseShare,
+  parseTimeOfDay,
+} from './parse-values.js';
 
 /** Text by a rule of ours, as a zod type: what is wrong is said in our words. */
 const parsedText = <T>(parse: (text: string) => T | null, expected: string) =>
@@ -16,6 +25,9 @@ const parsedText = <T>(parse: (text: string) => T | null, expected: string) =>
 
 export const bytesValue = parsedText(parseBytes, 'a size with its unit, such as 64MiB or 2GB');
 export const rateValue = parsedText(parseRate, 'a rate with its unit, such as 20MB/s or 100Mbit/s');
+
+export const perSecondValue = parsedText(parsePerSecond, 'a number per second, such as 500/s');
+export const shareValue = parsedText(parseShare, 'a share of one processor, such as 30%');
 
 /** A duration within bounds (ms); "0s" where the bounds allow it. */
 export const durationValue = (minMs: number, maxMs: number, bounds: string) =>

@@ -40,6 +40,8 @@ test('an empty file is all defaults', () => {
       status: { host: '127.0.0.1', port: 7445 },
       controlSocket: '/run/afterimage-agent/control.sock',
       bandwidth: { schedule: [] },
+      cpu: { schedule: [] },
+      io: { rate: { schedule: [] }, requests: { schedule: [] }, idle: true },
       tracker: { prefer: 'auto', mode: 'auto', pinDir: '/sys/fs/bpf/afterimage' },
       cut: { deadline: 2000 },
       freeze: { enabled: true, deadline: 2000 },
@@ -102,6 +104,11 @@ bandwidth:
   schedule:
     - { days: mon-fri, from: '08:00', to: '18:00', limit: 100Mbit/s }
     - { from: '22:00', to: '06:00', limit: none }
+cpu: { limit: 150%, schedule: [{ days: mon-fri, from: '08:00', to: '18:00', limit: 20% }] }
+io:
+  rate: { limit: 100kB/s }
+  requests: { schedule: [{ from: '08:00', to: '18:00', limit: 500/s }] }
+  idle: false
 freeze: { enabled: false }
 status: { host: '::1' }
 `;
@@ -114,6 +121,8 @@ status: { host: '::1' }
         { days: [0, 1, 2, 3, 4, 5, 6], from: 1320, to: 360, limit: null },
       ],
     },
+    cpu: { limit: 1.5, schedule: [{ days: [1, 2, 3, 4, 5], from: 480, to: 1080, limit: 0.2 }] },
+    io: { rate: { limit: 100_000 }, requests: { schedule: [{ from: 480, to: 1080, limit: 500 }] }, idle: false },
     freeze: { enabled: false, deadline: 2000 },
     status: { host: '::1', port: 7445 },
   });
@@ -159,6 +168,32 @@ test.each([
     "bandwidth: { schedule: [{ from: '08:00', to: '18:00', limit: 5 }] }",
     'FILE:1: bandwidth.schedule[0].limit: expected a rate with its unit, such as 20MB/s or 100Mbit/s, or none (value 5)',
   ],
+  [
+    'share of a processor',
+    'cpu: { limit: 0.5 }',
+    'FILE:1: cpu.limit: expected a share of one processor, such as 30% (value 0.5)',
+  ],
+  [
+    'share out of bounds',
+    'cpu: { limit: 0.5% }',
+    'FILE:1: cpu.limit: expected a share of one processor of 1% to 6400% (value "0.5%")',
+  ],
+  [
+    'share in a schedule',
+    "cpu:\n  schedule:\n    - { from: '08:00', to: '18:00', limit: half }",
+    'FILE:3: cpu.schedule[0].limit: expected a share of one processor, such as 30%, or none (value "half")',
+  ],
+  [
+    'too little to go on',
+    'io:\n  rate: { limit: 99kB/s }',
+    'FILE:2: io.rate.limit: expected a rate of at least 100kB/s (value "99kB/s")',
+  ],
+  [
+    'reads per second',
+    'io:\n  idle: true\n  requests: { limit: 500 }',
+    'FILE:3: io.requests.limit: expected a number per second, such as 500/s (value 500)',
+  ],
+  ['unknown limit', 'io: { iops: 500/s }', 'FILE:1: io.iops: unknown key'],
   ['boolean in words', 'freeze: { enabled: "yes" }', 'FILE:1: freeze.enabled: expected true or false (value "yes")'],
   [
     'status on the network',

@@ -223,7 +223,7 @@ describe('reader of files', () => {
     await expect(failing).rejects.toThrow('full');
     expect(calls).toBeLessThan(9);
     const cancel = new AbortController();
-    const cancelled = reader.readRuns(all, () => cancel.abort(new Error('enough')), cancel.signal);
+    const cancelled = reader.readRuns(all, () => cancel.abort(new Error('enough')), { signal: cancel.signal });
     await expect(cancelled).rejects.toThrow('enough');
   });
 

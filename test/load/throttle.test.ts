@@ -1,6 +1,8 @@
 import { expect, test } from 'vitest';
-import { agentConfigSchema, type Bandwidth } from '../../agent/config.js';
-import { limitAt, refilled, Throttle, type LocalTime } from '../../agent/session/throttle.js';
+import { agentConfigSchema } from '../../agent/config.js';
+import type { Bandwidth } from '../../agent/load/config.js';
+import { refilled, Throttle } from '../../agent/load/throttle.js';
+import { limitAt, type LocalTime } from '../../agent/load/timed-limit.js';
 import type { Clock } from '../../shared/clock.js';
 
 const bandwidth = (value: unknown): Bandwidth => agentConfigSchema.parse({ bandwidth: value }).bandwidth;
@@ -100,7 +102,7 @@ test('waiting ends when it is cancelled; the next is served', async () => {
   const throttle = new Throttle(bandwidth({ limit: '1kB/s' }), clock);
   await throttle.take(5_000);
   const abort = new AbortController();
-  const cancelled = throttle.take(1, abort.signal);
+  const cancelled = throttle.take(1, { signal: abort.signal });
   const next = throttle.take(1);
   abort.abort();
   await expect(cancelled).rejects.toMatchObject({ kind: 'cancelled' });
