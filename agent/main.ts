@@ -6,9 +6,11 @@ import { randomUUID } from 'node:crypto';
 import { hostname } from 'node:os';
 import { Command } from 'commander';
 import { runCommandLine, signalOfProcess } from '../shared/cli.js';
-import { systemClock } from '../shared/clock.js';
+import { systemClock, systemRandom } from '../shared/clock.js';
+import { durationText } from '../shared/config/parse-values.js';
 import { AfterimageError, usageError } from '../shared/errors.js';
-import { formatBytes, isDiskId, type DiskId } from '../shared/units.js';
+import { PROFILE_EVERY_MS, PROFILE_FOR_MS } from '../shared/limits-profile.js';
+import { formatBytes, formatDuration, isDiskId, type DiskId } from '../shared/units.js';
 import { VERSION } from '../shared/version.js';
 import { ask, isRunning } from './client.js';
 import { AGENT_CONFIG_PATH, loadAgentConfig } from './config.js';
@@ -21,10 +23,14 @@ import { protect, replaceDisk, unprotect } from './protect.js';
 import { POINT_LABEL_CHARS_MAX } from '../shared/limits-quiesce.js';
 import { labelSchema } from '../shared/wire/quiesce-record.js';
 import type { PointRequest } from './quiesce/machine-asked.js';
+import type { ProfileOptions } from './profile/command.js';
+import type { Profile } from './profile/report.js';
 import { dryRun } from './quiesce-command.js';
 import { planText } from './quiesce/plan/view.js';
 import { statusText } from './status-view.js';
 import type { AgentSnapshot } from './status.js';
+
+type ProfileSample = Profile['samples'][number];
 
 const program = new Command('afterimage-agent')
   .description('Follows the changes of this machine’s disks and sends them to a receiver as recovery points.')
@@ -222,6 +228,38 @@ program
     if (options.json === true) printJson({ fine: isFine(checks), checks });
     else print(doctorText(checks));
     if (!isFine(checks)) process.exitCode = 1;
+  });
+
+program
+  .command('profile')
+  .description('measure how much disks change over time, and recommend interval, bandwidth and storage')
+  .argument('[device...]', 'these, protected or not, instead of the protected disks')
+  .option(
+    '--for <time>',
+    'how long, e.g. 10min or 2h; Ctrl-C ends it with what was measured so far',
+    durationText(PROFILE_FOR_MS),
+  )
+  .option('--every <time>', 'a sample each', durationText(PROFILE_EVERY_MS))
+  .option('--bandwidth <rate>', 'what the link can give, e.g. 100Mbit/s: the interval is chosen for it')
+  .option('--json', 'print JSON')
+  .addHelpText('after', '\nNothing is changed on the disks; a running agent goes on undisturbed.\n')
+  .action(async (devices: string[], options: ProfileOptions & { json?: boolean }) => {
+    const loaded = await config();
+    // Loaded for this command alone: a running agent needs none of it.
+    const [{ profileCommand }, { profileText }] = await Promise.all([
+      import('./profile/command.js'),
+      import('./profile/text.js'),
+    ]);
+    const onSample = ({ atMs, writtenBytes, changedBytes }: ProfileSample): void => {
+      if (!process.stderr.isTTY) return;
+      const sample = `written ${formatBytes(writtenBytes)}, changed ${formatBytes(changedBytes)}`;
+      process.stderr.write(`\r\x1b[K${formatDuration(atMs)}: ${sample}`);
+    };
+    const tools = { clock: systemClock, random: systemRandom, newUuid: randomUUID, onSample };
+    const found = await profileCommand(loaded, devices, options, tools, signalOfProcess());
+    if (process.stderr.isTTY) process.stderr.write('\r\x1b[K');
+    if (options.json === true) printJson(found);
+    else print(profileText(found.profile, found.recommendation));
   });
 
 const tracking = program

@@ -9,17 +9,13 @@ import { z } from 'zod';
 import { durationValue } from '../../shared/config/values.js';
 import { durationText } from '../../shared/config/parse-values.js';
 import { RETENTION_DAYS_MAX, RETENTION_TIERS_MAX } from '../../shared/limits-retention.js';
+import { DEFAULT_TIERS, type RetentionTier } from '../../shared/retention-cost.js';
+
+export type { RetentionTier };
 
 const SECOND_MS = 1_000;
 const HOUR_MS = 3_600_000;
 const DAY_MS = 24 * HOUR_MS;
-
-export interface RetentionTier {
-  /** Length of the slots of which each keeps one point; 0: every point is kept. */
-  readonly everyMs: number;
-  /** Up to this age. */
-  readonly upToMs: number;
-}
 
 export interface RetentionPolicy {
   /** For points of every consistency, finest first. */
@@ -72,16 +68,7 @@ const gridSchema = z
     });
   });
 
-/** Site Recovery's shape: all for 2 hours, hourly to 1 day, 2-hourly to 7 days, 4-hourly to 15 days. */
-export const DEFAULT_RETENTION: RetentionPolicy = {
-  tiers: [
-    { everyMs: 0, upToMs: 2 * HOUR_MS },
-    { everyMs: HOUR_MS, upToMs: DAY_MS },
-    { everyMs: 2 * HOUR_MS, upToMs: 7 * DAY_MS },
-    { everyMs: 4 * HOUR_MS, upToMs: 15 * DAY_MS },
-  ],
-  applicationTiers: [],
-};
+export const DEFAULT_RETENTION: RetentionPolicy = { tiers: DEFAULT_TIERS, applicationTiers: [] };
 
 /** As people write it (YAML) → what programs use. All keys are optional. */
 export const policySchema = z

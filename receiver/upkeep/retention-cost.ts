@@ -7,8 +7,9 @@
  * and never above the whole image.
  */
 import { PREVIEW_SUPERSEDED_SHARE, PREVIEW_READS_PER_LAYER } from '../../shared/limits-retention.js';
+import { bytesAfter, slotCosts, type Anchor, type RetentionTier } from '../../shared/retention-cost.js';
 import type { DiskDelta, RecoveryPoint } from '../catalog/manifest.js';
-import { tierText, type MachinePolicy, type RetentionTier } from '../catalog/policy.js';
+import { tierText, type MachinePolicy } from '../catalog/policy.js';
 
 const DAY_MS = 86_400_000;
 
@@ -19,11 +20,6 @@ export interface ChangeCurve {
   readonly measuredMs: number | null;
   /** Mean distance of points that were made one after the other; null: there are not two. */
   readonly pointEveryMs: number | null;
-}
-
-interface Anchor {
-  readonly spanMs: number;
-  readonly bytes: number;
 }
 
 interface Sample extends Anchor {
@@ -83,21 +79,10 @@ export function changeCurve(
   const apart = samples.filter((s) => s.neighbours).map((s) => s.spanMs);
   const capped = (bytes: number): number => (imageBytes > 0 ? Math.min(bytes, imageBytes) : bytes);
   return {
-    bytes: (spanMs) => capped(between(anchors, spanMs)),
+    bytes: (spanMs) => capped(bytesAfter(anchors, spanMs)),
     measuredMs: anchors.at(-1)?.spanMs ?? null,
     pointEveryMs: apart.length === 0 ? null : mean(apart),
   };
-}
-
-function between(anchors: readonly Anchor[], spanMs: number): number {
-  const above = anchors.findIndex((a) => a.spanMs >= spanMs);
-  const [low, high] = [anchors[above < 0 ? anchors.length - 1 : above - 1], anchors[above]];
-  const proportional = (a: Anchor | undefined): number => (a === undefined ? 0 : (a.bytes * spanMs) / a.spanMs);
-  if (high === undefined || low === undefined) return proportional(low ?? high);
-  if (low.bytes <= 0) return high.bytes;
-  // Straight on paper with two logarithmic axes: a share of the blocks is written over and over.
-  const slope = Math.log(high.bytes / low.bytes) / Math.log(high.spanMs / low.spanMs);
-  return low.bytes * (spanMs / low.spanMs) ** slope;
 }
 
 export interface TierCost {
@@ -168,13 +153,12 @@ function tierCosts(
   intervalMs: number,
   application: boolean,
 ): TierCost[] {
-  return tiers.map((tier, i) => {
-    const fromMs = tiers[i - 1]?.upToMs ?? 0;
-    // Slots shorter than the distance of points are mostly empty.
-    const everyMs = Math.max(tier.everyMs, intervalMs);
-    const points = Math.ceil((tier.upToMs - fromMs) / everyMs);
-    return { tier: tierText(tier), application, points, bytes: points * curve.bytes(everyMs) };
-  });
+  return slotCosts(tiers, curve.bytes, intervalMs).map(({ tier, points, bytes }) => ({
+    tier: tierText(tier),
+    application,
+    points,
+    bytes,
+  }));
 }
 
 function perDay(
