@@ -393,6 +393,7 @@ export class Replication {
     return {
       session: this.#session,
       tracker,
+      bystanders: this.#deps.disks.filter((d) => !ready.includes(d) && d.still === null).map((d) => d.disk),
       pool,
       arena,
       clock,

@@ -65,7 +65,7 @@ export type AskedLevel = { readonly level: 'filesystem' | 'application' } & (
 );
 
 export interface CutContext {
-  readonly tracker: MarkTracker;
+  readonly tracker: Pick<MarkTracker, 'take' | 'audit'>;
   readonly disks: readonly DiskCycle[];
   readonly arena: WindowArena;
   readonly clock: Clock;

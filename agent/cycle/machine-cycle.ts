@@ -12,6 +12,7 @@ import type { BlockNumber, DiskId } from '../../shared/units.js';
 import type { Pace } from '../load/pace.js';
 import type { ReceiverSession } from '../session/session.js';
 import type { MarkTracker } from '../tracker/tracker.js';
+import { carrying, type CycleTracker } from './carrying.js';
 import type { MessagePool } from './chunk-sender.js';
 import { findMismatch, takeSample, type CleanSample } from './clean-sample.js';
 import type { QuiesceRecord } from '../../shared/wire/quiesce-record.js';
@@ -29,6 +30,8 @@ export interface CycleContext {
   readonly session: ReceiverSession;
   /** Null when no disk of the machine has a mark tracker. */
   readonly tracker: MarkTracker | null;
+  /** Disks that the tracker follows and that take no part. Absent: none. */
+  readonly bystanders?: readonly ProtectedDisk[];
   readonly pool: MessagePool;
   readonly arena: WindowArena;
   readonly clock: Clock;
@@ -71,6 +74,7 @@ export async function runCycle(
   // What earlier cycles have read beyond the limits is paid for first.
   await context.pace?.settled();
   const startWallMs = context.clock.nowMs();
+  const tracker = context.tracker === null ? null : carrying(context.tracker, context.bystanders ?? []);
   const all = [...tracked, ...still.map((s) => s.disk)];
   const before = { changed: sum(all, (d) => d.counters.changedBytes), sent: sum(all, (d) => d.counters.sentBytes) };
   const cycle = context.randomId();
@@ -80,7 +84,7 @@ export async function runCycle(
   const runs = tracked.map((disk) => new DiskCycle(disk, context.session, context.pool, context.arena, context.pace));
   let committing = false;
   try {
-    const cut = await cutOf(runs, context, startWallMs);
+    const cut = await cutOf(runs, context, tracker, startWallMs);
     failpoint('agent.cycle.cut');
     // The scanned disks must have stood still from before they were read until after the cut of the others.
     for (const s of still) await s.assertStill();
@@ -117,7 +121,7 @@ export async function runCycle(
       disk.lastPoint = committed.point;
     }
     for (const run of runs) {
-      context.tracker?.committed(run.disk.id, run.disk.carry);
+      tracker?.committed(run.disk.id, run.disk.carry);
       run.committed();
     }
     failpoint('agent.cycle.applied');
@@ -150,8 +154,12 @@ async function prepare(disk: ProtectedDisk, cycle: string, run: DiskCycle | null
 }
 
 /** The cut on the tracked disks, with the tracker checked against samples; for scanned disks alone, the moment before they were read. */
-async function cutOf(runs: readonly DiskCycle[], context: CycleContext, startWallMs: number): Promise<CutResult> {
-  const { tracker } = context;
+async function cutOf(
+  runs: readonly DiskCycle[],
+  context: CycleContext,
+  tracker: CycleTracker | null,
+  startWallMs: number,
+): Promise<CutResult> {
   if (runs.length === 0 || tracker === null) {
     const asked = context.asked?.levels[0];
     const weaker = asked === undefined ? '' : `not ${asked.level}-consistent: no disk has change tracking`;
@@ -201,7 +209,7 @@ async function isMarkedSoon(
   run: DiskCycle,
   block: BlockNumber,
   runs: readonly DiskCycle[],
-  tracker: MarkTracker,
+  tracker: CycleTracker,
   clock: Clock,
 ): Promise<boolean> {
   const endMs = clock.monotonicMs() + CLEAN_SAMPLE_MARK_MS;
