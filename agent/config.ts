@@ -6,6 +6,7 @@ import { z } from 'zod';
 import { loadConfigOrDefaults } from '../shared/config/load.js';
 import {
   absolutePath,
+  bytesValue,
   durationValue,
   hostPortValue,
   loopbackHost,
@@ -13,6 +14,7 @@ import {
   portValue,
 } from '../shared/config/values.js';
 import { CUT_DEADLINE_MS, FREEZE_DEADLINE_MS, HOOK_TIMEOUT_MS, POINT_INTERVAL_MS } from '../shared/limits.js';
+import { DISK_RULES_MAX } from '../shared/limits-disks.js';
 import { FLEET_MAX } from '../shared/limits-fleet.js';
 import { bandwidthSchema, cpuSchema, ioSchema } from './load/config.js';
 import { applicationPointsSchema, applicationsSchema, hooksSchema } from './quiesce/config.js';
@@ -24,6 +26,19 @@ const HOUR_MS = 3_600_000;
 
 const commands = z.array(z.string('expected a command as text').min(1)).max(100).default([]);
 
+/** At least one key; all that are given must fit. Texts may hold `*` and `?`. */
+const diskRule = z
+  .strictObject({
+    id: z.string().min(1).max(200).optional(),
+    serial: z.string().min(1).max(200).optional(),
+    /** As in /dev: `sdb`, `nvme*`. */
+    name: z.string().min(1).max(200).optional(),
+    minSize: bytesValue.optional(),
+    maxSize: bytesValue.optional(),
+  })
+  .refine((rule) => Object.keys(rule).length > 0, 'expected at least one of id, serial, name, minSize, maxSize');
+const diskRules = z.array(diskRule).max(DISK_RULES_MAX).default([]);
+
 export const agentConfigSchema = z.strictObject({
   stateDir: absolutePath.default('/var/lib/afterimage-agent'),
   /** Further addresses of receivers (host:port), tried when those that the agent was told of don't answer. They must have the CA of the enrolment. */
@@ -32,6 +47,8 @@ export const agentConfigSchema = z.strictObject({
   interval: durationValue(1_000, 24 * HOUR_MS, '1s to 24h').default(POINT_INTERVAL_MS),
   status: z.strictObject({ host: loopbackHost.default('127.0.0.1'), port: portValue.default(7445) }).prefault({}),
   controlSocket: absolutePath.default('/run/afterimage-agent/control.sock'),
+  /** Disks that are protected by themselves as soon as they are there: those that a rule of `include` fits and none of `exclude`. */
+  disks: z.strictObject({ include: diskRules, exclude: diskRules }).prefault({}),
   /** What the agent may take of network, processor and disks, each with a schedule: keys in load/config.ts. */
   bandwidth: bandwidthSchema.prefault({}),
   cpu: cpuSchema.prefault({}),

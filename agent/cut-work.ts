@@ -3,6 +3,7 @@
  */
 import { SeriesEnded } from './cycle/machine-cycle.js';
 import type { CycleResult } from './cycle/machine-cycle.js';
+import type { AbsentDisk } from './disks/absent.js';
 import type { Sysfs } from './disks/sysfs.js';
 import type { CutWork } from './final-cut.js';
 import { changedBlocks } from './hello.js';
@@ -12,12 +13,18 @@ import type { MarkTracker } from './tracker/tracker.js';
 
 export function cutWork(
   disks: readonly OpenedDisk[],
-  { tracker, sysfs }: { readonly tracker: MarkTracker | null; readonly sysfs: Sysfs },
+  {
+    tracker,
+    sysfs,
+    absent,
+  }: { readonly tracker: MarkTracker | null; readonly sysfs: Sysfs; readonly absent: readonly AbsentDisk[] },
   makePoint: () => Promise<CycleResult>,
 ): CutWork {
   const sources = disks.map((d) => d.inspected.source);
   return {
     whyNot: () => {
+      const away = absent[0];
+      if (away !== undefined) return `disk ${away.path} can't be copied: ${away.reason}`;
       const behind = disks.find(({ disk }) => !disk.isReady || !disk.inPoints);
       return behind === undefined ? null : `disk ${behind.disk.device} is not protected yet (${behind.disk.state})`;
     },

@@ -20,6 +20,7 @@ import { Sysfs } from './disks/sysfs.js';
 import { FinalCut, type FinalCutDeps } from './final-cut.js';
 import { SourceKeys } from './keys/source-keys.js';
 import { bootId, openDisk, type OpenContext, type OpenedDisk } from './open-disk.js';
+import { RuleProtection } from './protect-by-rule.js';
 import { loadProtection, type ProtectedEntry, type ProtectionList } from './protection.js';
 import { undoLeftovers } from './quiesce/machine-asked.js';
 import { historyIn, type HistoryStore } from './quiesce/points/point-history.js';
@@ -64,6 +65,8 @@ export interface MachineParts {
   readonly pointHistory?: HistoryStore;
   /** Lets applications go that an earlier agent held back. */
   readonly undoQuiesce?: () => Promise<void>;
+  /** Protects disks by rule; true when there is a new one. Absent: there are no rules. */
+  readonly protectByRule?: () => Promise<boolean>;
   /** What limits of load measure and set. Absent: no processor, no priorities. */
   readonly load?: LoadParts;
   /** Returns when the generation survives a crash. */
@@ -79,6 +82,7 @@ export function realParts(
   const tracker = openTracker(config, clock);
   if (tracker.tracker === null) log.warn({ reason: tracker.reason }, 'change tracking is not possible on this machine');
   const sysfs = new Sysfs();
+  const rules = new RuleProtection(config, sysfs, log);
   return {
     sysfs,
     tracker,
@@ -99,6 +103,7 @@ export function realParts(
     rebootReasons: () => rebootReasons(config.reboot.runDir, bootId()),
     pointHistory: historyIn(config.stateDir),
     undoQuiesce: () => undoLeftovers({ config, clock, log, randomId: randomUUID }),
+    ...(config.disks.include.length === 0 ? {} : { protectByRule: () => rules.look() }),
     load: {
       cpuUsedMs: () => {
         const { user, system } = process.cpuUsage();

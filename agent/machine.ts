@@ -11,18 +11,21 @@ import {
   RECONNECT_BACKOFF_MIN_MS,
   REFUSED_RETRY_MS,
 } from '../shared/limits.js';
+import { DISK_RULES_LOOK_MS } from '../shared/limits-disks.js';
 import { FLEET_CONNECT_TIMEOUT_MS } from '../shared/limits-fleet.js';
 import { failpoint } from '../shared/failpoints.js';
 import { CLOSE } from '../shared/wire/close-codes.js';
 import { PROTOCOL_VERSION, type Hello } from '../shared/wire/messages.js';
 import type { AgentConfig } from './config.js';
 import type { CycleResult } from './cycle/machine-cycle.js';
+import { isOfOneDisk, type AbsentDisk } from './disks/absent.js';
+import { DisksChanged } from './disks-health.js';
 import { helloOf } from './hello.js';
 import type { FinalCutting, MachineParts } from './machine-parts.js';
 import type { SourceKeys } from './keys/source-keys.js';
 import { WorkLimits } from './load/work-limits.js';
-import { closeDisk, type OpenContext, type OpenedDisk } from './open-disk.js';
-import { DisksChanged, Replication } from './replication.js';
+import { canBeOpened, closeDisk, type OpenContext, type OpenedDisk } from './open-disk.js';
+import { Replication } from './replication.js';
 import { Restoration } from './restore/restoration.js';
 import { ApplicationPoints } from './quiesce/points/application-points.js';
 import type { PointRequest } from './quiesce/machine-asked.js';
@@ -52,6 +55,8 @@ export class AgentMachine {
   readonly #limits: WorkLimits;
   readonly #session: string;
   #disks: OpenedDisk[] = [];
+  /** Protected, and not open. */
+  #absent: AbsentDisk[] = [];
   #replication: Replication | null = null;
   #reopen = new AbortController();
   #generation: number;
@@ -81,6 +86,7 @@ export class AgentMachine {
       deps.clock,
       { program: deps.program, machine: { id: machine, name, generation }, address: receiver },
       () => this.#disks,
+      () => this.#absent,
       () => deps.parts.tracker.tracker,
       () => this.#applicationPoints.status(),
       () => this.#limits.status(),
@@ -94,6 +100,8 @@ export class AgentMachine {
     this.#undone = (parts.undoQuiesce?.() ?? Promise.resolve()).catch((error: unknown) => {
       log.error({ err: error }, `hooks could not be called to let applications go: ${messageOf(error)}`);
     });
+    await this.#lookByRules();
+    void this.#followRules(signal);
     while (!signal.aborted) {
       this.#reopen = new AbortController();
       const stop = AbortSignal.any([signal, this.#reopen.signal]);
@@ -120,6 +128,26 @@ export class AgentMachine {
       }
     }
     this.#deps.parts.tracker.tracker?.close();
+  }
+
+  /** A disk that appears is protected, without a word from anybody, when a rule takes it. */
+  async #followRules(signal: AbortSignal): Promise<void> {
+    const { clock, parts } = this.#deps;
+    while (parts.protectByRule !== undefined && !signal.aborted) {
+      await clock.sleep(DISK_RULES_LOOK_MS, signal);
+      if (!signal.aborted && (await this.#lookByRules())) this.reload();
+    }
+  }
+
+  /** Whether there is a new disk. */
+  async #lookByRules(): Promise<boolean> {
+    const { log, parts } = this.#deps;
+    try {
+      return (await parts.protectByRule?.()) ?? false;
+    } catch (error) {
+      log.error({ err: error }, `rules of disks can't be followed: ${messageOf(error)}`);
+      return false;
+    }
   }
 
   /** Opens the disks anew: the list of protected disks was changed. */
@@ -231,8 +259,12 @@ export class AgentMachine {
         random,
         status: this.status,
         disks: this.#disks,
+        absent: this.#absent,
+        isBack: (disk: AbsentDisk) => this.#isBack(disk),
       };
       if (welcome.mode === 'restore') {
+        const away = this.#absent[0];
+        if (away !== undefined) throw notAllHere(away);
         await new Restoration(deps, open, stop).run(onProgress);
       } else {
         const { messages: pool, arena } = parts.memory;
@@ -307,10 +339,45 @@ export class AgentMachine {
   }
 
   async #openDisks(): Promise<void> {
-    const { config, clock, credentials, log, randomId, parts } = this.#deps;
+    const { credentials, parts } = this.#deps;
     const list = await parts.protection();
     this.#keys = (await parts.sourceKeys?.(credentials.machine)) ?? null;
-    const context: OpenContext = {
+    const context = await this.#openContext();
+    const before = this.#absent;
+    this.#absent = [];
+    let first: AfterimageError | null = null;
+    for (const entry of list.disks) {
+      try {
+        this.#disks.push(await parts.openDisk(entry, list, this.#disks, context));
+      } catch (error) {
+        if (!isOfOneDisk(error)) throw error;
+        first ??= error;
+        this.#setAside({ id: entry.id, path: entry.path, reason: error.message }, before, error.hint);
+      }
+    }
+    if (this.#disks.length === 0 && first !== null) throw first;
+    this.#checkQuiesce();
+  }
+
+  /** One disk that can't be opened is no reason to leave the others without points. Said once for each reason. */
+  #setAside(disk: AbsentDisk, before: readonly AbsentDisk[], hint: string | undefined): void {
+    this.#absent.push(disk);
+    // Whatever was tracked of it ends here: what comes back may be another disk, or this one with other content.
+    this.#deps.parts.tracker.tracker?.disarm(disk.id);
+    if (before.some(({ id, reason }) => id === disk.id && reason === disk.reason)) return;
+    this.status.fellBack(disk.reason);
+    this.#deps.log.error({ disk: disk.id, reason: disk.reason, hint }, 'disk is not open: points go on without it');
+  }
+
+  async #isBack({ id }: AbsentDisk): Promise<boolean> {
+    const list = await this.#deps.parts.protection();
+    const entry = list.disks.find((disk) => disk.id === id);
+    return entry !== undefined && (await canBeOpened(entry, list, this.#disks, await this.#openContext()));
+  }
+
+  async #openContext(): Promise<OpenContext> {
+    const { config, clock, log, randomId, parts } = this.#deps;
+    return {
       config,
       sysfs: parts.sysfs,
       clock,
@@ -322,8 +389,6 @@ export class AgentMachine {
       rebootReasons: (await parts.rebootReasons?.()) ?? new Map(),
       ...(this.#keys === null ? {} : { keys: this.#keys }),
     };
-    for (const entry of list.disks) this.#disks.push(await parts.openDisk(entry, list, this.#disks, context));
-    this.#checkQuiesce();
   }
 
   /** Better known now than when the first stronger point is made. Each warning is said once as long as it stands. */
@@ -344,11 +409,22 @@ export class AgentMachine {
   async #closeDisks(): Promise<void> {
     for (const opened of this.#disks) {
       await closeDisk(opened, this.#deps.log);
-      if (opened.disk.trackable !== null) this.#deps.parts.tracker.tracker?.release(opened.disk.id);
+      if (opened.disk.trackable === null) continue;
+      const { tracker } = this.#deps.parts.tracker;
+      if (opened.disk.mustBeCompared) tracker?.disarm(opened.disk.id);
+      else tracker?.release(opened.disk.id);
     }
     this.#disks = [];
   }
 }
+
+/** What comes home is the whole machine. */
+const notAllHere = ({ path, reason }: AbsentDisk): AfterimageError =>
+  new AfterimageError(`${path} can't be restored: ${reason}`, {
+    code: 'disk-missing',
+    kind: 'not-found',
+    hint: 'All disks of the machine must be there when it comes home. Connect it, or give another its place: `protect --as`.',
+  });
 
 /** When to ask again: soon with backoff, seldom where an operator has to act first; a machine that is failed over is called home by its being there. */
 function retryMs(ended: unknown, failures: number, random: () => number): number {

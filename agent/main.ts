@@ -20,6 +20,8 @@ import { hardwareId } from './describe.js';
 import { initKeys, KEEP_A_COPY, keysText, rotateKeys, showKeys, type KeysShown } from './keys/commands.js';
 import { loadCredentials } from './session/credentials.js';
 import { protect, replaceDisk, unprotect } from './protect.js';
+import { ruleThatTakes } from './protect-by-rule.js';
+import { Sysfs } from './disks/sysfs.js';
 import { POINT_LABEL_CHARS_MAX } from '../shared/limits-quiesce.js';
 import { labelSchema } from '../shared/wire/quiesce-record.js';
 import type { PointRequest } from './quiesce/machine-asked.js';
@@ -113,11 +115,18 @@ program
   .description('stop protecting a disk; its recovery points stay')
   .argument('<disk>', 'its device or its id')
   .action(async (word: string) => {
-    const { stateDir, controlSocket, tracker } = await config();
+    const loaded = await config();
+    const { stateDir, controlSocket, tracker } = loaded;
     const running = await isRunning(controlSocket);
-    const gone = await unprotect(stateDir, word, tracker.pinDir, async () => {
-      if (running) await ask(controlSocket, 'POST', CONTROL.reload);
-    });
+    const gone = await unprotect(
+      stateDir,
+      word,
+      tracker.pinDir,
+      async () => {
+        if (running) await ask(controlSocket, 'POST', CONTROL.reload);
+      },
+      (list, id) => ruleThatTakes(loaded, new Sysfs(), list, id),
+    );
     print(`${gone.path} (disk ${gone.id}) is no longer protected; its recovery points stay in the store.`);
   });
 

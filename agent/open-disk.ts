@@ -8,7 +8,8 @@ import type { Clock } from '../shared/clock.js';
 import { geometryOf, type Geometry } from '../shared/blocks/geometry.js';
 import { AfterimageError, messageOf } from '../shared/errors.js';
 import type { AgentConfig } from './config.js';
-import type { StateFolder } from './cycle/hash-store/files.js';
+import { stateFolder, type StateFolder } from './cycle/hash-store/files.js';
+import { sizeOfStore } from './cycle/hash-store/open.js';
 import { HashStore } from './cycle/hash-store/store.js';
 import { ProtectedDisk } from './cycle/protected-disk.js';
 import type { ReadPool } from './cycle/read-pool.js';
@@ -17,6 +18,7 @@ import { DiskReader } from './cycle/reader.js';
 import { StillDisk } from './cycle/still-disk.js';
 import { agreeOnHashKey } from './keys/hash-key-note.js';
 import { PLAIN_DISK, type SourceKeys } from './keys/source-keys.js';
+import { isOfOneDisk } from './disks/absent.js';
 import { inspectDevice, type InspectedDevice } from './disks/inspect.js';
 import { locateDisk } from './disks/locate.js';
 import type { Sysfs } from './disks/sysfs.js';
@@ -66,6 +68,16 @@ export async function openDisk(
   others: readonly OpenedDisk[],
   context: OpenContext,
 ): Promise<OpenedDisk> {
+  const { path, inspected } = findDisk(entry, list, others, context);
+  return openInspected(entry, path, inspected, context);
+}
+
+function findDisk(
+  entry: ProtectedEntry,
+  list: ProtectionList,
+  others: readonly OpenedDisk[],
+  context: OpenContext,
+): { readonly path: string; readonly inspected: InspectedDevice } {
   const { sysfs } = context;
   const path = locateDisk(sysfs, entry.id, list.kept) ?? entry.path;
   const inspected = inspectDevice(path, {
@@ -81,7 +93,42 @@ export async function openDisk(
       hint: 'Connect it again, or `afterimage-agent unprotect` it.',
     });
   }
-  return openInspected(entry, path, inspected, context);
+  return { path, inspected };
+}
+
+/** Whether a disk that was away is there again, as large as it was, and can be read. Changes nothing. */
+export async function canBeOpened(
+  entry: ProtectedEntry,
+  list: ProtectionList,
+  others: readonly OpenedDisk[],
+  context: OpenContext,
+): Promise<boolean> {
+  try {
+    const { path, inspected } = findDisk(entry, list, others, context);
+    const geometry = geometryOf(inspected.geometry.sizeBytes, entry.blockBytes);
+    await mustNotShrink(entry.id, path, geometry, await hashFolderOf(entry.id, context));
+    const { sysfs, pool } = context;
+    const reader = new DiskReader({ path, geometry, pool, isPresent: () => isPresent(sysfs, inspected.state) });
+    await reader.readRuns([{ first: 0, count: 1 }], () => undefined).finally(() => reader.close());
+    return true;
+  } catch (error) {
+    if (isOfOneDisk(error)) return false;
+    throw error;
+  }
+}
+
+const hashFolderOf = async (id: DiskId, { config, ground }: OpenContext): Promise<StateFolder> =>
+  ground?.hashFolder(id) ?? stateFolder(join(config.stateDir, 'hashes', id));
+
+/** Its points are larger than it: none can be made of what is left. */
+async function mustNotShrink(id: DiskId, path: string, { sizeBytes }: Geometry, folder: StateFolder): Promise<void> {
+  const before = await sizeOfStore(folder);
+  if (before === null || sizeBytes >= before) return;
+  throw new AfterimageError(`disk ${id} (${path}) shrank from ${before} to ${sizeBytes} bytes`, {
+    code: 'disk-shrank',
+    kind: 'refused',
+    hint: 'Bring it back to its size, or `afterimage-agent unprotect` it and protect it anew: its points stay.',
+  });
 }
 
 /** The same for a device that was found and is known to be the entry's. */
@@ -92,6 +139,7 @@ export async function openInspected(
   context: OpenContext,
 ): Promise<OpenedDisk> {
   const geometry = geometryOf(inspected.geometry.sizeBytes, entry.blockBytes);
+  await mustNotShrink(entry.id, path, geometry, await hashFolderOf(entry.id, context));
   const armed = arm(inspected, geometry, context);
   try {
     return await openArmed({ entry, path, inspected, geometry, armed }, context);

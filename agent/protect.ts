@@ -107,12 +107,13 @@ export async function replaceDisk(
   };
 }
 
-/** `reload` makes a running agent let go of the disk before its tracking is ended. */
+/** `ruleFor`: the rule that takes the disk, if there is one. `reload` makes a running agent let go of the disk before its tracking is ended. */
 export async function unprotect(
   stateDir: string,
   word: string,
   pinDirectory: string,
   reload: () => Promise<void>,
+  ruleFor: (list: ProtectionList, id: DiskId) => string | null,
 ): Promise<ProtectedEntry> {
   const list = await loadProtection(stateDir);
   const found = list.disks.find((d) => d.id === word || d.path === word);
@@ -120,6 +121,12 @@ export async function unprotect(
     const names = list.disks.map((d) => d.path).join(', ');
     throw usageError(`${word} is not protected`, names === '' ? 'No disk is.' : `Protected are: ${names}.`);
   }
+  const rule = ruleFor(list, found.id);
+  if (rule !== null)
+    throw usageError(
+      `${word} would be protected again at once: ${rule}`,
+      'Exclude it in agent.yaml (`disks: { exclude: [{ id: … }] }`) and restart the agent first.',
+    );
   await saveProtection(stateDir, { ...list, disks: list.disks.filter((d) => d !== found) });
   await reload();
   await rm(join(stateDir, 'hashes', found.id), { recursive: true, force: true });

@@ -4,6 +4,7 @@
  */
 import { AfterimageError, messageOf } from '../shared/errors.js';
 import { HOLD_RECHECK_MS, IDLE_POINT_INTERVAL_MS } from '../shared/limits.js';
+import { DISK_LOOK_MS } from '../shared/limits-disks.js';
 import type { Welcome } from '../shared/wire/messages.js';
 import type { MessagePool } from './cycle/chunk-sender.js';
 import {
@@ -17,8 +18,9 @@ import {
 import type { ProtectedDisk } from './cycle/protected-disk.js';
 import { sweep } from './cycle/sweep.js';
 import type { WindowArena } from './cycle/window-arena.js';
-import { checkDisk } from './disks/watch.js';
 import type { Sysfs } from './disks/sysfs.js';
+import type { AbsentDisk } from './disks/absent.js';
+import { DisksChanged, DisksHealth } from './disks-health.js';
 import { cutWork } from './cut-work.js';
 import { changedBlocks } from './hello.js';
 import { frozenNotePath } from './quiesce/frozen-note.js';
@@ -47,6 +49,9 @@ export interface ReplicationDeps extends AskedPointDeps {
   readonly random: () => number;
   readonly status: AgentStatus;
   readonly disks: readonly OpenedDisk[];
+  /** Protected disks that are not open: points go on without them. */
+  readonly absent: readonly AbsentDisk[];
+  readonly isBack: (disk: AbsentDisk) => Promise<boolean>;
   readonly finalCut: FinalCutting;
   readonly limits: WorkLimits;
 }
@@ -78,6 +83,7 @@ export class Replication {
   /** The workload is to run again; answered when it does. */
   #resumes: number[] = [];
   readonly #resends = new Resends();
+  readonly #health: DisksHealth;
   /** A last point was handed over: no more of them until an order, or another session, says otherwise. */
   #paused = false;
   #pausedAtMs = 0;
@@ -86,6 +92,7 @@ export class Replication {
     this.#deps = deps;
     this.#session = session;
     this.#stop = stop;
+    this.#health = new DisksHealth(deps);
     this.#requests = new PointRequests(deps.applicationPoints);
     this.#intervalMs = deps.config.interval;
     this.#lastPointAtMs = deps.clock.monotonicMs();
@@ -226,7 +233,7 @@ export class Replication {
   async #step(): Promise<void> {
     const { disks } = this.#deps;
     try {
-      this.#checkDisks();
+      await this.#health.check();
       if (await this.#order()) return;
       if (this.#paused) {
         this.#rejectWaiters('a planned failover is under way: the last point was made');
@@ -235,7 +242,7 @@ export class Replication {
       }
       if (this.#resends.begin(disks, this.#deps.log)) this.#nextPointAtMs = 0;
       await this.#beginComparison();
-      const blocked = disks.some(({ disk }) => !disk.isReady && disk.inPoints);
+      const blocked = disks.some(({ disk }) => !disk.isReady && disk.inPoints && disk.state !== 'Failed');
       const ready = disks.filter(({ disk }) => disk.isReady);
       if (!blocked && ready.length > 0 && this.#isDue()) return await this.#cycle(ready);
       const next = disks.find(({ disk }) => disk.need !== null && disk.state !== 'Failed');
@@ -261,7 +268,8 @@ export class Replication {
   async #wait(nothingToDo: boolean): Promise<void> {
     const { clock } = this.#deps;
     const untilDueMs = Math.min(this.#nextPointAtMs - clock.monotonicMs(), this.#requests.waitMs());
-    const ms = nothingToDo ? 1000 : Math.max(1, untilDueMs);
+    const untilLookMs = this.#health.isLooking ? DISK_LOOK_MS : Infinity;
+    const ms = nothingToDo ? 1000 : Math.max(1, Math.min(untilDueMs, untilLookMs));
     // One signal for all that can end the wait: racing promises that settle once a month would pile up, one for each wait.
     await clock.sleep(ms, this.#wake.signal);
     if (this.#over !== null) throw this.#over;
@@ -349,7 +357,7 @@ export class Replication {
     const result = await runCycle(
       tracked,
       still,
-      this.#reason,
+      reasonOf(this.#reason, this.#health.without()),
       asked === undefined ? context : { ...context, asked },
     ).catch((error: unknown) => {
       throw withLimits(error, heldBetween(heldBefore, limits.held()));
@@ -421,24 +429,6 @@ export class Replication {
     return true;
   }
 
-  /** Disks that vanished or were changed under us: they fail, with the reason; the others go on as far as they can. */
-  #checkDisks(): void {
-    for (const { disk, inspected } of this.#deps.disks) {
-      const verdict = checkDisk(this.#deps.sysfs, inspected.state);
-      if (verdict.is === 'unchanged' && disk.state !== 'Failed') continue;
-      if (verdict.is === 'unchanged') throw new DisksChanged(`${disk.device} is back`);
-      if (disk.state !== 'Failed') this.#failDisk(disk, verdict.reason);
-      // A disk of another size or a new one at its place is opened anew; one that is gone is waited for.
-      if (verdict.is !== 'vanished') throw new DisksChanged(verdict.reason);
-    }
-  }
-
-  #failDisk(disk: ProtectedDisk, reason: string): void {
-    disk.setState('Failed', reason);
-    this.#deps.status.fellBack(reason);
-    this.#deps.log.error({ disk: disk.id, reason }, 'disk failed: no point is made until it is back');
-  }
-
   async #handle(error: unknown): Promise<void> {
     const { log, status, tracker, disks, clock } = this.#deps;
     if (this.#stop.aborted) return;
@@ -452,6 +442,8 @@ export class Replication {
       await beginSweep(found.disk, 'comparison', error.why);
       return;
     }
+    const aside = this.#health.setAside(error);
+    if (aside !== null) return status.fellBack(aside);
     if (error instanceof CutNotReached) {
       status.fellBack(error.message);
       log.warn({ reason: error.message }, 'recovery point skipped');
@@ -505,15 +497,11 @@ export class Replication {
   }
 }
 
+const reasonOf = (...reasons: readonly (string | null)[]): string | null =>
+  reasons.filter((reason) => reason !== null).join('; ') || null;
+
 /** A point that wasn't made says which limits had a part in it. */
 function withLimits(error: unknown, held: string): unknown {
   if (!(error instanceof CutNotReached) || held === '') return error;
   return new CutNotReached(`${error.why}; limits of load held it up: ${held}`);
-}
-
-/** The disks have to be opened anew: the session ends for that. */
-export class DisksChanged extends AfterimageError {
-  constructor(why: string) {
-    super(`disks are opened anew: ${why}`, { code: 'disks-changed', kind: 'disconnected' });
-  }
 }

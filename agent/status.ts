@@ -7,6 +7,7 @@ import { CLOSE } from '../shared/wire/close-codes.js';
 import type { Welcome } from '../shared/wire/messages.js';
 import type { CycleResult } from './cycle/machine-cycle.js';
 import type { ProtectedDisk, SweepNeed } from './cycle/protected-disk.js';
+import type { AbsentDisk } from './disks/absent.js';
 import { blocksAtRisk } from './hello.js';
 import type { LoadStatus } from './load/work-limits.js';
 import type { OpenedDisk } from './open-disk.js';
@@ -111,6 +112,7 @@ export class AgentStatus {
   readonly #identity: StatusIdentity;
   #address: string;
   readonly #disks: () => readonly OpenedDisk[];
+  readonly #absent: () => readonly AbsentDisk[];
   readonly #tracker: () => MarkTracker | null;
   readonly #applicationPoints: () => ApplicationPointsStatus;
   readonly #load: () => LoadStatus;
@@ -134,6 +136,7 @@ export class AgentStatus {
     clock: Clock,
     identity: StatusIdentity,
     disks: () => readonly OpenedDisk[],
+    absent: () => readonly AbsentDisk[],
     tracker: () => MarkTracker | null,
     applicationPoints: () => ApplicationPointsStatus,
     load: () => LoadStatus,
@@ -143,6 +146,7 @@ export class AgentStatus {
     this.#address = identity.address;
     this.#generation = identity.machine.generation;
     this.#disks = disks;
+    this.#absent = absent;
     this.#tracker = tracker;
     this.#applicationPoints = applicationPoints;
     this.#load = load;
@@ -212,7 +216,7 @@ export class AgentStatus {
 
   snapshot(): AgentSnapshot {
     const nowMs = this.#clock.monotonicMs();
-    const disks = this.#disks().map((d) => this.#disk(d, nowMs));
+    const disks = [...this.#disks().map((d) => this.#disk(d, nowMs)), ...this.#absent().map(absentDisk)];
     const last = this.#last;
     return {
       program: this.#identity.program,
@@ -291,6 +295,24 @@ export class AgentStatus {
 
 /** The machine runs elsewhere, and this agent was told so. */
 export const FAILED_OVER = 'FailedOver';
+
+/** Nothing is known of it but why. */
+const absentDisk = ({ id, path, reason }: AbsentDisk): DiskSnapshot => ({
+  id,
+  device: path,
+  sizeBytes: 0,
+  state: 'Failed',
+  reason,
+  tracker: 'scan',
+  trackerReason: 'it is not open',
+  series: null,
+  lastPoint: 0,
+  progress: null,
+  lastSweep: null,
+  dataAtRisk: { seconds: null, bytes: null },
+  counters: { readBytes: 0, sentBytes: 0, changedBytes: 0, storedBytes: 0, cleanSamples: 0, cleanMismatches: 0 },
+  tracking: null,
+});
 
 function progressOf(
   { counters }: ProtectedDisk,

@@ -60,6 +60,8 @@ export class ProtectedDisk {
   series: SeriesId | null = null;
   /** Why that series began; '' when it goes on from an earlier process. */
   seriesReason = '';
+  /** Its tracking ends when it is closed: it was seen gone, or smaller. */
+  mustBeCompared = false;
   /** Index in this session's hello. */
   index = 0;
   /** Taken from the tracker, not yet sent under a commit: where the next cycle begins. */

@@ -229,18 +229,28 @@ export class DiskReader {
   #failed(error: unknown, offset: number): AfterimageError {
     const errno = errnoOf(error);
     const gone = (errno === 'EIO' || errno === 'ENXIO' || errno === 'ENODEV') && !this.#isPresent();
-    return gone
-      ? new AfterimageError(`${this.path} is gone (${errno} at byte ${offset})`, {
-          code: 'disk-gone',
-          kind: 'io',
-          hint: 'The device was removed or replaced. Connect it again; it is found by its id, not by its path.',
-          cause: error,
-        })
-      : new AfterimageError(`reading ${this.path} at byte ${offset} failed: ${messageOf(error)}`, {
-          code: 'disk-read',
-          kind: 'io',
-          hint: 'Look for errors of this disk in the kernel log. No recovery point is made from a disk that can not be read.',
-          cause: error,
-        });
+    if (!gone) return new DiskReadError(this.path, offset, messageOf(error), error);
+    return new AfterimageError(`${this.path} is gone (${errno} at byte ${offset})`, {
+      code: 'disk-gone',
+      kind: 'io',
+      hint: 'The device was removed or replaced. Connect it again; it is found by its id, not by its path.',
+      cause: error,
+    });
+  }
+}
+
+/** The disk is there, and a place on it can't be read. */
+export class DiskReadError extends AfterimageError {
+  readonly path: string;
+  readonly offset: number;
+  constructor(path: string, offset: number, why: string, cause: unknown) {
+    super(`reading ${path} at byte ${offset} failed: ${why}`, {
+      code: 'disk-read',
+      kind: 'io',
+      hint: 'Look for errors of this disk in the kernel log. No recovery point is made from a disk that can not be read.',
+      cause,
+    });
+    this.path = path;
+    this.offset = offset;
   }
 }

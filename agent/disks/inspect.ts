@@ -12,7 +12,8 @@ import type { TrackableDisk } from '../tracker/tracker.js';
 import { blockNameOf, footprintOf, inodeOf, overlaps, type Source } from './footprint.js';
 import { identityOf, type FileFacts, type Identity, type KeptIdentity } from './identity.js';
 import type { Sysfs } from './sysfs.js';
-import { backingFacts, wholeDisks } from './locate.js';
+import { backingFacts, devicePath, wholeDisks } from './locate.js';
+import { multipathAbove, pathsText } from './multipath.js';
 import { readDiskState, type DiskState } from './watch.js';
 import { usageWarnings } from './warnings.js';
 
@@ -95,6 +96,11 @@ function inspectBlock(path: string, context: InspectContext): InspectedDevice {
   const device = name === null ? null : sysfs.device(name);
   const parent = device === null ? null : sysfs.device(device.disk);
   if (device === null || parent === null) throw usageError(`${path} is a device node without a device behind it`);
+  const above = multipathAbove(device, (other) => sysfs.device(other));
+  if (above !== null) {
+    const found = inspectBlock(devicePath(above.name), context);
+    return { ...found, warnings: [pathsText(path, above), ...found.warnings] };
+  }
   if (device.readOnly) {
     throw usageError(
       `${path} is read-only: it can't change, so there is nothing to follow`,

@@ -119,6 +119,7 @@ test('the agent waits as long as it was told between points, at once, and goes b
         still: { isUnchanged: () => Promise.resolve(true) },
       },
     ],
+    absent: [],
     sysfs: new Sysfs('/nonexistent'),
     finalCut: { isStopped: false },
     applicationPoints: { waitMs: () => Infinity, policy: () => undefined },

@@ -44,6 +44,16 @@ export async function openCore(options: CoreOptions): Promise<Opened> {
   }
 }
 
+/** Size of the disk that the store in this folder belongs to; null when there is none that can be read. */
+export async function sizeOfStore(folder: CoreOptions['folder']): Promise<number | null> {
+  try {
+    return (await readCheckpoint(folder))?.header.sizeBytes ?? null;
+  } catch (error) {
+    if (error instanceof AfterimageError && error.code === 'hash-store-invalid') return null;
+    throw error;
+  }
+}
+
 async function begin(options: CoreOptions, state: 'created' | 'invalid', reason: string): Promise<Opened> {
   const generations = (await options.folder.list()).filter(isStoreFile).map((name) => Number(name.split('-')[1] ?? 0));
   const core = await HashStoreCore.fresh(options, Math.max(0, ...generations) + 1, UNKNOWN, emptyState(reason));

@@ -1,0 +1,111 @@
+/**
+ * Whether the disks of a session can be read, and what to do when one can't: its points stop with the reason, those of the others go on, and it is
+ * tried again by itself. Decides by what is there now; owns nothing that outlives the session.
+ *
+ * A disk that is gone, was replaced or resized is opened anew together with the others (their tracking goes on). One that is there and fails to read stays
+ * open, since its marks are worth keeping: what is written to it meanwhile is in its next point.
+ */
+import type { Logger } from 'pino';
+import type { Clock } from '../shared/clock.js';
+import { AfterimageError, messageOf } from '../shared/errors.js';
+import { DISK_LOOK_MS } from '../shared/limits-disks.js';
+import type { DiskState, ProtectedDisk } from './cycle/protected-disk.js';
+import { DiskReadError } from './cycle/reader.js';
+import { withoutText, type AbsentDisk } from './disks/absent.js';
+import type { Sysfs } from './disks/sysfs.js';
+import { checkDisk } from './disks/watch.js';
+import type { OpenedDisk } from './open-disk.js';
+
+export interface HealthDeps {
+  readonly sysfs: Sysfs;
+  readonly clock: Clock;
+  readonly log: Logger;
+  readonly disks: readonly OpenedDisk[];
+  /** Protected disks that are not open. */
+  readonly absent: readonly AbsentDisk[];
+  /** Whether a disk that is away could be opened now. */
+  readonly isBack: (disk: AbsentDisk) => Promise<boolean>;
+}
+
+interface Failure {
+  readonly disk: ProtectedDisk;
+  /** Where reading failed. */
+  readonly block: number;
+  readonly before: { readonly state: DiskState; readonly reason: string };
+}
+
+export class DisksHealth {
+  readonly #deps: HealthDeps;
+  readonly #failures = new Map<ProtectedDisk, Failure>();
+  #lookAtMs: number;
+
+  constructor(deps: HealthDeps) {
+    this.#deps = deps;
+    this.#lookAtMs = deps.clock.monotonicMs() + DISK_LOOK_MS;
+  }
+
+  /** A disk is away or can't be read: `check` is to be called now and then, whenever the next point may be due. */
+  get isLooking(): boolean {
+    return this.#deps.absent.length > 0 || this.#failures.size > 0;
+  }
+
+  /** Throws DisksChanged when the disks have to be opened anew. */
+  async check(): Promise<void> {
+    const { sysfs, clock, disks, absent, isBack } = this.#deps;
+    for (const { disk, inspected } of disks) {
+      const verdict = checkDisk(sysfs, inspected.state);
+      if (verdict.is === 'unchanged') continue;
+      disk.setState('Failed', verdict.reason);
+      // What was gone, or smaller, may come back with other content under the same number. Of one that grew, the tracker itself knows.
+      disk.mustBeCompared = verdict.is !== 'resized' || verdict.sizeBytes < disk.geometry.sizeBytes;
+      throw new DisksChanged(verdict.reason);
+    }
+    if (clock.monotonicMs() < this.#lookAtMs) return;
+    for (const disk of absent) if (await isBack(disk)) throw new DisksChanged(`${disk.path} is back`);
+    for (const failure of [...this.#failures.values()]) await this.#tryAgain(failure);
+    this.#lookAtMs = clock.monotonicMs() + DISK_LOOK_MS;
+  }
+
+  /** An error of reading one disk: it is set aside; returns why. Null: the error is of another kind. */
+  setAside(error: unknown): string | null {
+    if (!(error instanceof DiskReadError)) return null;
+    const disk = this.#deps.disks.find((d) => d.disk.reader.path === error.path)?.disk;
+    if (disk === undefined || disk.state === 'Failed') return null;
+    const before = { state: disk.state, reason: disk.stateReason };
+    this.#failures.set(disk, { disk, block: Math.floor(error.offset / disk.geometry.blockBytes), before });
+    disk.setState('Failed', error.message);
+    this.#deps.log.error(
+      { disk: disk.id, err: error },
+      `disk can't be read: points go on without it until it can: ${error.message}`,
+    );
+    return error.message;
+  }
+
+  /** What a point made now doesn't hold, for its reason; null when it holds all disks. */
+  without(): string | null {
+    const failed = this.#deps.disks.filter(({ disk }) => disk.state === 'Failed');
+    return withoutText([
+      ...this.#deps.absent,
+      ...failed.map(({ disk }) => ({ path: disk.device, reason: disk.stateReason })),
+    ]);
+  }
+
+  async #tryAgain({ disk, block, before }: Failure): Promise<void> {
+    try {
+      await disk.reader.readRuns([{ first: block, count: 1 }], () => undefined);
+    } catch (error) {
+      disk.setState('Failed', messageOf(error));
+      return;
+    }
+    this.#failures.delete(disk);
+    disk.setState(before.state, before.reason);
+    this.#deps.log.info({ disk: disk.id }, 'disk can be read again: the next point holds what changed meanwhile');
+  }
+}
+
+/** The disks have to be opened anew: the session ends for that. */
+export class DisksChanged extends AfterimageError {
+  constructor(why: string) {
+    super(`disks are opened anew: ${why}`, { code: 'disks-changed', kind: 'disconnected' });
+  }
+}

@@ -1,0 +1,10 @@
+/**
+ * Limits of looking after disks that come and go. Each with its reason.
+ */
+
+/** Disks that are away or can't be read are looked for this often: soon enough for people, and a look costs some hundred small reads of sysfs. */
+export const DISK_LOOK_MS = 2_000;
+/** New disks are compared with the rules this often. */
+export const DISK_RULES_LOOK_MS = 5_000;
+/** Rules of each kind. */
+export const DISK_RULES_MAX = 100;
