@@ -104,6 +104,11 @@ export default tseslint.config(
     'session does not know failover, api or cli.',
   ),
   layer(
+    ['receiver/groups/**'],
+    ['**/agent/**', '**/volume/**', '**/failover/**', '**/api/**', '**/cli/**', '**/test/**'],
+    'groups know session, catalog and store only.',
+  ),
+  layer(
     ['receiver/failover/**'],
     ['**/agent/**', '**/api/**', '**/cli/**', '**/test/**'],
     'failover does not know api or cli.',

@@ -1,5 +1,5 @@
 /**
- * A point that was asked for by an operator or by schedule: made of the consistency that was meant, or weaker with the reason; either is remembered.
+ * A point that was asked for by an operator, for a group, or by schedule: made of the consistency that was meant, or weaker with the reason; either is remembered.
  */
 import type { Logger } from 'pino';
 import type { Clock } from '../shared/clock.js';

@@ -11,6 +11,14 @@ import { syncFilesystems } from './machine-quiesce.js';
 import type { OpenedDisk } from './open-disk.js';
 import type { MarkTracker } from './tracker/tracker.js';
 
+/** Why a point of now would not hold the whole machine; null: it would. */
+export function whyNotProtected(disks: readonly OpenedDisk[], absent: readonly AbsentDisk[]): string | null {
+  const away = absent[0];
+  if (away !== undefined) return `disk ${away.path} can't be copied: ${away.reason}`;
+  const behind = disks.find(({ disk }) => !disk.isReady || !disk.inPoints);
+  return behind === undefined ? null : `disk ${behind.disk.device} is not protected yet (${behind.disk.state})`;
+}
+
 export function cutWork(
   disks: readonly OpenedDisk[],
   {
@@ -22,12 +30,7 @@ export function cutWork(
 ): CutWork {
   const sources = disks.map((d) => d.inspected.source);
   return {
-    whyNot: () => {
-      const away = absent[0];
-      if (away !== undefined) return `disk ${away.path} can't be copied: ${away.reason}`;
-      const behind = disks.find(({ disk }) => !disk.isReady || !disk.inPoints);
-      return behind === undefined ? null : `disk ${behind.disk.device} is not protected yet (${behind.disk.state})`;
-    },
+    whyNot: () => whyNotProtected(disks, absent),
     cycle: async () => (await makePoint()).point,
     flush: () => syncFilesystems(sysfs, sources),
     written: async () => {

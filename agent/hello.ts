@@ -1,7 +1,7 @@
 /**
  * What the agent says of itself and its disks at the beginning of a session. Reads states, changes none but each disk's index.
  */
-import type { Hello } from '../shared/wire/messages.js';
+import { ABILITIES, type Hello } from '../shared/wire/messages.js';
 import type { ProtectedDisk } from './cycle/protected-disk.js';
 import type { OpenedDisk } from './open-disk.js';
 import type { MarkTracker } from './tracker/tracker.js';
@@ -23,6 +23,7 @@ export function helloOf(self: Self, disks: readonly OpenedDisk[], tracker: MarkT
   return {
     type: 'hello',
     ...self,
+    abilities: [...ABILITIES],
     inDoubtCycle: disks.map(({ disk }) => disk.store.inDoubtCycle).find((c) => c !== null) ?? null,
     disks: disks.map(({ disk }) => ({
       id: disk.id,

@@ -61,7 +61,7 @@ function quiesceOf(filesystems: readonly MountedFilesystem[], options: FreezeOpt
   return {
     presync: () => syncAll(filesystems),
     withFrozen: async (beforeFreeze, work) => {
-      const outcome = await withFrozen(filesystems, { ...options, beforeFreeze }, () => work());
+      const outcome = await withFrozen(filesystems, { ...options, beforeFreeze }, work);
       const { freezeMs, held } = outcome;
       const reason = outcome.held ? '' : `${outcome.reason}: ${outcome.detail}`;
       return { freezeMs, held, reason, level: 'filesystem', mayFreeze: false };

@@ -1,13 +1,15 @@
 /**
- * Points that were asked for and not made yet: by operators, one after the other since each has its own label, and by the schedule of application-consistent
- * points. Lives as long as a session; who waits is told when it ends.
+ * Points that were asked for and not made yet: by operators and by the receiver for groups of machines, one after the other since each has its own label,
+ * and by the schedule of application-consistent points. Bounded: who asks for one too many is told so. Lives as long as a session; who waits is told when it ends.
  */
+import { AfterimageError } from '../shared/errors.js';
+import { POINT_REQUESTS_MAX } from '../shared/limits-quiesce.js';
 import type { CycleResult } from './cycle/machine-cycle.js';
 import type { ApplicationPoints } from './quiesce/points/application-points.js';
 import type { PointRequest } from './quiesce/machine-asked.js';
 
 export interface AskedFor extends PointRequest {
-  readonly by: 'operator' | 'schedule';
+  readonly by: 'operator' | 'group' | 'schedule';
   /** Tells who asked. */
   readonly answer: (result: CycleResult | Error) => void;
 }
@@ -21,10 +23,19 @@ export class PointRequests {
   }
 
   ask(request: PointRequest): Promise<CycleResult> {
+    if (this.#waiting.length >= POINT_REQUESTS_MAX) {
+      return Promise.reject(
+        new AfterimageError(`${POINT_REQUESTS_MAX} points that were asked for wait to be made already`, {
+          code: 'points-waiting',
+          kind: 'refused',
+          hint: 'Wait for one of them; `afterimage-agent status` shows what the agent is at. One `afterimage-agent point` at a time is enough.',
+        }),
+      );
+    }
     return new Promise((resolve, reject) => {
       const answer = (result: CycleResult | Error): void =>
         result instanceof Error ? reject(result) : resolve(result);
-      this.#waiting.push({ ...request, by: 'operator', answer });
+      this.#waiting.push({ ...request, by: request.group === undefined ? 'operator' : 'group', answer });
     });
   }
 
@@ -35,8 +46,11 @@ export class PointRequests {
 
   /** The one to be made now; null when none is. */
   take(): AskedFor | null {
-    const first = this.#waiting.shift();
-    if (first !== undefined) return first;
+    for (let first = this.#waiting.shift(); first !== undefined; first = this.#waiting.shift()) {
+      const over = first.group?.gate.whyOver ?? null;
+      if (over === null) return first;
+      first.answer(new AfterimageError(over, { code: 'group-over', kind: 'refused' }));
+    }
     if (this.#scheduled.waitMs() > 0) return null;
     return { consistency: 'application', label: null, by: 'schedule', answer: () => undefined };
   }

@@ -3,7 +3,7 @@
  * State that outlives the session is in the disks (hash store, carry) and in the tracker; everything here may be lost at any time.
  */
 import { AfterimageError, messageOf } from '../shared/errors.js';
-import { HOLD_RECHECK_MS, IDLE_POINT_INTERVAL_MS } from '../shared/limits.js';
+import { IDLE_POINT_INTERVAL_MS } from '../shared/limits.js';
 import { DISK_LOOK_MS } from '../shared/limits-disks.js';
 import type { Welcome } from '../shared/wire/messages.js';
 import type { MessagePool } from './cycle/chunk-sender.js';
@@ -21,25 +21,25 @@ import type { WindowArena } from './cycle/window-arena.js';
 import type { Sysfs } from './disks/sysfs.js';
 import type { AbsentDisk } from './disks/absent.js';
 import { DisksChanged, DisksHealth } from './disks-health.js';
-import { cutWork } from './cut-work.js';
+import { cutWork, whyNotProtected } from './cut-work.js';
+import { FinalCutOrders } from './final-cut-orders.js';
+import { GroupOrders, isGroupOrder } from './group/group-orders.js';
 import { changedBlocks } from './hello.js';
 import { frozenNotePath } from './quiesce/frozen-note.js';
 import { quiesceFor } from './machine-quiesce.js';
 import { makeAsked, type AskedPointDeps } from './asked-point.js';
 import { PointRequests } from './point-requests.js';
+import { reportRegularly } from './progress-report.js';
+import { Resends } from './resends.js';
 import type { PointRequest } from './quiesce/machine-asked.js';
 import type { FinalCutting } from './machine-parts.js';
 import type { WorkLimits } from './load/work-limits.js';
 import { heldBetween } from './load/lateness.js';
 import type { OpenedDisk } from './open-disk.js';
-import { Resends } from './resends.js';
 import type { Order, ReceiverSession, SessionEnded } from './session/session.js';
 import type { AgentStatus } from './status.js';
 import type { MarkTracker } from './tracker/tracker.js';
 import { applyVerdict, beginSweep } from './verdicts.js';
-
-/** The receiver shows what the agent is at; a second is soon enough for people. */
-const PROGRESS_REPORT_MS = 1_000;
 
 export interface ReplicationDeps extends AskedPointDeps {
   readonly sysfs: Sysfs;
@@ -76,17 +76,10 @@ export class Replication {
   #comparison: string | null = null;
   #syncWaiters: ((result: CycleResult | Error) => void)[] = [];
   readonly #requests: PointRequests;
-  /** Asked for and not begun yet. */
-  #finalCut: Extract<Order, { type: 'final-cut' }> | null = null;
-  /** Ends a final cut that is under way. */
-  #finalCutEnd = new AbortController();
-  /** The workload is to run again; answered when it does. */
-  #resumes: number[] = [];
+  readonly #finalCut: FinalCutOrders;
+  readonly #groups: GroupOrders;
   readonly #resends = new Resends();
   readonly #health: DisksHealth;
-  /** A last point was handed over: no more of them until an order, or another session, says otherwise. */
-  #paused = false;
-  #pausedAtMs = 0;
 
   constructor(deps: ReplicationDeps, session: ReceiverSession, stop: AbortSignal) {
     this.#deps = deps;
@@ -94,12 +87,22 @@ export class Replication {
     this.#stop = stop;
     this.#health = new DisksHealth(deps);
     this.#requests = new PointRequests(deps.applicationPoints);
+    const { finalCut, clock, disks } = deps;
+    const say: ReceiverSession['say'] = (message) => session.say(message);
+    this.#finalCut = new FinalCutOrders({ finalCut, clock, say, stop });
+    this.#groups = new GroupOrders({
+      requests: this.#requests,
+      clock,
+      say,
+      whyNot: () => whyNotProtected(disks, deps.absent),
+    });
     this.#intervalMs = deps.config.interval;
     this.#lastPointAtMs = deps.clock.monotonicMs();
     void session.ended.then((ended) => {
       this.#over = ended;
       this.#end.abort(ended);
-      this.#finalCutEnd.abort(ended);
+      this.#finalCut.sessionEnded(ended);
+      this.#groups.end();
       this.#wake.abort();
     });
   }
@@ -131,20 +134,16 @@ export class Replication {
    * `onProgress`: something became durable at the receiver, so the connection is worth coming back to soon.
    */
   async run(welcome: Welcome, onProgress: () => void): Promise<void> {
-    const { log, finalCut } = this.#deps;
+    const { log, clock, status } = this.#deps;
     this.#onProgress = onProgress;
     this.#session.onOrder((order) => this.#onOrder(order));
-    if (finalCut.isStopped) {
-      // Amid a planned failover the receiver says what comes next: it may have our last point.
-      if (welcome.holdWorkload) this.#pause(true);
-      else await finalCut.resume('the receiver lets this machine replicate');
-    }
+    await this.#finalCut.welcomed(welcome.holdWorkload);
     for (const { disk } of this.#deps.disks) {
       const said = welcome.disks.find((d) => d.disk === disk.id);
       if (said !== undefined) await applyVerdict(disk, said, welcome, this.#session, log);
     }
     const over = new AbortController();
-    void this.#reportRegularly(over.signal);
+    void reportRegularly(this.#session, status, clock, over.signal);
     const onStop = (): void => {
       this.#end.abort(this.#stop.reason);
       this.#wake.abort();
@@ -170,15 +169,9 @@ export class Replication {
       this.#pace(order.intervalMs);
       this.#deps.applicationPoints.policy(order.applicationIntervalMs);
     }
-    if (order.type === 'final-cut') this.#finalCut = order;
-    if (order.type === 'resend') this.#resends.ask(order);
-    if (order.type === 'final-cut-resume') {
-      this.#resumes.push(order.request);
-      this.#finalCut = null;
-      this.#finalCutEnd.abort(
-        new AfterimageError('the receiver gave the final cut up', { code: 'cancelled', kind: 'cancelled' }),
-      );
-    }
+    if (order.type === 'final-cut' || order.type === 'final-cut-resume') this.#finalCut.heard(order);
+    if (order.type === 'resend') this.#resends.heard(order);
+    if (isGroupOrder(order)) this.#groups.heard(order);
     this.#wake.abort();
   }
 
@@ -191,39 +184,6 @@ export class Replication {
     log.info({ intervalMs: this.#intervalMs }, `points are made ${by}`);
   }
 
-  /** Orders of the receiver come before all else; true when one was carried out. */
-  async #order(): Promise<boolean> {
-    const { finalCut, disks } = this.#deps;
-    const cut = this.#finalCut;
-    if (cut !== null) {
-      this.#finalCut = null;
-      const say: ReceiverSession['say'] = (message) => this.#session.say(message);
-      const signal = AbortSignal.any([this.#finalCutEnd.signal, this.#stop]);
-      const isHandedOver = await finalCut.run(
-        cut,
-        cutWork(disks, this.#deps, () => this.#makePoint(disks, true)),
-        say,
-        signal,
-        this.#stop,
-      );
-      this.#pause(isHandedOver);
-      return true;
-    }
-    if (this.#resumes.length === 0) return false;
-    const requests = this.#resumes.splice(0);
-    this.#finalCutEnd = new AbortController();
-    await finalCut.resume('the receiver gave the planned failover up');
-    this.#pause(false);
-    for (const request of requests) await this.#session.say({ type: 'home-resumed', request });
-    return true;
-  }
-
-  #pause(isPaused: boolean): void {
-    this.#paused = isPaused;
-    this.#pausedAtMs = this.#deps.clock.monotonicMs();
-  }
-
-  /** The order to resume may have missed this session (it was being opened, or another receiver gave it): a new welcome says what holds now. */
   #askAgain(): void {
     this.#onProgress();
     this.#session.close('asking whether the workload is to stay down');
@@ -234,10 +194,10 @@ export class Replication {
     const { disks } = this.#deps;
     try {
       await this.#health.check();
-      if (await this.#order()) return;
-      if (this.#paused) {
+      if (await this.#finalCut.next(() => cutWork(disks, this.#deps, () => this.#makePoint(disks, true)))) return;
+      if (this.#finalCut.isPaused) {
         this.#rejectWaiters('a planned failover is under way: the last point was made');
-        if (this.#deps.clock.monotonicMs() - this.#pausedAtMs >= HOLD_RECHECK_MS) this.#askAgain();
+        if (this.#finalCut.mustAskAgain) this.#askAgain();
         return await this.#wait(true);
       }
       if (this.#resends.begin(disks, this.#deps.log)) this.#nextPointAtMs = 0;
@@ -371,8 +331,7 @@ export class Replication {
     this.#reason = null;
     this.#lastPointAtMs = clock.monotonicMs();
     this.#onProgress();
-    for (const { request } of this.#resends.sent(ready))
-      await this.#session.say({ type: 'resent', request, point: result.point });
+    await this.#resends.made(ready, result.point, (message) => this.#session.say(message));
     for (const { disk } of ready) disk.setState('Protected', '');
     status.committed(
       result,
@@ -389,6 +348,7 @@ export class Replication {
         durationMs: Math.round(result.durationMs),
         ...(result.cut.recopiedBlocks > 0 ? { recopiedBlocks: result.cut.recopiedBlocks } : {}),
         ...(result.cut.freezeMs > 0 ? { freezeMs: Math.round(result.cut.freezeMs), reason: result.cut.reason } : {}),
+        ...(result.group === null ? {} : { group: result.group.name, groupPoint: result.group.point }),
         ...(result.quiesce === null ? {} : { heldMs: result.quiesce.heldMs, quiescedMs: result.quiesce.totalMs }),
       },
       'recovery point committed',
@@ -474,26 +434,6 @@ export class Replication {
       return;
     }
     throw error;
-  }
-
-  async #reportRegularly(over: AbortSignal): Promise<void> {
-    for (;;) {
-      await this.#deps.clock.sleep(PROGRESS_REPORT_MS, over);
-      if (over.aborted) return;
-      await this.#reportProgress();
-    }
-  }
-
-  async #reportProgress(): Promise<void> {
-    const disks = this.#deps.status.snapshot().disks.map((d) => ({
-      disk: d.id,
-      state: d.state,
-      percent: d.progress?.percent ?? 100,
-      dataAtRiskBytes: d.dataAtRisk.bytes ?? 0,
-      dataAtRiskMs: Math.round((d.dataAtRisk.seconds ?? 0) * 1000),
-    }));
-    // The session's end is noticed where it matters.
-    await this.#session.progress(disks as Parameters<ReceiverSession['progress']>[0]).catch(() => undefined);
   }
 }
 

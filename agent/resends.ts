@@ -1,27 +1,26 @@
 /**
- * Blocks that the receiver asks for once more, because it can't read its own copy: they go out with the next point although their hashes have not changed.
- * Known to one session; what was not sent by its end is asked for again by the next.
+ * Blocks that the receiver asked for once more, since what the store holds of them is damaged: they go with the next point, changed or not. Lives as long
+ * as a session: what was not sent in it is asked for again.
  */
 import type { Logger } from 'pino';
 import type { OpenedDisk } from './open-disk.js';
-import type { Order } from './session/session.js';
+import type { Order, ReceiverSession } from './session/session.js';
 
-export type ResendOrder = Extract<Order, { type: 'resend' }>;
+type Resend = Extract<Order, { type: 'resend' }>;
 
 export class Resends {
-  /** Not begun yet. */
-  #asked: ResendOrder[] = [];
-  /** With the next point. */
-  #sending: ResendOrder[] = [];
+  /** Not begun yet, and with the next point. */
+  readonly #waiting: Resend[] = [];
+  #sending: Resend[] = [];
 
-  ask(order: ResendOrder): void {
-    this.#asked.push(order);
+  heard(order: Resend): void {
+    this.#waiting.push(order);
   }
 
-  /** Between cycles: what a running one has taken is its own. Returns whether there is something new to send. */
+  /** Between cycles: what a running one has taken is its own. True: a point is due for it. */
   begin(disks: readonly OpenedDisk[], log: Logger): boolean {
-    let isNew = false;
-    for (const order of this.#asked.splice(0)) {
+    let isDue = false;
+    for (const order of this.#waiting.splice(0)) {
       const disk = disks.find((d) => d.disk.id === order.disk)?.disk;
       const isOutside = order.extents.some(([first, count]) => first + count > (disk?.geometry.blockCount ?? 0));
       // Its state changed since: the receiver asks again if it still needs them.
@@ -34,18 +33,18 @@ export class Resends {
         if (disk.isReady) disk.carry.addRange(first, count);
       }
       this.#sending.push(order);
-      isNew = true;
+      isDue = true;
       log.info({ disk: disk.id, blocks: disk.resend.size }, 'the receiver asks for blocks once more');
     }
-    return isNew;
+    return isDue;
   }
 
-  /** A point holds what these disks were asked for; returns the orders that it answers. */
-  sent(ready: readonly OpenedDisk[]): ResendOrder[] {
+  /** What was asked for is in a point of these disks. */
+  async made(ready: readonly OpenedDisk[], point: number, say: ReceiverSession['say']): Promise<void> {
     const ids = new Set<string>(ready.map(({ disk }) => disk.id));
     for (const { disk } of ready) disk.resend.clear();
     const done = this.#sending.filter((order) => ids.has(order.disk));
     this.#sending = this.#sending.filter((order) => !ids.has(order.disk));
-    return done;
+    for (const { request } of done) await say({ type: 'resent', request, point });
   }
 }

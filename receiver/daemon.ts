@@ -13,6 +13,7 @@ import { formatHostPort } from '../shared/wire/host-port.js';
 import type { MachineId } from '../shared/units.js';
 import { VERSION } from '../shared/version.js';
 import { startControlServer } from './api/control.js';
+import { KnownGroups } from './catalog/groups.js';
 import { loadPolicy, Policies } from './catalog/policy-io.js';
 import { loadRecovery } from './catalog/recovery-io.js';
 import { OwnedMachines } from './catalog/owned-machines.js';
@@ -21,6 +22,8 @@ import { attachKeys, keysOf } from './catalog/store-keys.js';
 import type { ReceiverConfig } from './config.js';
 import { FailoverEngine } from './failover/engine.js';
 import { realParts } from './failover/real-parts.js';
+import { GroupService } from './groups/group-service.js';
+import { groupMetrics } from './group-metrics.js';
 import { Fleet } from './fleet/fleet.js';
 import { Handovers } from './fleet/handovers.js';
 import { fleetFigures, fleetStatus } from './fleet/fleet-status.js';
@@ -67,9 +70,10 @@ export async function runReceiver(config: ReceiverConfig, signal: AbortSignal): 
   const name = config.fleet.name ?? hostname();
   const addresses = config.advertise ?? [formatHostPort({ host: hostname(), port: config.listen.port })];
   const ingested = new RateMeter(clock);
+  const knownGroups = new KnownGroups(store, clock);
   const fleet: Fleet = new Fleet(
     {
-      ...{ store, clock, randomId: randomUUID, log },
+      ...{ store, clock, randomId: randomUUID, log, groups: knownGroups },
       load: (): ReceiverLoad => ({
         machines: registry.sessions.length,
         bytesPerSecond: ingested.rate(registry.machines.reduce((sum, machine) => sum + machine.receivedBytes, 0)),
@@ -93,6 +97,17 @@ export async function runReceiver(config: ReceiverConfig, signal: AbortSignal): 
     clock,
     log,
     manifestGeneration: async (machine) => (await loadHead(store, machine))?.generation ?? 0,
+  });
+  const groups = new GroupService({
+    ...{ store, groups: knownGroups, clock, randomId: randomUUID, log },
+    member: (machine) => registry.groupMember(machine),
+    whereIs: async (machine) => {
+      const last = (await loadHead(store, machine))?.owner?.receiver;
+      const other = fleet.others.find(({ receiver }) => receiver === last);
+      const more = other === undefined ? '' : `; receiver ${other.name} had it last: give the command there`;
+      return `its agent is not connected here${more}`;
+    },
+    isOurs: (group) => fleet.isGroupOurs(group),
   });
   const { failover } = config;
   const engine = new FailoverEngine(
@@ -138,7 +153,14 @@ export async function runReceiver(config: ReceiverConfig, signal: AbortSignal): 
   });
   const mend = (machine: MachineId): ReturnType<Mending['mend']> => mending.mend(machine, signal);
   // Before anything is done: a second receiver on this host ends here, and must not have gone on with the jobs of the first.
-  const control = await startControlServer({ socketPath: config.controlSocket, service: engine, upkeep, mend, log });
+  const control = await startControlServer({
+    socketPath: config.controlSocket,
+    service: engine,
+    upkeep,
+    mend,
+    groups,
+    log,
+  });
   // Guests may be waiting for their disks: first of all. A store that doesn't answer must not keep agents out.
   const resuming = engine.start().catch((error: unknown) => {
     log.error({ err: error }, 'not every machine that runs here could be resumed');
@@ -170,6 +192,7 @@ export async function runReceiver(config: ReceiverConfig, signal: AbortSignal): 
     engine.figures.copies.filter((copy) => copy.isReplicating).length;
   fleetMetrics(metrics, () => fleetFigures(fleet, handovers, owned()));
   const scrubbing = scrub.run(signal);
+  groupMetrics(metrics, () => groups.figures);
   storeMetrics.register(metrics);
   const status = await startStatusServer({
     listen: config.status,
@@ -184,6 +207,7 @@ export async function runReceiver(config: ReceiverConfig, signal: AbortSignal): 
       machines: registry.machines,
       scrub: scrub.figures,
       upkeep: upkeep.status,
+      groups: groups.figures,
     }),
     metrics: () => metrics,
   });
@@ -207,6 +231,7 @@ export async function runReceiver(config: ReceiverConfig, signal: AbortSignal): 
   notifier.ready();
   notifier.status(`serving ${store.url}`);
   const upkeeping = upkeep.run(signal);
+  const grouping = groups.run(signal);
   const watchdog = keepWatchdog(notifier, clock, () => true, signal);
   await new Promise<void>((resolve) => {
     if (signal.aborted) resolve();
@@ -216,6 +241,7 @@ export async function runReceiver(config: ReceiverConfig, signal: AbortSignal): 
   notifier.stopping();
   await control.stop();
   await handing;
+  await grouping;
   // First of all: the agents' connections are closed next, and others shall take them.
   await fleet.leave();
   await server.stop();

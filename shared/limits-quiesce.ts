@@ -18,6 +18,8 @@ export const QUIESCE_HOOK_LINE_CHARS_MAX = 200;
 export const QUIESCE_RECORD_BYTES_MAX = 4 * KIB;
 /** An operator's name for a point. */
 export const POINT_LABEL_CHARS_MAX = 60;
+/** Points that were asked for and not made yet; each may take as long as a cycle. More is a script that went wild, and whoever asks waits for nothing. */
+export const POINT_REQUESTS_MAX = 16;
 /** Start of the process that quiesces: a small process, but the source may be busy. Nothing is held back yet. */
 export const QUIESCE_START_TIMEOUT_MS = 20_000;
 /** What it is asked to undo it answers within this, beyond the limits of the hooks that it runs; then it is killed and its work taken over. */

@@ -5,7 +5,7 @@
 import type { MarkTracker, Take } from '../tracker/tracker.js';
 import type { ProtectedDisk } from './protected-disk.js';
 
-export type CycleTracker = Pick<MarkTracker, 'take' | 'audit' | 'committed'>;
+export type CycleTracker = Pick<MarkTracker, 'take' | 'audit' | 'committed' | 'markedCount'>;
 
 export function carrying(tracker: MarkTracker, bystanders: readonly ProtectedDisk[]): CycleTracker {
   return {
@@ -17,6 +17,7 @@ export function carrying(tracker: MarkTracker, bystanders: readonly ProtectedDis
       }
       return take;
     },
+    markedCount: (id) => tracker.markedCount(id),
     audit: (id) => tracker.audit(id),
     committed: (id, carried) => tracker.committed(id, carried),
   };

@@ -55,8 +55,23 @@ export interface QuiesceOutcome {
 export interface Quiesce {
   /** Flushes dirty pages, so that the freeze itself is short. */
   presync(): Promise<void>;
-  /** `beforeFreeze` runs when all stands ready; if it throws, nothing is frozen. */
-  withFrozen(beforeFreeze: () => Promise<void>, work: () => Promise<void>): Promise<QuiesceOutcome>;
+  /** `beforeFreeze` runs when all stands ready; if it throws, nothing is frozen. The work has to end soon after its signal is aborted: the freeze is over. */
+  withFrozen(
+    beforeFreeze: () => Promise<void>,
+    work: (deadline: AbortSignal) => Promise<void>,
+  ): Promise<QuiesceOutcome>;
+}
+
+/** Where a cut waits for those of other machines, step by step. Each resolves to null when it may go on, else to why not; after that there is no going on. */
+export interface CutGate {
+  /** All was sent but what changes meanwhile; applications are not touched yet. */
+  mayPrepare(): Promise<string | null>;
+  /** Applications are prepared, nothing is frozen yet. */
+  mayFreeze(): Promise<string | null>;
+  mayCut(deadline: AbortSignal): Promise<string | null>;
+  mayThaw(deadline: AbortSignal): Promise<string | null>;
+  /** This machine has no part in it any more. */
+  failed(reason: string): void;
 }
 
 /** A consistency that was asked for: how it is reached, or why it can't be. */
@@ -65,7 +80,7 @@ export type AskedLevel = { readonly level: 'filesystem' | 'application' } & (
 );
 
 export interface CutContext {
-  readonly tracker: Pick<MarkTracker, 'take' | 'audit'>;
+  readonly tracker: Pick<MarkTracker, 'take' | 'audit' | 'markedCount'>;
   readonly disks: readonly DiskCycle[];
   readonly arena: WindowArena;
   readonly clock: Clock;
@@ -74,6 +89,8 @@ export interface CutContext {
   readonly quiesce: { readonly use: Quiesce } | { readonly unavailable: string };
   /** Stronger than crash-consistent, strongest first: the first that can be had. Absent: none is asked for. */
   readonly asked?: readonly AskedLevel[];
+  /** Of an asked level that is to be reached together with other machines. A weaker cut is this machine's alone. */
+  readonly gate?: CutGate;
   /** Sends very large W segment by segment; called instead of stream(). */
   readonly bulk: (disk: DiskCycle) => Promise<void>;
   /** Test hook: naive reading accepts the first image without looking at S'. Must fail the order test. */
@@ -106,11 +123,13 @@ export class SeriesEnded extends AfterimageError {
 
 /** Reaches a cut. Afterwards each disk's image waits to be sent (`sendHeld`), and its `carry` holds what the next cycle begins with. */
 export async function reachCut(context: CutContext): Promise<CutResult> {
-  const progress: Progress = { passes: 0, recopiedBlocks: 0, freezeMs: 0 };
+  const progress: Progress = { passes: 0, recopiedBlocks: 0, freezeMs: 0, writtenWhileFrozen: null };
   let first = takeMore(context);
   const asked = await askedCut(context, progress);
-  if (asked.cut !== null) return asked.cut;
   const { weaker } = asked;
+  // Now: others may be frozen, and wait for us.
+  if (weaker !== '') context.gate?.failed(weaker);
+  if (asked.cut !== null) return asked.cut;
   // What was tried before is part of the window still; what changed meanwhile is added to it.
   if (weaker !== '') first = takeMore(context);
   const crash = await tryCut(context, first, progress, { deadlineMs: context.deadlineMs, mayStream: true });
@@ -149,7 +168,7 @@ async function askedCut(
       weaker = joined(weaker, `not ${asked.level}-consistent: ${asked.unavailable}`);
       continue;
     }
-    const { reached, outcome } = await frozenTry(context, asked.use, progress);
+    const { reached, outcome } = await frozenTry(context, asked.use, progress, context.gate);
     if (outcome.reason !== '') {
       const level = reached === null || outcome.level !== asked.level ? `not ${asked.level}-consistent: ` : '';
       weaker = joined(weaker, `${level}${outcome.reason}`);
@@ -187,6 +206,8 @@ interface Progress {
   recopiedBlocks: number;
   /** Of all freezes, those in vain included: the workload was paused for that long. */
   freezeMs: number;
+  /** A disk that was written after all was frozen; null: none was, so the image is what they held all the time. */
+  writtenWhileFrozen: DiskCycle | null;
 }
 
 interface Reached {
@@ -233,9 +254,10 @@ async function tryCut(
     windowSinceMs ??= startMs;
     await Promise.all(disks.map((d) => d.readWindow()));
     const next = context.tracker.take();
+    if (!bounds.mayStream) progress.writtenWhileFrozen ??= writtenIn(context, next);
     const again = verdictOf(context, next, progress);
     if (again === 'cut') {
-      for (const d of disks) d.disk.carry = takeOf(next, d).marked;
+      for (const d of disks) d.cutAt(takeOf(next, d));
       return {
         cutAtMs: Math.round(take.flipWallMs),
         passes: progress.passes,
@@ -298,6 +320,7 @@ async function frozenTry(
   context: CutContext,
   quiesce: Quiesce,
   progress: Progress,
+  gate?: CutGate,
 ): Promise<{ readonly reached: Reached | null; readonly outcome: QuiesceOutcome }> {
   const { disks, arena } = context;
   for (let i = 0; i < 2; i++) {
@@ -309,31 +332,58 @@ async function frozenTry(
   for (const d of disks) await d.sendHeld();
   arena.clear();
   let reached: Reached | null = null;
+  let alone: string | null = null;
   try {
+    mustGoOn(await gate?.mayPrepare());
     const outcome = await quiesce.withFrozen(
-      () => catchUp(context),
       async () => {
+        await catchUp(context);
+        if (gate === undefined) return;
+        mustGoOn(await gate.mayFreeze());
+        // From here on others may be frozen. The freeze would flush as much; what fits into memory is read there, and sent when all are thawed.
+        await quiesce.presync();
+        if (markedBytes(context) > CUT_WINDOW_BYTES_MAX) await catchUp(context);
+      },
+      async (deadline) => {
         failpoint('agent.cycle.frozen');
         const take = nextWindow(context);
+        alone = (await gate?.mayCut(deadline)) ?? null;
+        if (alone !== null) return;
         reached = await tryCut(context, take, progress, { deadlineMs: FROZEN_TRIES_MS, mayStream: false });
+        if (reached === null || gate === undefined) return;
+        // What it held when all were frozen it holds until all have cut: proven at both ends.
+        const cut = lookAgain(context);
+        const written = progress.writtenWhileFrozen ?? cut.written;
+        alone = written === null ? await gate.mayThaw(deadline) : writtenWhileFrozen(written);
+        const later = alone === null ? lookAgain(context).written : null;
+        if (later !== null) alone = writtenWhileFrozen(later);
+        reached = { ...reached, cutAtMs: cut.atMs };
       },
     );
     progress.freezeMs += outcome.freezeMs;
+    if (alone === null && outcome.held && reached !== null) return { reached, outcome };
+    // What was written after a cut that doesn't count is part of what has to be read for the next.
+    if (reached !== null) for (const d of disks) d.uncut();
     if (!outcome.held) return { reached: null, outcome };
-    if (reached !== null) return { reached, outcome };
+    if (alone !== null) return { reached: null, outcome: { ...outcome, reason: alone, mayFreeze: false } };
     return {
-      reached,
+      reached: null,
       outcome: { ...outcome, reason: 'blocks are still being written while frozen', mayFreeze: false },
     };
   } catch (error) {
-    // Nothing was frozen: blocks change too fast.
-    if (!(error instanceof TooFast)) throw error;
+    // Nothing was frozen.
+    if (!(error instanceof NotNow)) throw error;
     const outcome = { freezeMs: 0, held: false, reason: error.message, level: 'filesystem', mayFreeze: false } as const;
     return { reached: null, outcome };
   }
 }
 
-class TooFast extends Error {}
+/** Why nothing is to be frozen: blocks change too fast, or another machine is not ready. */
+class NotNow extends Error {}
+
+function mustGoOn(whyNot: string | null | undefined): void {
+  if (typeof whyNot === 'string') throw new NotNow(whyNot);
+}
 
 /** Sends what changed while the freeze was prepared, so that the rest fits into memory. Where that can't be expected, nothing is paused in vain. */
 async function catchUp(context: CutContext): Promise<void> {
@@ -343,8 +393,29 @@ async function catchUp(context: CutContext): Promise<void> {
     for (const d of context.disks) await d.stream(false);
     if (windowBytes <= CUT_WINDOW_BYTES_MAX) return;
   }
-  throw new TooFast('blocks change faster than they can be sent; nothing was frozen');
+  throw new NotNow('blocks change faster than they can be sent; nothing was frozen');
 }
+
+/** A disk of which something was submitted in the epoch that this take ended; a write from before that completed in it is none. */
+const writtenIn = ({ disks }: CutContext, take: Take): DiskCycle | null =>
+  disks.find((d) => {
+    const { marked, submitted } = takeOf(take, d);
+    for (const block of marked.blocks()) if (submitted.mayHold(block)) return true;
+    return false;
+  }) ?? null;
+
+/** One more take after a cut: what was written meanwhile belongs to the next cycle. */
+function lookAgain(context: CutContext): { readonly atMs: number; readonly written: DiskCycle | null } {
+  const take = context.tracker.take();
+  for (const d of context.disks) d.disk.carry.addAll(takeOf(take, d).marked);
+  return { atMs: Math.round(take.flipWallMs), written: writtenIn(context, take) };
+}
+
+const writtenWhileFrozen = ({ disk }: DiskCycle): string =>
+  `${disk.device} was written while its filesystems were frozen: something writes past them`;
+
+const markedBytes = ({ tracker, disks }: CutContext): number =>
+  disks.reduce((sum, { disk }) => sum + tracker.markedCount(disk.id) * disk.geometry.blockBytes, 0);
 
 function takeOf(take: Take, d: DiskCycle): ReturnType<Take['disks']['get']> & object {
   const found = take.disks.get(d.disk.id);

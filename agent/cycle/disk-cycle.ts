@@ -72,6 +72,18 @@ export class DiskCycle {
     this.taken.addAll(take.marked);
   }
 
+  /** The flip that ended this take's epoch proved the cut: what the take holds belongs to the next cycle. */
+  cutAt(take: DiskTake): void {
+    this.disk.carry = take.marked;
+  }
+
+  /** The cut does not count: what was to be the next cycle's is this one's again. */
+  uncut(): void {
+    this.window.addAll(this.disk.carry);
+    this.taken.addAll(this.disk.carry);
+    this.disk.carry = new BlockSet();
+  }
+
   /** Whether a block of W was submitted again in the epoch that the take ended. */
   conflictsWith(take: DiskTake): boolean {
     for (const block of this.window.blocks()) if (take.submitted.mayHold(block)) return true;

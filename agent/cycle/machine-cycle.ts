@@ -15,8 +15,17 @@ import type { MarkTracker } from '../tracker/tracker.js';
 import { carrying, type CycleTracker } from './carrying.js';
 import type { MessagePool } from './chunk-sender.js';
 import { findMismatch, takeSample, type CleanSample } from './clean-sample.js';
+import type { GroupRecord } from '../../shared/wire/group-record.js';
 import type { QuiesceRecord } from '../../shared/wire/quiesce-record.js';
-import { CutNotReached, reachCut, SeriesEnded, type AskedLevel, type CutContext, type CutResult } from './cut.js';
+import {
+  CutNotReached,
+  reachCut,
+  SeriesEnded,
+  type AskedLevel,
+  type CutContext,
+  type CutGate,
+  type CutResult,
+} from './cut.js';
 import { DiskCycle } from './disk-cycle.js';
 import type { ProtectedDisk } from './protected-disk.js';
 import { sweep } from './sweep.js';
@@ -52,12 +61,25 @@ export interface AskedPoint {
   readonly levels: readonly AskedLevel[];
   /** What the point tells about how it was quiesced, once all applications run again; null: nothing was asked. */
   readonly record: (weaker: string) => Promise<QuiesceRecord | null>;
+  /** Of a point that is cut together with those of other machines. */
+  readonly group?: GroupPart;
+}
+
+export interface GroupPart {
+  readonly gate: CutGate & {
+    /** What makes the point one of the group; null: it is this machine's alone. */
+    readonly record: GroupRecord | null;
+    /** Why it came to nothing, from then on. */
+    readonly whyOver: string | null;
+  };
 }
 
 export interface CycleResult {
   readonly point: number;
   readonly cut: CutResult;
   readonly quiesce: QuiesceRecord | null;
+  /** Set: it is part of a group's point. */
+  readonly group: GroupRecord | null;
   readonly changedBytes: number;
   readonly sentBytes: number;
   readonly storedBytes: number;
@@ -97,7 +119,10 @@ export async function runCycle(
     for (const s of still) digests.set(s.disk.id, await prepare(s.disk, cycle, null));
     failpoint('agent.cycle.journaled');
     const quiesce = (await context.asked?.record(cut.weaker)) ?? null;
-    const label = context.asked?.label ?? null;
+    const part = context.asked?.group;
+    const group = cut.weaker === '' ? (part?.gate.record ?? null) : null;
+    // The label of a group's point is not that of what one machine made alone.
+    const label = part === undefined || group !== null ? (context.asked?.label ?? null) : null;
     const changedBytes = sum(all, (d) => d.counters.changedBytes) - before.changed;
     committing = true;
     const committed = await context.session.commit(
@@ -108,6 +133,7 @@ export async function runCycle(
         reason: (reason === null ? cut.reason : `${reason}; ${cut.reason}`).slice(0, REASON_CHARS_MAX),
         ...(label === null ? {} : { label }),
         ...(quiesce === null ? {} : { quiesce }),
+        ...(group === null ? {} : { group }),
         disks: all.map((d) => ({ disk: d.id, series: d.series, digest: digestToText(digests.get(d.id) ?? 0n) })),
         stats: { passes: cut.passes, cutMs: cut.cutMs, freezeMs: cut.freezeMs, changedBytes },
       },
@@ -130,6 +156,7 @@ export async function runCycle(
       point: committed.point,
       cut,
       quiesce,
+      group,
       changedBytes,
       sentBytes: sum(all, (d) => d.counters.sentBytes) - before.sent,
       storedBytes: committed.storedBytes,
@@ -186,6 +213,7 @@ async function cutOf(
     deadlineMs: context.cutDeadlineMs,
     quiesce: context.quiesce,
     ...(context.asked === undefined ? {} : { asked: context.asked.levels }),
+    ...(context.asked?.group === undefined ? {} : { gate: context.asked.group.gate }),
     bulk: (run) => bulk(run, context),
     testOnlyNaive: context.testOnlyNaive,
   });

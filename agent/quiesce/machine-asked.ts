@@ -9,7 +9,7 @@ import { APPLICATION_LOCK_MARGIN_MS, QUIESCE_GRACE_MS } from '../../shared/limit
 import { boundedRecord, type QuiesceRecord } from '../../shared/wire/quiesce-record.js';
 import type { AgentConfig } from '../config.js';
 import type { AskedLevel, CutContext } from '../cycle/cut.js';
-import type { AskedPoint } from '../cycle/machine-cycle.js';
+import type { AskedPoint, GroupPart } from '../cycle/machine-cycle.js';
 import { configuredApplications } from './applications/configured.js';
 import { findHooks, type HookFiles } from './hooks/hook-files.js';
 import type { MountedFilesystem } from './mounts.js';
@@ -23,6 +23,8 @@ export type Consistency = 'crash' | 'filesystem' | 'application';
 export interface PointRequest {
   readonly consistency: Consistency;
   readonly label: string | null;
+  /** To be made together with other machines: of this consistency, or it is not one of the group. */
+  readonly group?: GroupPart;
 }
 
 export interface AskedDeps {
@@ -44,6 +46,17 @@ export interface AskedOfMachine extends AskedPoint {
 
 /** `freeze`: the filesystems' part, as for the fallback of a crash-consistent cut. */
 export function askedPoint(
+  request: PointRequest,
+  freeze: CutContext['quiesce'],
+  filesystems: readonly MountedFilesystem[],
+  deps: AskedDeps,
+): AskedOfMachine {
+  const asked = levelsOf(request, freeze, filesystems, deps);
+  if (request.group === undefined) return asked;
+  return { ...asked, levels: asked.levels.slice(0, 1), group: request.group };
+}
+
+function levelsOf(
   request: PointRequest,
   freeze: CutContext['quiesce'],
   filesystems: readonly MountedFilesystem[],

@@ -45,7 +45,10 @@ export class PointQuiesce implements Quiesce {
     return this.#deps.freeze.presync();
   }
 
-  async withFrozen(beforeFreeze: () => Promise<void>, work: () => Promise<void>): Promise<QuiesceOutcome> {
+  async withFrozen(
+    beforeFreeze: () => Promise<void>,
+    work: (deadline: AbortSignal) => Promise<void>,
+  ): Promise<QuiesceOutcome> {
     this.#startMs = this.#deps.clock.monotonicMs();
     try {
       this.#runner = await this.#deps.start();
@@ -68,7 +71,7 @@ export class PointQuiesce implements Quiesce {
   async #frozen(
     runner: Quiescing,
     beforeFreeze: () => Promise<void>,
-    work: () => Promise<void>,
+    work: (deadline: AbortSignal) => Promise<void>,
   ): Promise<QuiesceOutcome> {
     const frozen = await this.#deps.freeze.withFrozen(async () => {
       await beforeFreeze();

@@ -57,7 +57,19 @@ export interface Pacer {
 /** What a receiver asks of an agent out of turn. */
 export type Order = Extract<
   ReceiverMessage,
-  { type: 'policy' | 'final-cut' | 'final-cut-resume' | 'restore-goal' | 'restore-stop' | 'resend' }
+  {
+    type:
+      | 'policy'
+      | 'final-cut'
+      | 'final-cut-resume'
+      | 'restore-goal'
+      | 'restore-stop'
+      | 'resend'
+      | 'group-point'
+      | 'group-go'
+      | 'group-thaw'
+      | 'group-abort';
+  }
 >;
 
 const nothing = (): void => undefined;
@@ -324,6 +336,10 @@ export class ReceiverSession {
       case 'restore-goal':
       case 'restore-stop':
       case 'resend':
+      case 'group-point':
+      case 'group-go':
+      case 'group-thaw':
+      case 'group-abort':
         if (this.#onOrder === null) this.#orders.push(message);
         else this.#onOrder(message);
         return;

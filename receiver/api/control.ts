@@ -11,9 +11,10 @@ import { listenApp } from '../../shared/http/listen.js';
 import type { Logger } from '../../shared/log.js';
 import { asMachineId, isUuid, type MachineId } from '../../shared/units.js';
 import type { DamageItem } from '../catalog/damage.js';
+import type { GroupService } from '../groups/group-service.js';
 import type { RecoveryService } from '../failover/operations.js';
 import { othersHave, type UpkeepService } from '../upkeep/service.js';
-import { parseOperation, parseUpkeepTasks } from './parse-operation.js';
+import { parseGroupPoint, parseOperation, parseUpkeepTasks } from './parse-operation.js';
 
 export interface ControlServerOptions {
   readonly socketPath: string;
@@ -21,6 +22,7 @@ export interface ControlServerOptions {
   readonly upkeep?: Pick<UpkeepService, 'runNow'>;
   /** Mends what the scrub has marked; null: another receiver has the machine. */
   readonly mend?: (machine: MachineId) => Promise<readonly DamageItem[] | null>;
+  readonly groups?: Pick<GroupService, 'pointNow'>;
   readonly log: Logger;
 }
 
@@ -38,7 +40,7 @@ export async function startControlServer(options: ControlServerOptions): Promise
   return listenApp(() => localApp(log, (app) => addRoutes(app, options)), { socketPath }, log);
 }
 
-function addRoutes(app: FastifyInstance, { service, upkeep, mend }: ControlServerOptions): void {
+function addRoutes(app: FastifyInstance, { service, upkeep, mend, groups }: ControlServerOptions): void {
   app.get('/v1/machines', async () => ({ machines: await service.list() }));
   app.get<{ Params: MachineParams }>('/v1/machines/:id', async ({ params }) => service.view(machineOf(params)));
   app.get<{ Params: JobParams }>('/v1/machines/:id/jobs/:job', async ({ params }) =>
@@ -53,6 +55,7 @@ function addRoutes(app: FastifyInstance, { service, upkeep, mend }: ControlServe
       results: await upkeep.runNow(machineOf(request.params), parseUpkeepTasks(request.body)),
     }));
   }
+  if (groups !== undefined) addGroupRoutes(app, groups);
   if (mend !== undefined) {
     app.post<{ Params: MachineParams }>('/v1/machines/:id/repair', async ({ params }) => {
       const machine = machineOf(params);
@@ -61,6 +64,13 @@ function addRoutes(app: FastifyInstance, { service, upkeep, mend }: ControlServe
       return { items };
     });
   }
+}
+
+function addGroupRoutes(app: FastifyInstance, groups: Pick<GroupService, 'pointNow'>): void {
+  app.post<{ Params: { readonly name: string } }>('/v1/groups/:name/points', async (request) => {
+    const { label } = parseGroupPoint(request.body);
+    return groups.pointNow(request.params.name, label ?? null);
+  });
 }
 
 const machineOf = (params: MachineParams): MachineId => asMachineId(uuidOf(params.id, 'a machine'));

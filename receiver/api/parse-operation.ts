@@ -3,6 +3,7 @@
  */
 import { z } from 'zod';
 import { usageError } from '../../shared/errors.js';
+import { labelSchema } from '../../shared/wire/quiesce-record.js';
 import { UPKEEP_TASKS, type UpkeepTask } from '../upkeep/task-result.js';
 import { operationRequestSchema, type OperationRequest } from '../failover/operations.js';
 
@@ -11,6 +12,14 @@ const upkeepSchema = z.strictObject({ tasks: z.array(z.enum(UPKEEP_TASKS)).min(1
 export function parseUpkeepTasks(input: unknown): UpkeepTask[] {
   const parsed = upkeepSchema.safeParse(input);
   if (parsed.success) return parsed.data.tasks;
+  throw usageError(`the request is not valid: ${parsed.error.issues.map(describeIssue).join('; ')}`);
+}
+
+const groupPointSchema = z.strictObject({ label: labelSchema.optional() });
+
+export function parseGroupPoint(input: unknown): z.infer<typeof groupPointSchema> {
+  const parsed = groupPointSchema.safeParse(input);
+  if (parsed.success) return parsed.data;
   throw usageError(`the request is not valid: ${parsed.error.issues.map(describeIssue).join('; ')}`);
 }
 

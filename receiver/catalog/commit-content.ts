@@ -84,6 +84,7 @@ export function contentAfterCommit(
     reason: commit.reason,
     ...(commit.label === undefined ? {} : { label: commit.label }),
     ...(commit.quiesce === undefined ? {} : { quiesce: commit.quiesce }),
+    ...(commit.group === undefined ? {} : { group: commit.group }),
     disks: commit.disks.map((d) => {
       const entry = disks.find((e) => e.id === d.disk);
       return {

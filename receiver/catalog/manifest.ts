@@ -6,6 +6,7 @@
  * costs the same however long the history is. Base layers (one per segment) stand in a list object for the same reason.
  */
 import { z } from 'zod';
+import { groupRecordSchema } from '../../shared/wire/group-record.js';
 import { labelSchema, quiesceRecordSchema } from '../../shared/wire/quiesce-record.js';
 import { isDiskId, isUuid, type DiskId, type MachineId, type SeriesId } from '../../shared/units.js';
 
@@ -62,6 +63,8 @@ export const pointSchema = z.strictObject({
   label: labelSchema.optional(),
   /** How it was quiesced; absent where nobody asked for more than crash consistency. */
   quiesce: quiesceRecordSchema.optional(),
+  /** It was cut together with those of other machines. Whether theirs were committed as well: group-points.ts. */
+  group: groupRecordSchema.optional(),
   disks: z.array(pointDiskSchema),
   stats: z.strictObject({
     passes: count,

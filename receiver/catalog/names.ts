@@ -75,6 +75,13 @@ export function layerName(machine: MachineId, disk: DiskId, layer: LayerRef): st
     : `${prefix}delta/${pad(layer.firstPoint)}-${pad(layer.lastPoint)}-${tail}`;
 }
 
+/** All groups of machines of the store, the highest number counts; and how attempts at their points went, `started` in ms puts them in order. */
+export const GROUPS_PREFIX = 'groups/';
+export const groupsName = (n: number): string => `${GROUPS_PREFIX}${pad(n)}`;
+export const attemptsPrefix = (group: string): string => `group-attempts/${group}/`;
+export const attemptName = (group: string, startedAtMs: number, point: string): string =>
+  `${attemptsPrefix(group)}${pad(startedAtMs, MS_DIGITS)}-${point}`;
+
 /** The machine that an object belongs to; null for one that belongs to none. */
 export function machineOfName(name: string): MachineId | null {
   const id = name.startsWith(MACHINES_PREFIX) ? name.slice(MACHINES_PREFIX.length).split('/')[0] : undefined;

@@ -6,10 +6,12 @@ import { request, type IncomingMessage } from 'node:http';
 import { z } from 'zod';
 import { AfterimageError, errnoOf, messageOf, type ErrorKind } from '../../shared/errors.js';
 import { CONTROL_ANSWER_BYTES_MAX, CONTROL_ANSWER_TIMEOUT_MS } from '../../shared/limits.js';
+import { GROUP_ANSWER_TIMEOUT_MS } from '../../shared/limits-groups.js';
 import { UPKEEP_ANSWER_TIMEOUT_MS } from '../../shared/limits-upkeep.js';
 import type { MachineId } from '../../shared/units.js';
 import type { TaskResult, UpkeepTask } from '../upkeep/task-result.js';
 import type { DamageItem } from '../catalog/damage.js';
+import type { Attempt } from '../catalog/group-attempts.js';
 import type { Job } from '../catalog/recovery.js';
 import type { RecoveryService, RecoveryView } from '../failover/operations.js';
 
@@ -56,6 +58,18 @@ export async function askRepair(
   const peer = { socketPath, signal, timeoutMs: UPKEEP_ANSWER_TIMEOUT_MS };
   const answer = await roundTrip(peer, 'POST', `/v1/machines/${machine}/repair`, {});
   return (answer as { items: readonly DamageItem[] }).items;
+}
+
+/** A point of a group, made by the running receiver: resolves when all members have committed, else throws why there is none. */
+export async function askGroupPoint(
+  socketPath: string,
+  signal: AbortSignal,
+  group: string,
+  label: string | undefined,
+): Promise<Attempt> {
+  const peer = { socketPath, signal, timeoutMs: GROUP_ANSWER_TIMEOUT_MS };
+  const body = label === undefined ? {} : { label };
+  return (await roundTrip(peer, 'POST', `/v1/groups/${encodeURIComponent(group)}/points`, body)) as Attempt;
 }
 
 /** `signal` gives up waiting for an answer; what the receiver was asked to begin goes on there. */

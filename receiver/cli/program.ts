@@ -6,6 +6,7 @@ import { Command, CommanderError, Option } from 'commander';
 import { usageError } from '../../shared/errors.js';
 import { DEFAULT_CONFIG, type CliIo, type GlobalOptions } from './io.js';
 import type { JobsOptions } from './jobs.js';
+import { addGroupVerbs } from './group-verbs.js';
 import { addKeysVerbs, collectKeys, KEY_OPTION } from './keys-verbs.js';
 import type { LaunchSettingsOptions } from './launch-settings.js';
 import { addStoreVerbs } from './store-verbs.js';
@@ -80,6 +81,7 @@ Examples:
   afterimage verify web1 --all
   afterimage serve web1 --point latest
   afterimage policy web1
+  afterimage group points shop
   afterimage status web1
   afterimage test-failover web1
   afterimage failover web1
@@ -167,6 +169,7 @@ export function buildProgram(io: CliIo, quiet: boolean): Command {
   addUpkeep(program, io);
   addServe(program, io);
   addRetentionVerbs(program, io);
+  addGroupVerbs(program, io);
   addKeysVerbs(program, io);
   addRecoveryVerbs(program, io);
   addOperationVerbs(program, io);

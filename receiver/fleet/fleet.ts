@@ -7,6 +7,7 @@
 import { messageOf } from '../../shared/errors.js';
 import { FLEET_MAX, RECEIVER_MISSES_MAX } from '../../shared/limits-fleet.js';
 import type { MachineId } from '../../shared/units.js';
+import type { KnownGroups } from '../catalog/groups.js';
 import type { Manifest, ManifestOwner } from '../catalog/manifest.js';
 import type { Recovery } from '../catalog/recovery.js';
 import { Calls, callersOf } from './calls.js';
@@ -24,6 +25,7 @@ import {
 } from './placement.js';
 import { highestNumbers, readReceiverRecord, type ReceiverLoad, type ReceiverRecord } from './record.js';
 import { Registrar, type RegistrarDeps, type Self } from './registrar.js';
+import { wantedOwner } from './wanted.js';
 import { Roster, type RosterEntry } from './roster.js';
 
 /** What agents are told of a receiver. */
@@ -35,6 +37,8 @@ export interface KnownReceiver {
 
 export interface FleetDeps extends RegistrarDeps {
   readonly load: () => ReceiverLoad;
+  /** Machines that belong together; absent: none do. */
+  readonly groups?: KnownGroups;
 }
 
 type Bound = Pick<Recovery, 'job' | 'failover'> | null;
@@ -49,6 +53,7 @@ export class Fleet {
   readonly #records = new Map<string, ReceiverRecord>();
   readonly #lookers = new Set<() => void>();
   readonly #calls = new Calls();
+  #groupsProblem = '';
   readonly counters = newFleetCounters();
   #lookedAtMs: number | null = null;
   /** Ends the pause before the next beat. */
@@ -103,6 +108,7 @@ export class Fleet {
       members: [self, ...others.map(({ record, liveness }) => ({ ...record, liveness }))],
       isSettled: this.#roster.isSettled,
       settleMs: (RECEIVER_MISSES_MAX + 2) * this.#self.heartbeatMs,
+      ...(this.#deps.groups === undefined ? {} : { together: this.#deps.groups.together }),
     };
   }
 
@@ -148,6 +154,16 @@ export class Fleet {
   direction(machine: MachineId, recovery: Bound, route: RouteSoFar): Direction {
     const { view } = this;
     return directionOf(placementOf(machine, boundTo(recovery), view), view, route);
+  }
+
+  /** Whether the machines of a group belong here. */
+  isGroupOurs(group: string): boolean {
+    return (
+      wantedOwner(
+        group,
+        this.view.members.filter(({ liveness }) => liveness === 'live'),
+      ) === this.id
+    );
   }
 
   /** Whether this receiver does the upkeep of a machine that has no session here. */
@@ -198,10 +214,23 @@ export class Fleet {
       this.#records.set(id, record);
       this.#unreadable.delete(id);
     }
+    await this.#lookAtGroups();
     this.#roster.look([...this.#records.values()], clock.monotonicMs());
     this.#lookedAtMs = clock.nowMs();
     this.#tell();
     for (const listener of this.#lookers) listener();
+  }
+
+  /** Groups that can't be read leave machines where they belonged by those that were known. */
+  async #lookAtGroups(): Promise<void> {
+    try {
+      await this.#deps.groups?.recent();
+      this.#groupsProblem = '';
+    } catch (error) {
+      const problem = messageOf(error);
+      if (this.#groupsProblem !== problem) this.#deps.log.warn({ err: error }, `groups can't be read: ${problem}`);
+      this.#groupsProblem = problem;
+    }
   }
 
   /** One that can't be read (a newer program's, a damaged one) hides nobody else. */

@@ -6,6 +6,7 @@
  */
 import { RECEIVER_MISSES_MAX } from '../../shared/limits-fleet.js';
 import type { MachineId } from '../../shared/units.js';
+import { groupsOf, togetherOf } from '../catalog/groups.js';
 import { listMachines, type MachineSummary } from '../catalog/machines.js';
 import { loadRecovery } from '../catalog/recovery-io.js';
 import type { ObjectStore } from '../store/store.js';
@@ -58,11 +59,16 @@ export async function lookAtFleet(store: ObjectStore, nowMs: number): Promise<Fl
       owns: machines.filter((m) => m.manifest?.owner?.receiver === record.id).map((m) => m.name),
     }))
     .sort((a, b) => a.record.name.localeCompare(b.record.name) || (a.record.id < b.record.id ? -1 : 1));
+  const groups = await groupsOf(store).catch((error: unknown) => {
+    problems.push(`groups: ${String(error)}`);
+    return [];
+  });
   const view: FleetView = {
     self: null,
     members: receivers.map(({ record, state }) => ({ ...record, liveness: state === 'live' ? 'live' : 'gone' })),
     isSettled: true,
     settleMs: 0,
+    together: togetherOf(groups),
   };
   const moves = (await Promise.all(machines.map((machine) => moveOf(store, machine, view, problems)))).flat();
   return { receivers, moves, problems };

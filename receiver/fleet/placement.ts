@@ -2,7 +2,8 @@
  * Where a machine belongs, and what follows for its agent and its upkeep. Pure; every answer has its reason.
  *
  * A machine that runs here as a copy, or has a job, belongs to the receiver that has the copy or the job: the agent of its home must be there to
- * be ordered home. All others belong where the hash puts them among the receivers that live.
+ * be ordered home. All others belong where the hash puts them among the receivers that live; machines of a group where it puts the group, since only the
+ * receiver that has the agents of all can have them cut together.
  */
 import { HANDOVER_PAUSE_MS, REDIRECTS_MAX } from '../../shared/limits-fleet.js';
 import type { MachineId } from '../../shared/units.js';
@@ -27,6 +28,8 @@ export interface FleetView {
   readonly isSettled: boolean;
   /** So long it takes until all receivers have noticed the same. */
   readonly settleMs: number;
+  /** Machines of a group belong together: of each, the group's id. Absent: none is in a group. */
+  readonly together?: ReadonlyMap<MachineId, string>;
 }
 
 export interface Placement {
@@ -50,7 +53,7 @@ export function placementOf(machine: MachineId, bound: string | null, view: Flee
   if (binding !== undefined && binding.liveness !== 'gone')
     return { receiver: binding, reason: `${binding.name} has its copy or its job` };
   const live = view.members.filter((member) => member.liveness === 'live');
-  const id = wantedOwner(machine, live);
+  const id = wantedOwner(view.together?.get(machine) ?? machine, live);
   const receiver = live.find((member) => member.id === id) ?? null;
   if (receiver === null) return { receiver, reason: 'no receiver lives' };
   if (bound !== null) return { receiver, reason: `the receiver that has its copy or its job (${bound}) is gone` };

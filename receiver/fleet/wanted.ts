@@ -5,7 +5,6 @@
  * that goes gives up only what it had, and nothing moves between the others.
  */
 import { checksum64 } from '../../shared/blocks/hash.js';
-import type { MachineId } from '../../shared/units.js';
 
 export interface Candidate {
   readonly id: string;
@@ -14,15 +13,15 @@ export interface Candidate {
 }
 
 /** Highest score of a weight-proportional draw: -weight / ln(u), with u from the hash of both ids. */
-function score(machine: MachineId, { id, weight }: Candidate): number {
+function score(machine: string, { id, weight }: Candidate): number {
   const hash = checksum64(Buffer.from(`${machine} ${id}`, 'utf8'));
   // 53 bits, and a half: never 0, whose logarithm is none, and never 1.
   const u = (Number(hash >> 11n) + 0.5) / 2 ** 53;
   return -weight / Math.log(u);
 }
 
-/** Null when there is nobody. */
-export function wantedOwner(machine: MachineId, candidates: readonly Candidate[]): string | null {
+/** `machine`: its id, or that of its group. Null when there is nobody. */
+export function wantedOwner(machine: string, candidates: readonly Candidate[]): string | null {
   let best: { readonly id: string; readonly score: number } | null = null;
   for (const candidate of candidates) {
     const own = score(machine, candidate);

@@ -37,6 +37,7 @@ import { FleetLink, type SessionFleet } from './fleet-link.js';
 import { layersOf, mustStand } from './point-layers.js';
 import { PolicyLink } from './policy-link.js';
 import { closeReasonFor } from './close-reason.js';
+import { GroupLink, isGroupMessage } from './group-link.js';
 import { HomeSession, isHomeMessage } from './home-session.js';
 import { isPull, RestoreSession, type PullMessage } from './restore-session.js';
 import { SegmentHashes } from './segment-hashes.js';
@@ -92,6 +93,7 @@ export class IngestSession {
   stranded: Stranded | null = null;
   /** Orders to this agent. */
   readonly home: HomeSession;
+  readonly group = new GroupLink((message) => this.#tell(message));
 
   constructor(
     deps: IngestDeps,
@@ -129,6 +131,7 @@ export class IngestSession {
     this.#ended = true;
     this.#queue = [];
     this.home.closed();
+    this.group.closed();
     // What is being written or committed comes to its end first: layers must not be thrown away under a commit.
     await this.#work;
     await Promise.allSettled(this.#finishing);
@@ -138,7 +141,7 @@ export class IngestSession {
   }
 
   #enqueue(bytes: Buffer): void {
-    if (this.#ended) return;
+    if (this.#ended || (this.#owned !== null && this.group.hearEarly(bytes))) return;
     this.#queue.push(bytes);
     this.#queuedBytes += bytes.length;
     this.#status.queuedBytes = this.#queuedBytes;
@@ -229,6 +232,7 @@ export class IngestSession {
       await this.#send(opened.restore);
       await this.#fleet.welcomed([]);
       this.home.opened(this.#restore);
+      this.group.opened(hello, 'restoring');
       return;
     }
     this.#status.mode = 'replicate';
@@ -246,6 +250,7 @@ export class IngestSession {
     await this.#policy.tell();
     await this.#fleet.welcomed(opened.welcome.disks.map((d) => d.verdict));
     this.home.opened(null);
+    this.group.opened(hello, 'replicating');
   }
 
   /** Sends the agent to another receiver as soon as nothing is under way: after the commit of its cycle, or at once between two. */
@@ -307,6 +312,10 @@ export class IngestSession {
   async #control(message: AgentMessage, owned: OwnedMachine): Promise<void> {
     if (isHomeMessage(message)) {
       this.home.heard(message);
+      return;
+    }
+    if (isGroupMessage(message)) {
+      this.group.heard(message);
       return;
     }
     if (isPull(message)) throw protocolError(`${message.type} in a replicating session`);
@@ -374,6 +383,7 @@ export class IngestSession {
     if (message.lastSequence !== this.#lastSequence) {
       throw protocolError(`commit after message ${message.lastSequence}, received ${this.#lastSequence}`);
     }
+    const commit = this.group.withRecord(message);
     await Promise.all(this.#finishing);
     const layers = new Map<string, DiskLayers>();
     const sizes = new Map<string, number>();
@@ -387,13 +397,14 @@ export class IngestSession {
     // Upkeep may commit before this one: what the point is added to is known when its turn has come.
     const { tail } = await owned.commit((current) => {
       for (const { entry, bases } of layers.values()) if (bases !== null) mustStand(current, entry);
-      return contentAfterCommit(current, message, layers, sizes, this.#deps.clock.nowMs()).content;
+      return contentAfterCommit(current, commit, layers, sizes, this.#deps.clock.nowMs()).content;
     });
     const point = tail.points.at(-1);
     if (point === undefined) throw new Error('a commit without a point');
     failpoint('receiver.commit.manifest-written');
     for (const said of message.disks) this.#diskOf(said.disk).committed();
     this.#fleet.committed(this.#lastSequence);
+    this.group.committed(point.number, commit.group);
     this.#status.lastPoint = point;
     this.#status.pointsCommitted++;
     this.#status.storedBytes += point.stats.storedBytes;
@@ -478,6 +489,7 @@ export class IngestSession {
     this.#ended = true;
     // Nobody shall wait for, or ask, an agent that hears nothing any more: the socket may take its time to close.
     this.home.closed();
+    this.group.closed();
     this.#transport.close(reason.code, reason.name);
   }
 }

@@ -7,6 +7,7 @@ import { TAKEOVER_PROBE_MS } from '../../shared/limits.js';
 import type { MachineId } from '../../shared/units.js';
 import { CLOSE } from '../../shared/wire/close-codes.js';
 import { encodeControl } from '../../shared/wire/messages.js';
+import type { GroupMember } from './group-link.js';
 import { IngestSession, type IngestDeps } from './ingest.js';
 import type { ReceiverTransport, SessionPeer } from './server.js';
 import { SessionHomeAgents, type LiveHome } from './home-agents.js';
@@ -86,6 +87,11 @@ export class SessionRegistry {
     return [...this.#live].flatMap(([machine, { home, session, sinceMs }]) =>
       home.mode === null ? [] : [{ machine: machine as MachineId, sinceMs, stranded: session.stranded }],
     );
+  }
+
+  /** The agent of a machine, for groups; null: it has no session here. */
+  groupMember(machine: MachineId): GroupMember | null {
+    return this.#live.get(machine)?.session.group ?? null;
   }
 
   /** Sends the machine's agent elsewhere when nothing of it is under way, if `decide` still says so then. */

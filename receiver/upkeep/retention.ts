@@ -11,7 +11,8 @@
  *
  * How: slots lie fixed in time (multiples of `every`, counted from a Monday, UTC), and a slot grows old as a whole: its points move on to the next tier
  * when the end of the slot is older than `upTo`, so that a longer slot always chooses among whole shorter ones. Of a slot's points the strongest
- * consistency wins, then the oldest. That is one fixed order: the best of the bests is the best of all.
+ * consistency wins, then one of a group of machines (all members that have the same policy choose it, so that it stays whole), then the oldest. That is
+ * one fixed order: the best of the bests is the best of all.
  * So a point is kept up to one slot longer than its tier says, never shorter.
  *
  * Age is counted from the newest point, not from now: a machine that stopped replicating keeps what it has.
@@ -28,6 +29,8 @@ export interface RetentionPoint {
   readonly cutAtMs: number;
   readonly committedAtMs: number;
   readonly consistency: Consistency;
+  /** Set: it was cut together with those of other machines. */
+  readonly group?: object | undefined;
 }
 
 export type KeepCode = 'newest' | 'held' | 'tier' | 'application-tier' | 'newest-application';
@@ -64,6 +67,9 @@ export type HeldPoints = ReadonlyMap<number, readonly string[]>;
 /** Slots are counted from a Monday (1970-01-05), so that slots of 7 days are weeks. */
 const SLOT_ORIGIN_MS = 4 * 86_400_000;
 const STRENGTH: Readonly<Record<Consistency, number>> = { crash: 0, filesystem: 1, application: 2 };
+
+const rankOf = ({ consistency, group }: RetentionPoint): number =>
+  2 * STRENGTH[consistency] + (group === undefined ? 0 : 1);
 
 /** `points` ascending by number; one pass for each grid. */
 export function planRetention<P extends RetentionPoint>(
@@ -202,7 +208,7 @@ function thin<P extends RetentionPoint>(
       return;
     }
     open.members.push(i);
-    if (STRENGTH[point.consistency] > STRENGTH[(points[open.best] as P).consistency]) open.best = i;
+    if (rankOf(point) > rankOf(points[open.best] as P)) open.best = i;
   });
   close();
   return verdicts;
@@ -222,7 +228,9 @@ function slotVerdict(
   if (point === best) return { kept: true, tier: index, reason: () => `${tierText(tier)}: the point ${slot()}` };
   const why = (): string =>
     point.consistency === best.consistency
-      ? 'the oldest'
+      ? rankOf(point) === rankOf(best)
+        ? 'the oldest'
+        : 'one of a group'
       : `${best.consistency}-consistent and this one ${point.consistency}`;
   return {
     kept: false,

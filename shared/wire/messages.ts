@@ -12,6 +12,7 @@ import { FLEET_MAX, RECEIVER_ADDRESSES_MAX } from '../limits-fleet.js';
 import { RESEND_EXTENTS_MAX } from '../limits-scrub.js';
 import { isDiskId, isUuid, type DiskId, type MachineId, type SeriesId } from '../units.js';
 import { parseHostPort } from './host-port.js';
+import { groupNameSchema, groupRecordSchema } from './group-record.js';
 import { labelSchema, quiesceRecordSchema } from './quiesce-record.js';
 
 export const PROTOCOL_VERSION = 2;
@@ -82,6 +83,9 @@ const text = z.string().max(2000);
 export const hostPortSchema = z.string().refine((value) => parseHostPort(value) !== null, 'not host:port');
 const addresses = z.array(hostPortSchema).min(1).max(RECEIVER_ADDRESSES_MAX);
 export const knownReceiverSchema = z.strictObject({ id: uuid, name: text, addresses });
+/** What an agent can do beyond what all of its protocol's version can: a receiver asks nothing else of it. */
+export const ABILITIES = ['group-points'] as const;
+export type Ability = (typeof ABILITIES)[number];
 /** One bit per block of a segment, or per segment of a disk; bit 0 of byte 0 is the first. */
 const bitmap = z.instanceof(Uint8Array);
 /** A point by its number, and its disk's digest where that is known: a number alone could mean another point in another store. */
@@ -137,6 +141,8 @@ export const agentMessageSchema = z.discriminatedUnion('type', [
     disks: z.array(helloDiskSchema).max(DISKS_PER_MACHINE_MAX),
     /** How it came here: redirects followed since a receiver last took or refused it, receivers that it could not reach. Absent: straight. */
     route: z.strictObject({ redirects: count, unreachable: z.array(uuid).max(FLEET_MAX) }).optional(),
+    /** Names that this receiver does not know are of a newer agent. Absent: an older one, which has none. */
+    abilities: z.array(z.string().max(40)).max(32).optional(),
   }),
   /** Throws away what was sent for a cycle that didn't commit. Also opens a new one. */
   z.strictObject({ type: z.literal('cycle-begin'), cycle: uuid }),
@@ -158,6 +164,8 @@ export const agentMessageSchema = z.discriminatedUnion('type', [
     label: labelSchema.optional(),
     /** Of a point for which more than a crash-consistent cut was asked. */
     quiesce: quiesceRecordSchema.optional(),
+    /** Of a point that was cut together with those of other machines: as the receiver gave it. */
+    group: groupRecordSchema.optional(),
     disks: z
       .array(z.strictObject({ disk: diskId, series: seriesId.nullable(), digest: hex64 }))
       .min(1)
@@ -250,6 +258,18 @@ export const agentMessageSchema = z.discriminatedUnion('type', [
   z.strictObject({ type: z.literal('restore-failed'), goal: count, code: text, reason: text, hint: text }),
   /** The blocks of a resend order are in this point, as the disk held them at its cut. */
   z.strictObject({ type: z.literal('resent'), request: count, point: count }),
+
+  /**
+   * Of a group's point: all was sent but what changes meanwhile; applications are prepared; all filesystems are frozen; the image is cut. Each is answered
+   * by the order for the next step. Frozen it stays until `group-thaw`, and no longer than its own deadline.
+   */
+  z.strictObject({
+    type: z.literal('group-reached'),
+    request: count,
+    step: z.enum(['gathered', 'prepared', 'frozen', 'cut']),
+  }),
+  /** This machine has no part in the group's point; nothing of it is frozen. */
+  z.strictObject({ type: z.literal('group-failed'), request: count, reason: text }),
 ]);
 export type AgentMessage = z.infer<typeof agentMessageSchema>;
 
@@ -349,6 +369,21 @@ export const receiverMessageSchema = z.discriminatedUnion('type', [
     disk: diskId,
     extents: z.array(z.tuple([count, count.min(1)])).max(RESEND_EXTENTS_MAX),
   }),
+
+  /** Make a point together with other machines: of this consistency or not at all. Only for agents with the ability `group-points`. */
+  z.strictObject({
+    type: z.literal('group-point'),
+    request: count,
+    name: groupNameSchema,
+    consistency: z.enum(['filesystem', 'application']),
+    label: labelSchema.nullable(),
+  }),
+  /** All members have come as far as they can without this step. */
+  z.strictObject({ type: z.literal('group-go'), request: count, step: z.enum(['prepare', 'freeze', 'cut']) }),
+  /** All members have cut, and all were frozen when they did: thaw, and commit the point with this. */
+  z.strictObject({ type: z.literal('group-thaw'), request: count, record: groupRecordSchema }),
+  /** Nothing comes of it: thaw at once. */
+  z.strictObject({ type: z.literal('group-abort'), request: count, reason: text }),
 ]);
 export type ReceiverMessage = z.infer<typeof receiverMessageSchema>;
 
@@ -360,6 +395,8 @@ export type FleetMessage = Extract<ReceiverMessage, { type: 'fleet' }>;
 export type KnownReceiver = z.infer<typeof knownReceiverSchema>;
 export type RestoreGoal = Extract<ReceiverMessage, { type: 'restore-goal' }>;
 export type Restored = Extract<AgentMessage, { type: 'restored' }>;
+export type GroupReached = Extract<AgentMessage, { type: 'group-reached' }>;
+export type GroupGo = Extract<ReceiverMessage, { type: 'group-go' }>;
 /** A point of one disk that its content is compared with. */
 export type BasePoint = z.infer<typeof basePoint>;
 

@@ -69,6 +69,7 @@ let serial = 0;
 export class Lab {
   readonly folder: string;
   readonly disks: readonly LoopDisk[];
+  machineName = MACHINE_NAME;
   storeUrl: string;
   storeFolder: string;
   readonly pinDirectory: string;
@@ -216,10 +217,14 @@ export class Lab {
     return stdout;
   }
 
-  async enrol(name = MACHINE_NAME): Promise<void> {
-    const answer = await this.command('receiver', 'token', '--address', `127.0.0.1:${this.port}`, '--json');
+  /** At the receiver of `site`, which may be another lab's: its store is this one's then. */
+  async enrol(name = MACHINE_NAME, site: Lab = this): Promise<void> {
+    const answer = await site.command('receiver', 'token', '--address', `127.0.0.1:${site.port}`, '--json');
     const { token } = JSON.parse(answer) as { token: string };
     await this.command('agent', 'enroll', token, '--name', name);
+    this.machineName = name;
+    this.storeUrl = site.storeUrl;
+    this.storeFolder = site.storeFolder;
   }
 
   async protect(disks: readonly LoopDisk[] = this.disks): Promise<void> {
@@ -268,7 +273,7 @@ export class Lab {
 
   /** Newest first. */
   async points(): Promise<RecoveryPoint[]> {
-    const answer = await this.command('cli', 'points', MACHINE_NAME, '--json');
+    const answer = await this.command('cli', 'points', this.machineName, '--json');
     return (JSON.parse(answer) as { points: RecoveryPoint[] }).points;
   }
 
@@ -284,7 +289,7 @@ export class Lab {
     const state = join(this.folder, 'restore-state');
     await this.command(
       'cli',
-      ...['restore', MACHINE_NAME, '--point', String(point), ...targets],
+      ...['restore', this.machineName, '--point', String(point), ...targets],
       ...['--sparse', '--read-back', '--state', state, ...this.#key, '--json'],
     );
   }
@@ -297,7 +302,7 @@ export class Lab {
   /** `verify --all`: the verdict on each listed point. Doesn't throw when one is bad. */
   async verifyAll(): Promise<PointVerdict[]> {
     const { stdout, stderr } = await runToEnd('cli', [
-      ...['--store', this.storeUrl, 'verify', MACHINE_NAME, '--all', ...this.#key, '--json'],
+      ...['--store', this.storeUrl, 'verify', this.machineName, '--all', ...this.#key, '--json'],
     ]);
     if (stdout === '') throw new Error(`verify: ${stderr}`);
     return (JSON.parse(stdout) as { points: PointVerdict[] }).points;

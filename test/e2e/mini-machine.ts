@@ -8,7 +8,13 @@ import { join } from 'node:path';
 import type { CutContext } from '../../agent/cycle/cut.js';
 import { MessagePool } from '../../agent/cycle/chunk-sender.js';
 import { HashStore } from '../../agent/cycle/hash-store/store.js';
-import { CutNotReached, runCycle, SeriesEnded, type CycleResult } from '../../agent/cycle/machine-cycle.js';
+import {
+  CutNotReached,
+  runCycle,
+  SeriesEnded,
+  type AskedPoint,
+  type CycleResult,
+} from '../../agent/cycle/machine-cycle.js';
 import { ProtectedDisk } from '../../agent/cycle/protected-disk.js';
 import { ReadPool } from '../../agent/cycle/read-pool.js';
 import { DiskReader } from '../../agent/cycle/reader.js';
@@ -157,7 +163,7 @@ export class MiniMachine {
   }
 
   /** One cycle. Null when its cut wasn't reached, or when a series ended (the comparison that follows is made at once). */
-  async cycle(): Promise<CycleResult | null> {
+  async cycle(asked?: AskedPoint): Promise<CycleResult | null> {
     const { counts } = this;
     try {
       const result = await runCycle(this.#protected, [], null, {
@@ -171,6 +177,7 @@ export class MiniMachine {
         cutDeadlineMs: this.#options.cutDeadlineMs ?? 2_000,
         quiesce: this.#quiesce(),
         testOnlyNaive: this.#options.naive === true,
+        ...(asked === undefined ? {} : { asked }),
       });
       counts.points++;
       if (result.cut.freezeMs > 0) counts.frozen++;
@@ -206,7 +213,7 @@ export class MiniMachine {
           await presyncFilesystems(filesystems, systemClock);
         },
         withFrozen: async (beforeFreeze, work) => {
-          const { held, freezeMs, ...rest } = await withFrozen(filesystems, { ...options, beforeFreeze }, () => work());
+          const { held, freezeMs, ...rest } = await withFrozen(filesystems, { ...options, beforeFreeze }, work);
           const reason = 'reason' in rest ? `${rest.reason}: ${rest.detail}` : '';
           return { held, freezeMs, reason, level: 'filesystem', mayFreeze: false };
         },

@@ -36,6 +36,29 @@ const owner = (receiver: string): { owner: { receiver: string; name: string; add
   owner: { receiver, name: 'x', address: 'x:1' },
 });
 
+describe('machines of a group', () => {
+  const id = machineOf(B);
+  const together = new Map([atA, machineOf(A)].map((machine) => [machine, id] as const));
+  const both = { ...viewOf(A, [member(A), member(B)]), together };
+
+  it('belong to one receiver: where the hash puts the group, not where it puts each', () => {
+    expect(placementOf(atA, null, both).receiver?.name).toBe('b');
+    expect(placementOf(atA, null, { ...both, together: new Map() }).receiver?.name).toBe('a');
+    // One that is in no group goes on as before.
+    const alone = asMachineId('99999999-0000-4000-8000-000000000000');
+    expect(placementOf(alone, null, both).receiver).toEqual(placementOf(alone, null, viewOf(A, both.members)).receiver);
+  });
+
+  it('go where their copy or job is, all the same', () => {
+    expect(placementOf(atA, A, both).receiver?.name).toBe('a');
+  });
+
+  it('are handed over when their group was made', () => {
+    const plan = planHandovers([{ machine: atA, sinceMs: 0, stranded: null }], both, () => undefined, 1_000);
+    expect(plan).toMatchObject([{ machine: atA, toName: 'b', waits: null }]);
+  });
+});
+
 describe('an agent that dials A', () => {
   const go = (machine: typeof atA, view: FleetView, bound: string | null = null, route = NO_ROUTE): string => {
     const direction = directionOf(placementOf(machine, bound, view), view, route);

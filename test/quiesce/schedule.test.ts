@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { agentConfigSchema } from '../../agent/config.js';
-import { backoffMs, nextDue } from '../../agent/quiesce/points/schedule.js';
+import { backoffMs, nextDue } from '../../shared/schedule-due.js';
 import { isCronExpression, type Schedule } from '../../shared/schedule.js';
 import { parseConfig } from '../../shared/config/load.js';
 

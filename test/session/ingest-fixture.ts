@@ -197,6 +197,7 @@ export function dataMessage(
 export class TestAgent {
   readonly transport = new FakeTransport();
   readonly status: MachineStatus = newMachineStatus(MACHINE, 'web1');
+  readonly session: IngestSession;
   readonly done: Promise<void>;
   /** Of the whole disk: what this agent has sent (survives the session when handed to the next one). */
   readonly model: Map<number, Buffer>;
@@ -211,7 +212,8 @@ export class TestAgent {
   ) {
     this.model = model;
     const deps = { store, clock, randomId: randomUUID, log: silentLogger(), program: 'test', ...more };
-    this.done = new IngestSession(deps, IDENTITY, this.transport, this.status).run();
+    this.session = new IngestSession(deps, IDENTITY, this.transport, this.status);
+    this.done = this.session.run();
   }
 
   say(message: AgentMessage): void {

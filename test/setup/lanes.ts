@@ -16,6 +16,7 @@ const LANES = Number(process.env['AFTERIMAGE_TEST_LANES'] ?? 2);
 /** The longest first, so that none of them is left over at the end. */
 const LONG_FOLDERS = [
   'drill',
+  'groups',
   'e2e',
   'quiesce',
   'fleet',

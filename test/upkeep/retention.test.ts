@@ -142,6 +142,27 @@ describe('a slot keeps one', () => {
     expect(plan.drop[0]?.reason).toContain('application-consistent and this one crash');
   });
 
+  test('members of a group that have the same policy keep the same points of it, whatever they make for themselves', () => {
+    const policy = tiersOnly([
+      { everyMs: HOUR, upToMs: DAY },
+      { everyMs: 4 * HOUR, upToMs: 30 * DAY },
+    ]);
+    // A point of the group every 50 minutes; each machine's own come at other times, and are as consistent.
+    const kept = [7, 11].map((everyMinutes) => {
+      const times = new Map<number, object | undefined>();
+      for (let minute = 0; minute < 3 * 24 * 60; minute += everyMinutes) times.set(START + minute * MIN, undefined);
+      for (let i = 0; i < 86; i++) times.set(START + (13 + 50 * i) * MIN + 500, { point: `group ${i}` });
+      const points = [...times]
+        .sort(([a], [b]) => a - b)
+        .map(([ms, group], i) => ({ ...point(i + 1, ms, 'application'), ...(group === undefined ? {} : { group }) }));
+      const plan = planRetention(points, policy, START + 3 * DAY, NONE);
+      expect(plan.drop.some(({ reason }) => reason.includes('which is one of a group'))).toBe(true);
+      return plan.keep.flatMap(({ point: { group } }) => (group as { point: string } | undefined)?.point ?? []);
+    });
+    expect(kept[0]?.length).toBeGreaterThan(20);
+    expect(kept[1]).toEqual(kept[0]);
+  });
+
   test('weeks begin on Monday', () => {
     const policy = tiersOnly([{ everyMs: 7 * DAY, upToMs: 70 * DAY }]);
     const sunday = START - HOUR;

@@ -137,6 +137,8 @@ const AGENT: readonly AgentMessage[] = [
     ],
   },
   { type: 'resent', request: 7, point: 4721 },
+  { type: 'group-reached', request: 8, step: 'frozen' },
+  { type: 'group-failed', request: 8, reason: 'hook 20-bad: exit code 7' },
   { type: 'restore-failed', goal: 6, code: 'disk-in-use', reason: '/dev/sda is mounted on /srv', hint: 'Unmount it.' },
 ];
 
@@ -236,6 +238,23 @@ const RECEIVER: readonly ReceiverMessage[] = [
       [4_711, 300],
     ],
   },
+  { type: 'group-point', request: 8, name: 'shop', consistency: 'application', label: 'vor dem Umzug – für Tests' },
+  { type: 'group-go', request: 8, step: 'freeze' },
+  {
+    type: 'group-thaw',
+    request: 8,
+    record: {
+      point: CYCLE,
+      group: '33333333-2222-4333-8444-555555555555',
+      name: 'shop',
+      members: [MACHINE, asMachineId('99999999-2222-4333-8444-555555555555')],
+      cutFromMs: 1_772_000_000_123,
+      cutToMs: 1_772_000_000_150,
+      skewMs: 27,
+      frozenMs: 80.5,
+    },
+  },
+  { type: 'group-abort', request: 8, reason: 'db was not frozen within 12 s' },
 ];
 
 const HEADERS: readonly DataHeader[] = [

@@ -6,9 +6,9 @@ import type { Clock } from '../../../shared/clock.js';
 import { APPLICATION_FAILURES_ALERT } from '../../../shared/limits-quiesce.js';
 import { durationText } from '../../../shared/config/parse-values.js';
 import type { Schedule } from '../../../shared/schedule.js';
+import { nextDue, type Due } from '../../../shared/schedule-due.js';
 import type { ApplicationPointsConfig } from '../config.js';
 import { NO_HISTORY, type HistoryStore, type PointHistory } from './point-history.js';
-import { nextDue, type Due } from './schedule.js';
 
 export interface Alert {
   readonly code: 'application-points-failing' | 'application-held-back';
@@ -29,7 +29,7 @@ export interface ApplicationPointsStatus {
 
 /** What became of a point for which application consistency was asked. */
 export interface Outcome {
-  readonly by: 'schedule' | 'operator';
+  readonly by: 'schedule' | 'operator' | 'group';
   /** The point, when it is as asked. */
   readonly point: { readonly number: number; readonly cutAtMs: number } | null;
   /** Why it is weaker, or there is none; '' when it is as asked. */

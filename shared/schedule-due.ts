@@ -1,11 +1,11 @@
 /**
- * When the next application-consistent point is due. Pure: times come in, times go out.
+ * When the next point that holds applications back is due, of a machine or of a group of machines. Pure: times come in, times go out.
  *
  * A point whose time passed while none could be made (no connection, agent down) is due at once, and only one however many times passed. After
  * failures in a row the distance doubles, so that applications aren't held back again and again for nothing.
  */
-import { APPLICATION_BACKOFF_FACTOR_MAX, APPLICATION_BACKOFF_MAX_MS } from '../../../shared/limits-quiesce.js';
-import { nextTimeMs, type Schedule } from '../../../shared/schedule.js';
+import { APPLICATION_BACKOFF_FACTOR_MAX, APPLICATION_BACKOFF_MAX_MS } from './limits-quiesce.js';
+import { nextTimeMs, type Schedule } from './schedule.js';
 
 export interface ScheduleHistory {
   /** When it was tried last, whatever came of it; null: never. */
