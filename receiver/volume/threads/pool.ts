@@ -1,6 +1,7 @@
 /**
  * The threads that bring spans of layers from the store's files to plain, proven bytes. Started when first needed, one pool per process. They don't
- * keep the process alive; a thread that dies fails what it was at, and is replaced.
+ * keep the process alive, but it ends after they have: one that is torn down amid loading a native module takes the process with it. A thread that dies
+ * fails what it was at, and is replaced.
  */
 import { extname } from 'node:path';
 import { Worker } from 'node:worker_threads';
@@ -24,6 +25,9 @@ export interface WriteOrder {
 
 export type Order = SpanOrder | WriteOrder;
 
+/** A thread's first word. */
+export type Loaded = 'loaded';
+
 export interface SpanAnswer {
   readonly id: number;
   readonly result?: SpanResult;
@@ -40,6 +44,8 @@ interface Thread {
   readonly worker: Worker;
   /** What it was given and hasn't answered yet. */
   readonly pending: Map<number, Pending>;
+  /** It has loaded all that it needs, or died. */
+  readonly settled: Promise<void>;
 }
 
 /** As this file is, so that it also runs where sources are run as they are. */
@@ -50,6 +56,7 @@ export class ChunkThreads {
   readonly #threads = new Set<Thread>();
   readonly #waiting: Pending[] = [];
   #orders = 0;
+  #endsWithProcess = false;
 
   constructor(count = CHUNK_THREADS) {
     this.#count = count;
@@ -79,7 +86,12 @@ export class ChunkThreads {
 
   /** Ends all threads; what they were at fails. The next job starts new ones. */
   async close(): Promise<void> {
-    await Promise.all([...this.#threads].map((thread) => thread.worker.terminate()));
+    const end = async ({ worker, settled }: Thread): Promise<void> => {
+      worker.ref();
+      await settled;
+      await worker.terminate();
+    };
+    await Promise.all([...this.#threads].map(end));
   }
 
   #give(): void {
@@ -104,12 +116,22 @@ export class ChunkThreads {
   }
 
   #start(): Thread {
+    if (!this.#endsWithProcess) process.once('beforeExit', () => void this.close());
+    this.#endsWithProcess = true;
     const worker = new Worker(ENTRY, { name: 'chunks' });
-    const thread: Thread = { worker, pending: new Map() };
+    let settle = (): void => undefined;
+    const settled = new Promise<void>((resolve) => (settle = resolve));
+    const thread: Thread = { worker, pending: new Map(), settled };
     this.#threads.add(thread);
-    worker.on('message', (answer: SpanAnswer) => this.#answered(thread, answer));
+    worker.on('message', (answer: SpanAnswer | Loaded) => {
+      if (answer === 'loaded') settle();
+      else this.#answered(thread, answer);
+    });
     worker.on('error', (error) => this.#died(thread, messageOf(error)));
-    worker.on('exit', (code) => this.#died(thread, `it ended with code ${code}`));
+    worker.on('exit', (code) => {
+      settle();
+      this.#died(thread, `it ended with code ${code}`);
+    });
     worker.unref();
     return thread;
   }
