@@ -249,6 +249,7 @@ export class MachineReader {
         const which = newest === oldest ? `point ${newest} is` : `points ${oldest} to ${newest} are`;
         this.concerns.push(`${which} passed over, since something is damaged that is needed: ${passedOver.item.what}`);
       }
+      this.concerns.push(...this.#lacking(point));
       return point;
     }
     if (passedOver === undefined) return undefined;
@@ -256,6 +257,17 @@ export class MachineReader {
       'points-damaged',
       `every point ${describeSelector(selector)} of machine ${this.manifest.machine.name} is damaged: ${passedOver.item.what}`,
       'See `afterimage damage`; a damaged point is taken when it is asked for by number, as far as it can be read.',
+    );
+  }
+
+  /** Disks that earlier points have and this one lacks: a machine that is started from it would miss them. */
+  #lacking({ number, disks, reason }: RecoveryPoint): string[] {
+    const lacking = this.manifest.disks.filter(
+      ({ id, lastPoint }) => lastPoint > 0 && lastPoint < number && !disks.some(({ disk }) => disk === id),
+    );
+    return lacking.map(
+      ({ id, device, lastPoint }) =>
+        `point ${number} lacks disk ${device} (${id}), which points up to ${lastPoint} have: ${reason}. Choose one of those by number if it is needed`,
     );
   }
 
