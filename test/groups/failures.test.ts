@@ -72,7 +72,7 @@ describe.skipIf(!canRunLab)(`a point of a group that fails (${WHY_NO_LAB})`, () 
         })),
       );
       expect(await web.command('cli', 'groups')).toMatch(
-        /shop +web,db +application +on demand +.*ABSENT: db: not application-consistent/,
+        /shop +(web,db|db,web) +application +on demand +.*ABSENT: db: not application-consistent/,
       );
       const status = (await (await fetch(`http://127.0.0.1:${web.receiverStatusPort}/status`)).json()) as {
         groups: unknown;
