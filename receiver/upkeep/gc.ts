@@ -6,7 +6,7 @@
  */
 import { messageOf } from '../../shared/errors.js';
 import { failpoint } from '../../shared/failpoints.js';
-import { BOUNDARY_STEP, DELETE_BATCH, MANIFESTS_KEPT } from '../../shared/limits-upkeep.js';
+import { BOUNDARY_STEP, DELETE_BATCH, LOCK_ASKED_AGAIN_MS, MANIFESTS_KEPT } from '../../shared/limits-upkeep.js';
 import type { Clock } from '../../shared/clock.js';
 import type { MachineId } from '../../shared/units.js';
 import { readBoundary, readManifest } from '../catalog/manifest-io.js';
@@ -22,7 +22,16 @@ import type { OwnedMachine } from '../catalog/owned-machine.js';
 import { sealJson } from '../catalog/sealed-json.js';
 import { DeleteError, type KeptObject } from '../store/delete-error.js';
 import type { ObjectInfo, ObjectStore } from '../store/store.js';
-import { deletableManifests, gcPlan, namesOf, nextBoundary, type GcPins, type GcPlan, type Seen } from './gc-plan.js';
+import {
+  deletableManifests,
+  gcPlan,
+  namesOf,
+  nextBoundary,
+  type Count,
+  type GcPins,
+  type GcPlan,
+  type Seen,
+} from './gc-plan.js';
 import type { MachineHistory } from './history.js';
 
 export interface GcDeps {
@@ -34,20 +43,26 @@ export interface GcDeps {
 /** What a process remembers between passes over one machine. */
 export class GcMemory {
   seen: ReadonlyMap<string, Seen> = new Map();
-  /** Objects that the store locks, and until when (wall time; 0: it doesn't say). */
+  /** Objects that the store locks, and the wall time from which it is asked again to delete them. */
   readonly locked = new Map<string, number>();
-  /** Whether manifests below the boundary were looked for once: leftovers of a pass that was killed. */
-  sweptManifests = false;
+  /** The same of manifests and boundaries; of the former, those that were asked for. */
+  readonly lockedManifests = new Map<string, number>();
+  /**
+   * Manifests up to this number were collected. From 0 at a start: a pass that was killed may have left some below the boundary. What the store locks
+   * holds it back, so that they are found again when their lock ends.
+   */
+  sweptUpTo = 0;
+
+  isLocked = (name: string, nowMs: number): boolean => (this.locked.get(name) ?? -1) > nowMs;
 }
 
 export interface GcResult {
   readonly plan: GcPlan;
-  readonly deletedObjects: number;
-  readonly deletedBytes: number;
+  readonly deleted: GcPlan['deletable'];
   readonly deletedManifests: number;
   readonly boundary: number;
-  /** The store keeps them by its own rule. */
-  readonly lockedObjects: number;
+  /** Of what the plan would delete, what the store keeps by its own rule for now. */
+  readonly locked: Count;
   readonly problems: readonly string[];
 }
 
@@ -95,23 +110,18 @@ export async function runGc(
   memory.seen = plan.seen;
   await owned.confirm();
   const nowMs = deps.clock.nowMs();
-  const due = plan.deletable.filter(({ name }) => !((memory.locked.get(name) ?? -1) > nowMs));
-  const objects = await deleteAll(
-    deps.store,
-    due.map(({ name }) => name),
-    memory,
-    signal,
-  );
+  forgetOthers(memory.locked, plan.deletable);
+  const due = plan.deletable.filter(({ name }) => !memory.isLocked(name, nowMs));
+  const objects = await deleteAll(deps, namesIn(due), memory.locked, signal);
   const manifests = await collectManifests(deps, owned, memory, signal);
   const gone = new Set(objects.deleted);
   memory.seen = new Map([...plan.seen].filter(([name]) => !gone.has(name)));
   return {
     plan,
-    deletedObjects: objects.deleted.length,
-    deletedBytes: due.filter(({ name }) => gone.has(name)).reduce((sum, object) => sum + object.sizeBytes, 0),
+    deleted: due.filter(({ name }) => gone.has(name)),
     deletedManifests: manifests.deleted.length,
     boundary: manifests.boundary,
-    lockedObjects: memory.locked.size,
+    locked: countOf(plan.deletable.filter(({ name }) => memory.locked.has(name))),
     problems: [
       ...objects.problems,
       ...manifests.problems,
@@ -120,15 +130,29 @@ export async function runGc(
   };
 }
 
+const namesIn = (objects: readonly ObjectInfo[]): string[] => objects.map(({ name }) => name);
+
+const countOf = (objects: readonly ObjectInfo[]): Count => ({
+  objects: objects.length,
+  bytes: objects.reduce((sum, object) => sum + object.sizeBytes, 0),
+});
+
+/** Locks of what is gone, or needed again: somebody else may have deleted it. */
+function forgetOthers(locked: Map<string, number>, deletable: readonly ObjectInfo[]): void {
+  const names = new Set(namesIn(deletable));
+  for (const name of [...locked.keys()]) if (!names.has(name)) locked.delete(name);
+}
+
 interface Deleted {
   readonly deleted: readonly string[];
   readonly problems: readonly string[];
 }
 
+/** What the store locks is no problem: it goes into `locked`. */
 async function deleteAll(
-  store: ObjectStore,
+  { store, clock }: Pick<GcDeps, 'store' | 'clock'>,
   names: readonly string[],
-  memory: GcMemory,
+  locked: Map<string, number>,
   signal: AbortSignal,
 ): Promise<Deleted> {
   const deleted: string[] = [];
@@ -147,10 +171,10 @@ async function deleteAll(
     for (const name of batch) {
       if (still.has(name)) continue;
       deleted.push(name);
-      memory.locked.delete(name);
+      locked.delete(name);
     }
     for (const { name, reason, lockedUntilMs, message } of kept) {
-      if (reason === 'locked') memory.locked.set(name, lockedUntilMs ?? 0);
+      if (reason === 'locked') locked.set(name, lockedUntilMs ?? clock.nowMs() + LOCK_ASKED_AGAIN_MS);
       else problems.push(`${name} could not be deleted: ${message}`);
     }
   }
@@ -158,29 +182,53 @@ async function deleteAll(
 }
 
 async function collectManifests(
-  { store, clock }: GcDeps,
+  deps: GcDeps,
   owned: OwnedMachine,
   memory: GcMemory,
   signal: AbortSignal,
 ): Promise<Deleted & { readonly boundary: number }> {
+  const { store, clock } = deps;
   const head = owned.manifest;
   const machine = head.machine.id;
   const before = await readBoundary(store, machine);
   const next = nextBoundary({ head, boundary: before, keep: MANIFESTS_KEPT, step: BOUNDARY_STEP });
-  if (next === null && memory.sweptManifests) return { deleted: [], problems: [], boundary: before };
   const boundary = next ?? before;
+  const deleted: string[] = [];
+  const problems: string[] = [];
   if (next !== null) {
     const content = { version: 1, number: next, machine, epoch: head.epoch, writtenAtMs: clock.nowMs() };
     await store.createIfAbsent(boundaryName(machine, next), sealJson(content));
   }
-  // What lay below the boundary before was collected when it was raised, but for what a killed pass left: looked for once.
-  const after = memory.sweptManifests ? { after: manifestName(machine, before) } : {};
-  const numbers: number[] = [];
-  for await (const { name } of store.list(manifestPrefix(machine), after)) {
-    const number = numberOfName(name);
-    if (number > boundary) break;
-    numbers.push(number);
+  if (next !== null || memory.sweptUpTo === 0) {
+    const old = dueOf(await oldBoundaries(store, machine), memory, clock.nowMs());
+    const result = await deleteAll(deps, old, memory.lockedManifests, signal);
+    deleted.push(...result.deleted);
+    problems.push(...result.problems);
   }
+  while (memory.sweptUpTo < boundary && !signal.aborted) {
+    const swept = await sweepManifests(deps, owned, boundary, memory, signal);
+    deleted.push(...swept.deleted);
+    problems.push(...swept.problems);
+    if (!swept.goesOn) break;
+  }
+  return { deleted, problems, boundary };
+}
+
+/** One batch of manifests up to the boundary, from the lowest that was not collected on. */
+async function sweepManifests(
+  deps: GcDeps,
+  owned: OwnedMachine,
+  boundary: number,
+  memory: GcMemory,
+  signal: AbortSignal,
+): Promise<Deleted & { readonly goesOn: boolean }> {
+  const { store, clock } = deps;
+  const head = owned.manifest;
+  const machine = head.machine.id;
+  const first = manifestName(machine, memory.sweptUpTo + 1);
+  // The lowest that is locked was locked first: before it, none of those above can go.
+  if ((memory.lockedManifests.get(first) ?? -1) > clock.nowMs()) return { deleted: [], problems: [], goesOn: false };
+  const numbers = await manifestNumbers(store, machine, memory.sweptUpTo, boundary);
   const problems: string[] = [];
   const old = await deletableManifests({ head, numbers, boundary }, async (number) => {
     try {
@@ -190,11 +238,31 @@ async function collectManifests(
       return null;
     }
   });
-  const boundaries = await oldBoundaries(store, machine);
-  const names = [...old.map((number) => manifestName(machine, number)), ...boundaries];
-  const result = await deleteAll(store, names, memory, signal);
-  memory.sweptManifests = !signal.aborted && result.problems.length === 0;
-  return { ...result, problems: [...problems, ...result.problems], boundary };
+  const names = old.map((number) => manifestName(machine, number));
+  const result = await deleteAll(deps, dueOf(names, memory, clock.nowMs()), memory.lockedManifests, signal);
+  const gone = new Set(result.deleted);
+  const stays = names.find((name) => !gone.has(name));
+  const isLast = numbers.length < DELETE_BATCH;
+  memory.sweptUpTo = stays !== undefined ? numberOfName(stays) - 1 : isLast ? boundary : (numbers.at(-1) ?? boundary);
+  for (const name of [...memory.lockedManifests.keys()])
+    if (name.startsWith(manifestPrefix(machine)) && numberOfName(name) <= memory.sweptUpTo)
+      memory.lockedManifests.delete(name);
+  return { deleted: result.deleted, problems: [...problems, ...result.problems], goesOn: stays === undefined };
+}
+
+const dueOf = (names: readonly string[], memory: GcMemory, nowMs: number): string[] =>
+  names.filter((name) => !((memory.lockedManifests.get(name) ?? -1) > nowMs));
+
+/** Those that are there after one number and up to another, the lowest of them as many as one deletion takes. */
+async function manifestNumbers(store: ObjectStore, machine: MachineId, after: number, upTo: number): Promise<number[]> {
+  const numbers: number[] = [];
+  for await (const { name } of store.list(manifestPrefix(machine), { after: manifestName(machine, after) })) {
+    const number = numberOfName(name);
+    if (number > upTo) break;
+    numbers.push(number);
+    if (numbers.length === DELETE_BATCH) break;
+  }
+  return numbers;
 }
 
 /** All but the two highest: only the highest counts. */

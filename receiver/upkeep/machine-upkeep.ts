@@ -144,7 +144,7 @@ export class MachineUpkeep {
     // What the newest epoch left may be in flight with whoever has it.
     const plan = await planGc({ store, clock, delayMs: deletionDelayMs }, history, this.#gc, held.pins, () => true);
     this.#gc.seen = plan.seen;
-    return plan.deletable.length > 0;
+    return plan.deletable.some(({ name }) => !this.#gc.isLocked(name, clock.nowMs()));
   }
 
   async #task(task: UpkeepTask, owned: OwnedMachine, signal: AbortSignal): Promise<TaskResult> {
@@ -394,8 +394,8 @@ export class MachineUpkeep {
     const result = await runGc(gc, owned, history, this.#gc, held.pins, signal);
     this.garbage = result;
     this.#stats.retain(liveKeys(history));
-    work.deletedObjects += result.deletedObjects + result.deletedManifests;
-    work.deletedBytes += result.deletedBytes;
+    work.deletedObjects += result.deleted.length + result.deletedManifests;
+    work.deletedBytes += result.deleted.reduce((sum, object) => sum + object.sizeBytes, 0);
     if (work.deletedObjects > 0) work.reasons.push(...reasonsOf(result));
     const [problem] = result.problems;
     if (problem === undefined) return;
@@ -437,8 +437,8 @@ function liveKeys(history: MachineHistory): Set<string> {
   return keys;
 }
 
-function reasonsOf({ plan, deletedManifests, boundary }: GcResult): string[] {
-  const lines = plan.deletable.slice(0, 3).map(({ name, reason }) => `${name}: ${reason}`);
+function reasonsOf({ deleted, deletedManifests, boundary }: GcResult): string[] {
+  const lines = deleted.slice(0, 3).map(({ name, reason }) => `${name}: ${reason}`);
   if (deletedManifests > 0) lines.push(`${deletedManifests} manifests up to ${boundary}`);
   return lines;
 }

@@ -28,13 +28,16 @@ export function statusOf(
   upkeep: MachineUpkeep,
   running: boolean,
 ): MachineUpkeepStatus {
-  const plan = upkeep.garbage?.plan ?? null;
+  const { plan = null, locked = { objects: 0, bytes: 0 } } = upkeep.garbage ?? {};
   return {
     machine,
     name,
     running,
     tasks: [...upkeep.results.values()],
-    objects: plan === null ? null : Object.fromEntries(plan.kept),
+    objects:
+      plan === null
+        ? null
+        : { ...Object.fromEntries(plan.kept), ...(locked.objects > 0 ? { 'locked by the store': locked } : {}) },
     unknown: plan?.unknown.slice(0, 20) ?? [],
     missing: plan?.missing.slice(0, 20) ?? [],
     reads: upkeep.reads,

@@ -93,7 +93,6 @@ export class TestDisk {
 }
 
 export class World {
-  readonly clock = new TestClock();
   readonly disks: TestDisk[] = [];
   /** What each point is made of: digests by disk. */
   readonly digests = new Map<number, Map<DiskId, string>>();
@@ -105,7 +104,10 @@ export class World {
   limits: Pick<UpkeepDeps, 'shortcuts' | 'bases'> = {};
   #ids = 0;
 
-  constructor(readonly store: ObjectStore) {}
+  constructor(
+    readonly store: ObjectStore,
+    readonly clock = new TestClock(),
+  ) {}
 
   deps(store = this.store): CatalogDeps {
     return { store, clock: this.clock, randomId: () => `id-${++this.#ids}` };
