@@ -4,6 +4,7 @@
  */
 import { randomUUID } from 'node:crypto';
 import { beforeEach, describe, expect, it } from 'vitest';
+import type { ManifestOwner } from '../../receiver/catalog/manifest.js';
 import { OwnedMachine } from '../../receiver/catalog/owned-machine.js';
 import { OwnedMachines } from '../../receiver/catalog/owned-machines.js';
 import { readLayerList } from '../../receiver/catalog/manifest-io.js';
@@ -33,7 +34,7 @@ const OTHER = randomUUID();
 const DELAY_MS = 60_000;
 const random = randomOf(8);
 const some = (...numbers: number[]): Map<number, Buffer> => new Map(numbers.map((n) => [n, blockBytes(random)]));
-const ownerOf = (id: string): { id: string; name: string } => ({ id, name: 'dr' });
+const ownerOf = (receiver: string): ManifestOwner => ({ receiver, name: 'dr', address: 'dr:1' });
 
 let store: MemoryStore;
 let clock: TestClock;
@@ -42,13 +43,13 @@ beforeEach(() => {
   clock = new TestClock();
 });
 
-/** Upkeep of this receiver, which looks after machines that it had last. */
+/** Upkeep of this receiver, which looks after all machines but those that another had last. */
 function serviceOn(through: ObjectStore = store): { service: UpkeepService; machines: OwnedMachines } {
   const machines = new OwnedMachines();
   const service = new UpkeepService(
     {
       ...{ store: through, clock, randomId: randomUUID, log: silentLogger(), machines, owner: ownerOf(ME) },
-      isOurs: async (machine) => (await loadHead(store, machine))?.owner?.id === ME,
+      isOurs: async (machine) => (await loadHead(store, machine))?.owner?.receiver !== OTHER,
       policyOf: () => Promise.resolve({ tiers: [{ everyMs: 0, upToMs: 600_000 }], applicationTiers: [] }),
     },
     { intervalMs: 1, bytesPerSecond: 1e9, deletionDelayMs: DELAY_MS },
@@ -56,8 +57,7 @@ function serviceOn(through: ObjectStore = store): { service: UpkeepService; mach
   return { service, machines };
 }
 
-const agentOf = (model?: Map<number, Buffer>): TestAgent =>
-  new TestAgent(store, model, clock, { owner: ownerOf(ME) });
+const agentOf = (model?: Map<number, Buffer>): TestAgent => new TestAgent(store, model, clock);
 
 async function staged(agent: TestAgent, segment: number, blocks: Map<number, Buffer>, base: boolean): Promise<void> {
   agent.data(blocks, base ? 'sweep-base' : 'sweep-delta', segment);
@@ -105,7 +105,7 @@ it.each(['a comparison', 'a first copy'])(
       clock.ms += 2 * DELAY_MS;
     }
     const head = await loadHead(store, MACHINE);
-    expect(head).toMatchObject({ epoch: epoch + 1, owner: { id: ME } });
+    expect(head).toMatchObject({ epoch: epoch + 1, owner: { receiver: ME } });
     const list = head?.disks[0]?.staged ?? null;
     const layers = list === null ? [] : await readLayerList(store, list);
     expect(layers.map(({ segment, epoch: of }) => [segment, of])).toEqual([
@@ -171,7 +171,7 @@ describe('is refused, and nothing is changed', () => {
   it('when there is nothing of it', async () => {
     const { service } = serviceOn();
     await unchanged(async () => {
-      await expect(service.runNow(MACHINE)).rejects.toMatchObject(NOT_OURS);
+      await expect(service.runNow(MACHINE)).rejects.toMatchObject({ code: 'machine-empty', kind: 'not-found' });
       expect(await service.ownerOf(MACHINE)).toBeNull();
     });
   });
@@ -206,7 +206,7 @@ describe('somebody is faster', () => {
     expect(machines.get(MACHINE)).toBeNull();
     const owned = theirs as OwnedMachine | null;
     await owned?.commit((current) => current);
-    expect(await loadHead(store, MACHINE)).toMatchObject({ epoch: 2, owner: { id: OTHER } });
+    expect(await loadHead(store, MACHINE)).toMatchObject({ epoch: 2, owner: { receiver: OTHER } });
   });
 
   it('the machine’s own agent, at this receiver: its session stays the owner', async () => {
@@ -214,7 +214,7 @@ describe('somebody is faster', () => {
     let back: TestAgent | null = null;
     const { service, machines } = serviceOn(
       meanwhile(async () => {
-        back = new TestAgent(store, agent.model, clock, { owner: ownerOf(ME), machines });
+        back = new TestAgent(store, agent.model, clock, { machines });
         await back.hello(compareAt(1));
       }),
     );
