@@ -27,3 +27,5 @@ export const CALL_OVER_MS = 2 * 60_000;
 export const CALL_OVER_POLL_MS = 100;
 /** An agent that knows other receivers gives one that does not answer no longer than this. */
 export const FLEET_CONNECT_TIMEOUT_MS = 5_000;
+/** Old signs of life that a beat removes at most: many more than one brings, so that a backlog shrinks. */
+export const RECEIVER_RECORDS_TIDIED = 20;

@@ -38,3 +38,5 @@ export const CACHED_OBJECT_BYTES_MAX = STORE_PART_BYTES;
 export const CACHE_PIECE_BYTES = 64 * KIB;
 /** What a receiver keeps of a bucket's newest objects unless told otherwise: hours of changes of a hundred machines, until upkeep has merged them. */
 export const STORE_CACHE_BYTES = 2 * 1024 * MIB;
+/** The deletion of what a store locks without telling until when (a legal hold) is asked for again after so long. */
+export const LOCK_ASKED_AGAIN_MS = 3_600_000;

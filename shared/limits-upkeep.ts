@@ -75,8 +75,6 @@ export const MANIFESTS_KEPT = 100;
 export const BOUNDARY_STEP = 100;
 /** Objects that are deleted with one call. */
 export const DELETE_BATCH = 1000;
-/** What the store locks without a time that it tells (a legal hold) is asked for again after so long. */
-export const LOCK_ASKED_AGAIN_MS = 3_600_000;
 /** Steps of merging and building bases of one machine in one run; the next machine's turn comes then. */
 export const STEPS_PER_RUN = 64;
 /** Machines without anything new are looked at anyway so often. */

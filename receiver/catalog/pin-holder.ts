@@ -12,7 +12,7 @@ import { PIN_TTL_MS } from '../../shared/limits-retention.js';
 import type { MachineId } from '../../shared/units.js';
 import type { ObjectStore } from '../store/store.js';
 import { pinName } from './names.js';
-import { PIN_VERSION, type Pin } from './pins.js';
+import { isEnded, PIN_VERSION, type Pin, readPin } from './pins.js';
 import { sealJson } from './sealed-json.js';
 
 export interface PinDeps {
@@ -88,7 +88,8 @@ export class PinHolder {
     await this.#deps.store.deleteMany(names).catch(() => undefined);
   }
 
-  async #write(sequence: number): Promise<void> {
+  /** False: somebody has ended it. */
+  async #write(sequence: number): Promise<boolean> {
     const { store, clock } = this.#deps;
     const startMs = clock.monotonicMs();
     const nowMs = clock.nowMs();
@@ -102,9 +103,14 @@ export class PinHolder {
       expiresAtMs: nowMs + this.#ttlMs,
     };
     this.#sequence = sequence;
-    // Under this name nobody else writes: one that exists is of a try whose answer was lost.
-    await store.createIfAbsent(pinName(this.#machine, this.id, sequence), sealJson(pin));
+    const name = pinName(this.#machine, this.id, sequence);
+    if ((await store.createIfAbsent(name, sealJson(pin))) === 'exists') {
+      // Of a try whose answer was lost, or written by upkeep as the end of a pin that it may not remove.
+      const there = await readPin(store, name);
+      if (there === null || 'why' in there || isEnded(there)) return false;
+    }
     this.#trustedUntilMs = startMs + this.#ttlMs;
+    return true;
   }
 
   async #renewRegularly(): Promise<void> {
@@ -122,8 +128,7 @@ export class PinHolder {
     const { store } = this.#deps;
     const before = pinName(this.#machine, this.id, next - 1);
     try {
-      await this.#write(next);
-      if ((await store.head(before)) === null) {
+      if (!(await this.#write(next)) || (await store.head(before)) === null) {
         this.#lose('somebody removed it as ended');
         return true;
       }

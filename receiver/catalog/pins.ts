@@ -13,9 +13,11 @@ import { z } from 'zod';
 import { AfterimageError, messageOf } from '../../shared/errors.js';
 import { PIN_BYTES_MAX } from '../../shared/limits-retention.js';
 import { isUuid, type MachineId } from '../../shared/units.js';
+import { DeleteError } from '../store/delete-error.js';
+import { LockedNames } from '../store/locked-names.js';
 import type { ObjectStore } from '../store/store.js';
 import { pinName, pinsPrefix } from './names.js';
-import { openSealedJson } from './sealed-json.js';
+import { openSealedJson, sealJson } from './sealed-json.js';
 
 export const PIN_VERSION = 1;
 
@@ -103,25 +105,50 @@ async function listPins(
 
 /**
  * Removes what counts no more and returns what is left: what whoever deletes layers has to respect. Pins go before layers do: a holder that comes back
- * either renews before this looks again, and counts, or finds its pin gone, and plans anew.
+ * either renews before this looks again, and counts, or finds its pin gone, and plans anew. `locked`: what the store refused to remove before, which is
+ * not asked for again until its lock ends.
  */
-export async function endPins(store: ObjectStore, machine: MachineId, nowMs: number): Promise<PinsRead> {
+export async function endPins(
+  store: ObjectStore,
+  machine: MachineId,
+  nowMs: number,
+  locked = new LockedNames(),
+): Promise<PinsRead> {
   const before = await readPins(store, machine);
   const ended = before.pins.filter((pin) => !isPinLive(pin, nowMs));
-  const newest = new Map(before.pins.map((pin) => [pin.id, pin.sequence]));
   // The one before the newest is its holder's sign that nobody has ended it.
-  const old = before.superseded.filter((o) => o.sequence < (newest.get(o.id) ?? 0) - 1);
-  const names = [...ended.map((p) => pinName(machine, p.id, p.sequence)), ...old.map((o) => o.name)];
-  if (names.length === 0) return before;
-  await store.deleteMany(names).catch((error: unknown) => {
-    // Under a lock of the store nothing goes before its time, and no layer either.
-    if (!(error instanceof AfterimageError) || error.code !== 'object-locked') throw error;
-  });
-  return readPins(store, machine);
+  const needed = new Map(before.pins.map((pin) => [pin.id, isEnded(pin) ? pin.sequence : pin.sequence - 1]));
+  const old = before.superseded.filter((o) => o.sequence < (needed.get(o.id) ?? 0));
+  const wanted = [...ended.map((p) => pinName(machine, p.id, p.sequence)), ...old.map((o) => o.name)];
+  const asked = new Set(wanted);
+  locked.retain((name) => asked.has(name));
+  const names = wanted.filter((name) => !locked.isLocked(name, nowMs));
+  try {
+    if (names.length > 0) await store.deleteMany(names);
+    locked.note(names, [], nowMs);
+  } catch (error) {
+    if (!(error instanceof DeleteError)) throw error;
+    locked.note(names, error.kept, nowMs);
+    // What is locked goes when its lock ends.
+    if (error.code !== 'object-locked') throw error;
+  }
+  const stays = ended.filter((pin) => !isEnded(pin) && locked.has(pinName(machine, pin.id, pin.sequence)));
+  for (const pin of stays) await writeEnd(store, machine, pin, nowMs);
+  return names.length + stays.length === 0 ? before : readPins(store, machine);
+}
+
+/** Written in place of the renewal of an ended pin that the store locks: a holder that comes back meets it, as it would miss a pin that was removed. */
+export const isEnded = (pin: Pin): boolean => pin.expiresAtMs === 0;
+
+async function writeEnd(store: ObjectStore, machine: MachineId, pin: Pin, nowMs: number): Promise<void> {
+  const sequence = pin.sequence + 1;
+  const end: Pin = { ...pin, sequence, holder: 'ended', writtenAtMs: nowMs, expiresAtMs: 0 };
+  // Taken: its holder was faster, and counts.
+  await store.createIfAbsent(pinName(machine, pin.id, sequence), sealJson(end));
 }
 
 /** Null when it is gone: released, or replaced by its renewal, since it was listed. */
-async function readPin(store: ObjectStore, name: string): Promise<Pin | { readonly why: string } | null> {
+export async function readPin(store: ObjectStore, name: string): Promise<Pin | { readonly why: string } | null> {
   const bytes = await store.get(name, PIN_BYTES_MAX);
   if (bytes === null) return null;
   try {

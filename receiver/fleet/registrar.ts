@@ -6,8 +6,11 @@
  */
 import type { Clock } from '../../shared/clock.js';
 import { messageOf } from '../../shared/errors.js';
+import { RECEIVER_RECORDS_TIDIED } from '../../shared/limits-fleet.js';
 import type { Logger } from '../../shared/log.js';
 import { receiverName } from '../catalog/names.js';
+import { DeleteError, type KeptObject } from '../store/delete-error.js';
+import { LockedNames } from '../store/locked-names.js';
 import type { ObjectStore } from '../store/store.js';
 import {
   createReceiverRecord,
@@ -46,6 +49,7 @@ export class Registrar {
   #standing: number[] = [];
   #isDoubled = false;
   #canDelete = true;
+  readonly #locked = new LockedNames();
 
   constructor(deps: RegistrarDeps, self: Self) {
     this.#deps = deps;
@@ -104,17 +108,31 @@ export class Registrar {
   }
 
   async #tidy(): Promise<void> {
-    const old = this.#standing.slice(0, -2);
-    if (old.length === 0) return;
+    const { store, clock, log } = this.#deps;
+    const nowMs = clock.nowMs();
+    // The oldest first, and so many at most: where nothing can be deleted they become very many, and each beat would ask for all.
+    const old = this.#standing.slice(0, -2).slice(0, RECEIVER_RECORDS_TIDIED);
+    const due = old.filter((number) => !this.#locked.isLocked(receiverName(this.#self.id, number), nowMs));
+    if (due.length === 0) return;
+    const names = due.map((number) => receiverName(this.#self.id, number));
     try {
-      await this.#deps.store.deleteMany(old.map((number) => receiverName(this.#self.id, number)));
-      this.#standing = this.#standing.slice(-2);
-      this.#canDelete = true;
+      await store.deleteMany(names);
+      this.#gone(names, []);
     } catch (error) {
+      if (error instanceof DeleteError) this.#gone(names, error.kept);
+      // Under a lock they go when that ends.
+      if (error instanceof DeleteError && error.code === 'object-locked') return;
       // They are tried again at the next beat; said once.
-      if (this.#canDelete)
-        this.#deps.log.warn({ err: error }, `old signs of life can't be removed: ${messageOf(error)}`);
+      if (this.#canDelete) log.warn({ err: error }, `old signs of life can't be removed: ${messageOf(error)}`);
       this.#canDelete = false;
     }
+  }
+
+  #gone(names: readonly string[], kept: readonly KeptObject[]): void {
+    this.#locked.note(names, kept, this.#deps.clock.nowMs());
+    const gone = new Set(names);
+    for (const { name } of kept) gone.delete(name);
+    this.#standing = this.#standing.filter((number) => !gone.has(receiverName(this.#self.id, number)));
+    if (kept.length === 0) this.#canDelete = true;
   }
 }

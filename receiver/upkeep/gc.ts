@@ -6,7 +6,7 @@
  */
 import { messageOf } from '../../shared/errors.js';
 import { failpoint } from '../../shared/failpoints.js';
-import { BOUNDARY_STEP, DELETE_BATCH, LOCK_ASKED_AGAIN_MS, MANIFESTS_KEPT } from '../../shared/limits-upkeep.js';
+import { BOUNDARY_STEP, DELETE_BATCH, MANIFESTS_KEPT } from '../../shared/limits-upkeep.js';
 import type { Clock } from '../../shared/clock.js';
 import type { MachineId } from '../../shared/units.js';
 import { readBoundary, readManifest } from '../catalog/manifest-io.js';
@@ -21,6 +21,7 @@ import {
 import type { OwnedMachine } from '../catalog/owned-machine.js';
 import { sealJson } from '../catalog/sealed-json.js';
 import { DeleteError, type KeptObject } from '../store/delete-error.js';
+import { LockedNames } from '../store/locked-names.js';
 import type { ObjectInfo, ObjectStore } from '../store/store.js';
 import {
   deletableManifests,
@@ -43,17 +44,16 @@ export interface GcDeps {
 /** What a process remembers between passes over one machine. */
 export class GcMemory {
   seen: ReadonlyMap<string, Seen> = new Map();
-  /** Objects that the store locks, and the wall time from which it is asked again to delete them. */
-  readonly locked = new Map<string, number>();
+  /** Layers, pages and lists that the store keeps by its own rule. */
+  readonly locked = new LockedNames();
   /** The same of manifests and boundaries; of the former, those that were asked for. */
-  readonly lockedManifests = new Map<string, number>();
+  readonly lockedManifests = new LockedNames();
+  readonly lockedPins = new LockedNames();
   /**
    * Manifests up to this number were collected. From 0 at a start: a pass that was killed may have left some below the boundary. What the store locks
    * holds it back, so that they are found again when their lock ends.
    */
   sweptUpTo = 0;
-
-  isLocked = (name: string, nowMs: number): boolean => (this.locked.get(name) ?? -1) > nowMs;
 }
 
 export interface GcResult {
@@ -110,8 +110,9 @@ export async function runGc(
   memory.seen = plan.seen;
   await owned.confirm();
   const nowMs = deps.clock.nowMs();
-  forgetOthers(memory.locked, plan.deletable);
-  const due = plan.deletable.filter(({ name }) => !memory.isLocked(name, nowMs));
+  const deletable = new Set(namesIn(plan.deletable));
+  memory.locked.retain((name) => deletable.has(name));
+  const due = plan.deletable.filter(({ name }) => !memory.locked.isLocked(name, nowMs));
   const objects = await deleteAll(deps, namesIn(due), memory.locked, signal);
   const manifests = await collectManifests(deps, owned, memory, signal);
   const gone = new Set(objects.deleted);
@@ -137,12 +138,6 @@ const countOf = (objects: readonly ObjectInfo[]): Count => ({
   bytes: objects.reduce((sum, object) => sum + object.sizeBytes, 0),
 });
 
-/** Locks of what is gone, or needed again: somebody else may have deleted it. */
-function forgetOthers(locked: Map<string, number>, deletable: readonly ObjectInfo[]): void {
-  const names = new Set(namesIn(deletable));
-  for (const name of [...locked.keys()]) if (!names.has(name)) locked.delete(name);
-}
-
 interface Deleted {
   readonly deleted: readonly string[];
   readonly problems: readonly string[];
@@ -152,7 +147,7 @@ interface Deleted {
 async function deleteAll(
   { store, clock }: Pick<GcDeps, 'store' | 'clock'>,
   names: readonly string[],
-  locked: Map<string, number>,
+  locked: LockedNames,
   signal: AbortSignal,
 ): Promise<Deleted> {
   const deleted: string[] = [];
@@ -167,16 +162,11 @@ async function deleteAll(
       },
     );
     failpoint('receiver.upkeep.batch-deleted');
+    locked.note(batch, kept, clock.nowMs());
     const still = new Set(kept.map((object) => object.name));
-    for (const name of batch) {
-      if (still.has(name)) continue;
-      deleted.push(name);
-      locked.delete(name);
-    }
-    for (const { name, reason, lockedUntilMs, message } of kept) {
-      if (reason === 'locked') locked.set(name, lockedUntilMs ?? clock.nowMs() + LOCK_ASKED_AGAIN_MS);
-      else problems.push(`${name} could not be deleted: ${message}`);
-    }
+    deleted.push(...batch.filter((name) => !still.has(name)));
+    for (const { name, reason, message } of kept)
+      if (reason === 'failed') problems.push(`${name} could not be deleted: ${message}`);
   }
   return { deleted, problems };
 }
@@ -227,7 +217,7 @@ async function sweepManifests(
   const machine = head.machine.id;
   const first = manifestName(machine, memory.sweptUpTo + 1);
   // The lowest that is locked was locked first: before it, none of those above can go.
-  if ((memory.lockedManifests.get(first) ?? -1) > clock.nowMs()) return { deleted: [], problems: [], goesOn: false };
+  if (memory.lockedManifests.isLocked(first, clock.nowMs())) return { deleted: [], problems: [], goesOn: false };
   const numbers = await manifestNumbers(store, machine, memory.sweptUpTo, boundary);
   const problems: string[] = [];
   const old = await deletableManifests({ head, numbers, boundary }, async (number) => {
@@ -244,14 +234,13 @@ async function sweepManifests(
   const stays = names.find((name) => !gone.has(name));
   const isLast = numbers.length < DELETE_BATCH;
   memory.sweptUpTo = stays !== undefined ? numberOfName(stays) - 1 : isLast ? boundary : (numbers.at(-1) ?? boundary);
-  for (const name of [...memory.lockedManifests.keys()])
-    if (name.startsWith(manifestPrefix(machine)) && numberOfName(name) <= memory.sweptUpTo)
-      memory.lockedManifests.delete(name);
+  const isBoundary = (name: string): boolean => name.startsWith(boundaryPrefix(machine));
+  memory.lockedManifests.retain((name) => isBoundary(name) || numberOfName(name) > memory.sweptUpTo);
   return { deleted: result.deleted, problems: [...problems, ...result.problems], goesOn: stays === undefined };
 }
 
 const dueOf = (names: readonly string[], memory: GcMemory, nowMs: number): string[] =>
-  names.filter((name) => !((memory.lockedManifests.get(name) ?? -1) > nowMs));
+  names.filter((name) => !memory.lockedManifests.isLocked(name, nowMs));
 
 /** Those that are there after one number and up to another, the lowest of them as many as one deletion takes. */
 async function manifestNumbers(store: ObjectStore, machine: MachineId, after: number, upTo: number): Promise<number[]> {

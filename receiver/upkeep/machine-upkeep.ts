@@ -144,7 +144,7 @@ export class MachineUpkeep {
     // What the newest epoch left may be in flight with whoever has it.
     const plan = await planGc({ store, clock, delayMs: deletionDelayMs }, history, this.#gc, held.pins, () => true);
     this.#gc.seen = plan.seen;
-    return plan.deletable.some(({ name }) => !this.#gc.isLocked(name, clock.nowMs()));
+    return plan.deletable.some(({ name }) => !this.#gc.locked.isLocked(name, clock.nowMs()));
   }
 
   async #task(task: UpkeepTask, owned: OwnedMachine, signal: AbortSignal): Promise<TaskResult> {
@@ -388,7 +388,7 @@ export class MachineUpkeep {
     // Nothing is written by tasks now, and no commit is in doubt: what the manifest doesn't name of theirs, a failed task left.
     owned.landed(this.#taken.splice(0));
     const history = await loadHistory(this.#cache, owned.manifest);
-    const held = await loadHeldAndEndPins(store, history.manifest.machine.id, clock.nowMs());
+    const held = await loadHeldAndEndPins(store, history.manifest.machine.id, clock.nowMs(), this.#gc.lockedPins);
     mustNotBeBlocked(held.blockers);
     const gc = { store, clock, delayMs: deletionDelayMs };
     const result = await runGc(gc, owned, history, this.#gc, held.pins, signal);

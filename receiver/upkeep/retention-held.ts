@@ -10,6 +10,7 @@ import { readHolds, type Hold } from '../catalog/holds.js';
 import { endPins, isPinLive, readPins, type Pin, type PinsRead } from '../catalog/pins.js';
 import { loadRecovery } from '../catalog/recovery-io.js';
 import type { Recovery } from '../catalog/recovery.js';
+import type { LockedNames } from '../store/locked-names.js';
 import type { ObjectStore } from '../store/store.js';
 import type { HeldPoints } from './retention.js';
 
@@ -26,8 +27,12 @@ export const loadHeld = (store: ObjectStore, machine: MachineId, nowMs: number):
   heldWith(store, machine, nowMs, readPins(store, machine));
 
 /** The same for whoever deletes layers next: pins that have ended are removed first, so that a holder which comes back learns that it has none. */
-export const loadHeldAndEndPins = (store: ObjectStore, machine: MachineId, nowMs: number): Promise<Held> =>
-  heldWith(store, machine, nowMs, endPins(store, machine, nowMs));
+export const loadHeldAndEndPins = (
+  store: ObjectStore,
+  machine: MachineId,
+  nowMs: number,
+  locked: LockedNames,
+): Promise<Held> => heldWith(store, machine, nowMs, endPins(store, machine, nowMs, locked));
 
 async function heldWith(
   store: ObjectStore,

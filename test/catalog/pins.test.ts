@@ -8,11 +8,13 @@ import { manifestName, pinName, pinsPrefix } from '../../receiver/catalog/names.
 import { PinHolder, type PinDeps } from '../../receiver/catalog/pin-holder.js';
 import { openPinned } from '../../receiver/catalog/pinned-point.js';
 import { endPins, isPinLive, readPins, type Pin } from '../../receiver/catalog/pins.js';
+import { LockedNames } from '../../receiver/store/locked-names.js';
 import { loadHeld } from '../../receiver/upkeep/retention-held.js';
 import { AfterimageError } from '../../shared/errors.js';
 import { PIN_TTL_MS } from '../../shared/limits-retention.js';
 import { MIB } from '../../shared/units.js';
 import { Chain, MACHINE } from '../helpers/layers.js';
+import { LockingStore } from '../helpers/locking-store.js';
 import { ManualClock } from '../helpers/manual-clock.js';
 import { MemoryStore, storeThrough, type Around } from '../helpers/memory-store.js';
 
@@ -228,6 +230,56 @@ describe('reading them', () => {
       expect([pins.length, holder.lost.aborted]).toEqual(
         wakes === 'before the deletion' ? [1, false] : [wakes === 'after it' ? 0 : 1, true],
       );
+      await holder.release();
+    },
+  );
+});
+
+describe('in a store that locks every object', () => {
+  const LOCK_MS = 100 * PIN_TTL_MS;
+  let locking: LockingStore;
+  beforeEach(() => {
+    locking = store = new LockingStore(clock, LOCK_MS);
+  });
+
+  test('pins end, are not asked for again before their lock ends, and go then', async () => {
+    const locked = new LockedNames();
+    const holder = await PinHolder.acquire(depsOf(), MACHINE, WISH);
+    await clock.pass(3 * PIN_TTL_MS);
+    expect(holder.lost.aborted).toBe(false);
+    await holder.release();
+    await clock.pass(2 * PIN_TTL_MS);
+    locking.asked.length = 0;
+    for (let i = 0; i < 5; i++) {
+      const { pins } = await endPins(store, MACHINE, clock.nowMs(), locked);
+      expect(pins.filter((pin) => isPinLive(pin, clock.nowMs()))).toEqual([]);
+    }
+    const names = locking.asked.map(({ name }) => name);
+    expect(names.length).toBeGreaterThan(3);
+    expect(new Set(names).size).toBe(names.length);
+    await clock.pass(LOCK_MS);
+    await endPins(store, MACHINE, clock.nowMs(), locked);
+    expect(pinNames()).toEqual([]);
+  });
+
+  test.each(['before the deletion', 'before the last look', 'after it'])(
+    'a holder that slept through its pin and wakes %s either counts or knows that it does not',
+    async (wakes) => {
+      const holder = await PinHolder.acquire(depsOf(), MACHINE, WISH);
+      clock.jump(2 * PIN_TTL_MS);
+      let listings = 0;
+      const upkeep = storeThrough(store, async (what, work) => {
+        const isLastLook = what.startsWith('list') && ++listings === 2;
+        const isNow = what.startsWith('delete')
+          ? wakes === 'before the deletion'
+          : isLastLook && wakes === 'before the last look';
+        if (isNow) await clock.pass(PIN_TTL_MS / 3);
+        return work();
+      });
+      const { pins } = await endPins(upkeep, MACHINE, clock.nowMs());
+      if (wakes === 'after it') await clock.pass(PIN_TTL_MS / 3);
+      const live = pins.filter((pin) => isPinLive(pin, clock.nowMs()));
+      expect([live.length, holder.lost.aborted]).toEqual(wakes === 'before the deletion' ? [1, false] : [0, true]);
       await holder.release();
     },
   );

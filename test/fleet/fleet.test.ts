@@ -1,13 +1,16 @@
 /**
  * Receivers that see each other through one store, beat by beat: no clock runs but the one that a test moves.
  */
-import { describe, expect, it } from 'vitest';
+import { randomUUID } from 'node:crypto';
+import { describe, expect, it, vi } from 'vitest';
 import { Fleet } from '../../receiver/fleet/fleet.js';
 import { receiverNumbers } from '../../receiver/fleet/record.js';
+import { Registrar } from '../../receiver/fleet/registrar.js';
 import type { Clock } from '../../shared/clock.js';
-import { RECEIVER_MISSES_MAX } from '../../shared/limits-fleet.js';
+import { RECEIVER_MISSES_MAX, RECEIVER_RECORDS_TIDIED } from '../../shared/limits-fleet.js';
 import { silentLogger } from '../../shared/log.js';
 import { asMachineId } from '../../shared/units.js';
+import { LockingStore } from '../helpers/locking-store.js';
 import { MemoryStore } from '../helpers/memory-store.js';
 
 const HEARTBEAT_MS = 1000;
@@ -115,6 +118,25 @@ describe('receivers on one store', () => {
     expect(await receiverNumbers(store, A)).toEqual([4, 5]);
     await beats(2, receiver(store, A));
     expect(await receiverNumbers(store, A)).toEqual([6, 7]);
+  });
+
+  it('ask a store that locks what they wrote once for each sign of life, and remove it when the lock ends', async () => {
+    const clock = new Hands();
+    const store = new LockingStore(clock, 60_000);
+    const log = silentLogger();
+    const warn = vi.spyOn(log, 'warn');
+    const self = { id: A, name: 'a', addresses: ['a:1'], program: 'test', weight: 1, heartbeatMs: HEARTBEAT_MS };
+    const registrar = new Registrar({ store, clock, randomId: randomUUID, log }, self);
+    for (let i = 0; i < 200; i++) {
+      await registrar.beat('serving', { machines: 0, bytesPerSecond: 0 });
+      clock.wall += HEARTBEAT_MS;
+    }
+    // A minute of them, and what a beat or two look at.
+    expect(store.objects.size).toBeLessThan(60 + RECEIVER_RECORDS_TIDIED + 5);
+    const refused = store.asked.filter(({ lockedUntilMs }) => lockedUntilMs !== null).map(({ name }) => name);
+    expect(refused.length).toBeGreaterThan(50);
+    expect(new Set(refused).size).toBe(refused.length);
+    expect(warn).not.toHaveBeenCalled();
   });
 
   it('notice another process with their own id', async () => {

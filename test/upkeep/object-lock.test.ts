@@ -9,7 +9,8 @@ import { boundaryPrefix, machinePrefix, manifestPrefix, numberOfName } from '../
 import { namesOf } from '../../receiver/upkeep/gc-plan.js';
 import { CatalogCache, loadHistory } from '../../receiver/upkeep/history.js';
 import { statusOf } from '../../receiver/upkeep/upkeep-status.js';
-import { LOCK_ASKED_AGAIN_MS, MANIFESTS_KEPT } from '../../shared/limits-upkeep.js';
+import { LOCK_ASKED_AGAIN_MS } from '../../shared/limits-store.js';
+import { MANIFESTS_KEPT } from '../../shared/limits-upkeep.js';
 import { MIB } from '../../shared/units.js';
 import { LockingStore } from '../helpers/locking-store.js';
 import { MACHINE } from '../helpers/layers.js';
