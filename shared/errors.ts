@@ -49,6 +49,14 @@ export const usageError = (message: string, hint?: string): AfterimageError =>
 export const corrupt = (code: string, message: string, hint?: string): AfterimageError =>
   new AfterimageError(message, { code, kind: 'corrupt', ...(hint === undefined ? {} : { hint }) });
 
+/** Whole, and written by a newer program: nobody may take it for damage, and mend it. `what`: `layer x`. */
+export const versionNewer = (what: string, version: number, known: number): AfterimageError =>
+  new AfterimageError(`${what} has version ${version}, this program knows ${known}`, {
+    code: 'version-newer',
+    kind: 'unsupported',
+    hint: 'Use the newer program that wrote it.',
+  });
+
 /** Text of anything thrown, with errno names kept. */
 export function messageOf(error: unknown): string {
   if (error instanceof Error) return error.message;

@@ -4,7 +4,7 @@
  */
 import { z } from 'zod';
 import { checksum64, digestToText } from '../../shared/blocks/hash.js';
-import { AfterimageError, corrupt } from '../../shared/errors.js';
+import { corrupt, versionNewer } from '../../shared/errors.js';
 
 export function sealJson(value: unknown): Buffer {
   const line = JSON.stringify(value);
@@ -28,11 +28,7 @@ export function openSealedJson<T>(bytes: Buffer, schema: z.ZodType<T>, version: 
   }
   const found = typeof value === 'object' && value !== null && 'version' in value ? value.version : undefined;
   if (typeof found === 'number' && found > version) {
-    throw new AfterimageError(`object ${name} has version ${found}, this program knows ${version}`, {
-      code: 'version-newer',
-      kind: 'unsupported',
-      hint: 'Use the newer program that wrote it.',
-    });
+    throw versionNewer(`object ${name}`, found, version);
   }
   const parsed = schema.safeParse(value);
   if (!parsed.success) throw corrupt('sealed-json', `object ${name} is not valid: ${z.prettifyError(parsed.error)}`);

@@ -26,7 +26,7 @@
  */
 import { checksum64 } from '../blocks/hash.js';
 import { NONCE_BYTES, TAG_BYTES } from '../crypto/xaes.js';
-import { corrupt } from '../errors.js';
+import { corrupt, versionNewer } from '../errors.js';
 import { BLOCKS_PER_DISK_MAX, BLOCK_BYTES_MAX, BLOCK_BYTES_MIN, CHUNK_PLAIN_BYTES_MAX } from '../limits.js';
 import { CODEC_LZ4, CODEC_NONE, lz4 } from './codec.js';
 
@@ -218,6 +218,8 @@ export function openChunk(bytes: Buffer, { seal }: ChunkHeader, opener: ChunkOpe
 function decodeSeal(bytes: Buffer): ChunkSeal | null {
   const version = bytes.readUInt8(12);
   if (version === CHUNK_VERSION) return null;
+  if (version > CHUNK_VERSION_SEALED && bytes.readBigUInt64LE(0) === checksum64(bytes.subarray(8)))
+    throw versionNewer('chunk', version, CHUNK_VERSION_SEALED);
   if (version !== CHUNK_VERSION_SEALED) bad(`version ${version}, this program knows up to ${CHUNK_VERSION_SEALED}`);
   if (bytes.length < CHUNK_HEADER_BYTES + SEAL_BYTES) bad(`${bytes.length} bytes, shorter than its header`);
   const flags = bytes.readUInt32LE(CHUNK_HEADER_BYTES + 4);

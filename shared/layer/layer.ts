@@ -18,7 +18,7 @@
  * Footer: u64 offset of the index, u64 length of the index, u64 checksum of the index (XXH64), u32 version, u32 magic "AILE".
  */
 import { checksum64 } from '../blocks/hash.js';
-import { corrupt } from '../errors.js';
+import { corrupt, versionNewer } from '../errors.js';
 import { BLOCKS_PER_DISK_MAX, LAYER_BLOCKS_MAX } from '../limits.js';
 import { NONCE_BYTES, TAG_BYTES } from '../crypto/xaes.js';
 import type { ChunkExtent, ChunkHeader, ChunkOpener, ChunkSeal, ChunkSealer } from './chunk.js';
@@ -92,8 +92,9 @@ export function decodeLayerHeader(b: Buffer, name: string): LayerHeader {
   if (b.length < LAYER_HEADER_BYTES) bad(`${b.length} bytes, shorter than its header`);
   if (b.readUInt32LE(0) !== LAYER_MAGIC) bad('wrong magic');
   const version = b.readUInt16LE(4);
-  if (version !== LAYER_VERSION) bad(`version ${version}, this program knows ${LAYER_VERSION}`);
   if (b.readBigUInt64LE(56) !== checksum64(b.subarray(0, 56))) bad('header checksum does not match');
+  if (version > LAYER_VERSION) throw versionNewer(`layer ${name}`, version, LAYER_VERSION);
+  if (version !== LAYER_VERSION) bad(`version ${version}, this program knows ${LAYER_VERSION}`);
   const kind = b.readUInt8(6);
   if (kind !== 1 && kind !== 2) bad(`kind ${kind}`);
   const segment = b.readUInt32LE(12);
