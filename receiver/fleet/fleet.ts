@@ -50,6 +50,8 @@ export class Fleet {
   readonly #roster = new Roster();
   readonly #listeners = new Set<() => void>();
   /** Newest record of each receiver that was ever read, by id. */
+  /** Of the last look. */
+  #highest: ReadonlyMap<string, number> = new Map();
   readonly #records = new Map<string, ReceiverRecord>();
   readonly #lookers = new Set<() => void>();
   readonly #calls = new Calls();
@@ -204,7 +206,8 @@ export class Fleet {
 
   async #look(): Promise<void> {
     const { store, clock } = this.#deps;
-    const highest = await highestNumbers(store);
+    const highest = await highestNumbers(store, this.#highest);
+    this.#highest = highest;
     for (const id of this.#records.keys()) if (!highest.has(id)) this.#records.delete(id);
     for (const [id, number] of highest) {
       if (id === this.id || this.#records.get(id)?.number === number) continue;

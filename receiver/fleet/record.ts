@@ -3,12 +3,17 @@
  * writing only. A hint to find each other by, never a right: who may write a machine is decided by its manifests alone.
  */
 import { z } from 'zod';
-import { CALLS_MAX, RECEIVER_ADDRESSES_MAX, RECEIVER_RECORD_BYTES_MAX } from '../../shared/limits-fleet.js';
+import {
+  CALLS_MAX,
+  RECEIVER_ADDRESSES_MAX,
+  RECEIVER_RECORD_BYTES_MAX,
+  RECEIVER_RECORDS_TIDIED,
+} from '../../shared/limits-fleet.js';
 import { isUuid } from '../../shared/units.js';
 import { parseHostPort } from '../../shared/wire/host-port.js';
 import { numberOfName, receiverName, receiverPrefix, RECEIVERS_PREFIX } from '../catalog/names.js';
 import { openSealedJson, sealJson } from '../catalog/sealed-json.js';
-import type { CreateResult, ObjectStore } from '../store/store.js';
+import type { CreateResult, ListOptions, ObjectStore } from '../store/store.js';
 
 export const RECEIVER_RECORD_VERSION = 1;
 
@@ -70,12 +75,30 @@ export async function receiverNumbers(store: ObjectStore, id: string): Promise<n
   return numbers;
 }
 
-/** The highest number of each receiver: one listing. Names that are not ours are passed over. */
-export async function highestNumbers(store: ObjectStore): Promise<Map<string, number>> {
+/**
+ * The highest number of each receiver. Names that are not ours are passed over. One listing; but what lies far below a number that is known already (of a
+ * store that lets nothing be deleted) is skipped by a listing that begins anew behind it.
+ */
+export async function highestNumbers(
+  store: ObjectStore,
+  known: ReadonlyMap<string, number> = new Map(),
+): Promise<Map<string, number>> {
   const highest = new Map<string, number>();
-  for await (const { name } of store.list(RECEIVERS_PREFIX)) {
-    const [id = '', number = ''] = name.slice(RECEIVERS_PREFIX.length).split('/');
-    if (isUuid(id) && /^\d+$/.test(number)) highest.set(id, Math.max(highest.get(id) ?? 0, Number(number)));
-  }
+  let after: string | null = null;
+  do {
+    const options: ListOptions = after === null ? {} : { after };
+    after = null;
+    for await (const { name } of store.list(RECEIVERS_PREFIX, options)) {
+      const [id = '', text = ''] = name.slice(RECEIVERS_PREFIX.length).split('/');
+      if (!isUuid(id) || !/^\d+$/.test(text)) continue;
+      const number = Number(text);
+      const from = known.get(id) ?? 0;
+      if (number < from - RECEIVER_RECORDS_TIDIED) {
+        after = receiverName(id, from - 1);
+        break;
+      }
+      highest.set(id, Math.max(highest.get(id) ?? 0, number));
+    }
+  } while (after !== null);
   return highest;
 }

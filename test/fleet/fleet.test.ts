@@ -139,6 +139,27 @@ describe('receivers on one store', () => {
     expect(warn).not.toHaveBeenCalled();
   });
 
+  it('look at few names of each other, however many a store keeps locked', async () => {
+    const clock = new Hands();
+    const store = new LockingStore(clock, 1e12);
+    const [a, b] = [receiver(store, A, clock), receiver(store, B, clock)];
+    await beats(200, a, b);
+    expect(store.objects.size).toBe(400);
+    let names = 0;
+    const real = store.list.bind(store);
+    store.list = async function* (prefix, options) {
+      for await (const object of real(prefix, options)) {
+        names++;
+        yield object;
+      }
+    };
+    await beats(1, a, b);
+    expect(names).toBeLessThan(20);
+    expect([seen(a, B), seen(b, A)]).toEqual(['live', 'live']);
+    await beats(RECEIVER_MISSES_MAX + 1, a);
+    expect(seen(a, B)).toBe('gone');
+  });
+
   it('notice another process with their own id', async () => {
     const store = new MemoryStore();
     const [one, two] = [receiver(store, A), receiver(store, A)];

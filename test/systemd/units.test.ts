@@ -48,6 +48,11 @@ describe.each([
     expect(unit).toMatch(/^Type=notify$/m);
     expect(unit).toMatch(/^RestartPreventExitStatus=2$/m);
   });
+
+  test('keeps its state in a folder of its own that outlives a reboot', async () => {
+    const unit = await readFile(new URL(`${name}.service`, UNITS), 'utf8');
+    expect(unit).toContain(`\nStateDirectory=${name}\n`);
+  });
 });
 
 describe.each(['arm', 'close'])('afterimage-%s.service', (verb) => {
