@@ -216,7 +216,7 @@ export class S3Store implements ObjectStore {
         throw new DeleteError([...kept, ...failedAll(all.slice(i), error)], error);
       }
     }
-    if (kept.length > 0) throw new DeleteError(kept);
+    if (kept.length > 0) throw new DeleteError(kept.sort((a, b) => (a.name < b.name ? -1 : 1)));
   }
 
   serverClockMs(): number | null {
