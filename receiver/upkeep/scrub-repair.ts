@@ -36,7 +36,7 @@ import { CatalogCache, loadHistory, type DiskHistory, type MachineHistory } from
 import { writeWinners } from './merge-layers.js';
 import type { Pace } from './pace.js';
 import { askFor } from './scrub-ask.js';
-import { concernOfLayer, extentsOrNull } from './scrub-concern.js';
+import { concernOfLayer, extentsOrNull, type Concern } from './scrub-concern.js';
 import { findDonors, wantedOf, type Donors } from './scrub-donors.js';
 import { isSameLayer } from './scrub-rebuild.js';
 import { dropShortcut, replaceLayers } from './scrub-replace.js';
@@ -232,16 +232,11 @@ class Repair {
       donors = await this.#donors(patient, history, index, wanted);
     }
     const missing = runsOf(donors.missing.keys());
-    const lost =
-      missing.length === 0
-        ? []
-        : (
-            await concernOfLayer(this.#deps.store, this.#deps.owned.manifest, {
-              disk: this.#disk,
-              layer: this.#layer,
-              extents: missing,
-            })
-          ).points;
+    const lost = missing.length === 0 ? [] : (await this.#concern(missing)).points;
+    if (lost.length > 0 && patient.layer.kind === 'base') {
+      await this.#keepBase(wanted, donors.missing.size);
+      return;
+    }
     const own = lost.length > 0 ? [] : [goodPart(patient.layer, index, wanted)];
     const made = await this.#write(patient, history, [...own, ...donors.winners]);
     // Lost blocks stay with the damaged layer, where they can't be taken for what was there before.
@@ -257,10 +252,23 @@ class Repair {
     await markLost(this.#deps, this.#item, lost, `${donors.missing.size} blocks of disk ${this.#disk} are nowhere`);
   }
 
+  /** A base is all of its segment: a new one beside it would hide what it lacks. So it stays alone, and the newest point has the agent's blocks instead. */
+  async #keepBase(wanted: ReadonlyMap<number, bigint>, missing: number): Promise<void> {
+    const extents = runsOf(wanted.keys());
+    await this.#ask(extents);
+    const { points } = await this.#concern(extents);
+    const why = `${missing} blocks of disk ${this.#disk} are nowhere, and a base is replaced as a whole or not at all`;
+    await markLost(this.#deps, this.#item, points, why);
+  }
+
+  #concern(extents: readonly (readonly [number, number])[]): Promise<Concern> {
+    const { store, owned } = this.#deps;
+    return concernOfLayer(store, owned.manifest, { disk: this.#disk, layer: this.#layer, extents });
+  }
+
   /** What can be asked for is that part of it which the newest point needs: nothing else is on the source any more. Returns the last point that holds it. */
   async #ask(extents: readonly (readonly [number, number])[]): Promise<number | null> {
-    const { store, owned } = this.#deps;
-    const { newest } = await concernOfLayer(store, owned.manifest, { disk: this.#disk, layer: this.#layer, extents });
+    const { newest } = await this.#concern(extents);
     if (newest.isEmpty) return null;
     const reason = `${newest.size} blocks were asked of the agent`;
     await mark(this.#deps, this.#item, { state: 'asked', reason });

@@ -58,7 +58,11 @@ export async function repairUnknown(
   }
   const drop = new Set(broken.map(({ number }) => number));
   const check = (): Promise<void> => mustNotBeHeld(deps, drop);
-  await check();
+  await check().catch((error: unknown) => {
+    // Tried again and again until it is released: what was made for nothing must not pile up.
+    deps.owned.landed(made.flat());
+    throw error;
+  });
   const replaced = of.lost.map(({ layer }, i) => ({ layer, outputs: made[i] ?? [] }));
   await replaceLayers(deps, history, reader.owner.disk, replaced, drop, check);
   return { lost: rangesOf(broken), from: asked.from };

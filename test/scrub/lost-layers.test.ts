@@ -9,6 +9,7 @@ import { isOpen, type DamageItem } from '../../receiver/catalog/damage.js';
 import { loadDamage } from '../../receiver/catalog/damage-io.js';
 import { addHold, removeHold } from '../../receiver/catalog/holds.js';
 import type { LayerRef } from '../../receiver/catalog/manifest.js';
+import { writtenUnder } from '../../receiver/catalog/names.js';
 import { subsetWithXor } from '../../receiver/upkeep/scrub-subset.js';
 import { systemClock } from '../../shared/clock.js';
 import { AfterimageError } from '../../shared/errors.js';
@@ -176,8 +177,13 @@ describe.each(MODES)('encryption: %s', (mode) => {
       source.remove(layers[0]);
       const deps = { store: source.store, clock: systemClock };
       await addHold(deps, MACHINE, { name: 'audit', point: 2, note: '' });
+      const before = new Set(source.store.objects.keys());
       await scrubAndRepair();
       expect((await items())[0]).toMatchObject({ state: 'found', reason: expect.stringContaining('held') as string });
+      // What it made for nothing is for the collection, and doesn't pile up while somebody holds the point.
+      const made = [...source.store.objects.keys()].filter((name) => name.includes('/delta/') && !before.has(name));
+      expect(made.length).toBeGreaterThan(1);
+      expect(made.filter((name) => source.owned.isInFlight(writtenUnder(name)?.sequence ?? 0))).toEqual([]);
       await removeHold(deps, MACHINE, 'audit');
       await source.repair();
       expect((await items())[0]).toMatchObject({ state: 'lost', points: [{ first: 2, last: 2 }] });

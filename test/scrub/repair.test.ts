@@ -69,6 +69,20 @@ describe.each(MODES)('encryption: %s', (mode) => {
       await expectWhole(1, 2);
     });
 
+    it('of a base of which a part is nowhere takes nothing with it that is whole', async () => {
+      await source.point(write('two', 0));
+      source.flip(bases[0], IN_FIRST_CHUNK);
+      await scrubAndRepair();
+      expect(source.asked).toEqual([2, 3]);
+      expect(await only()).toMatchObject({ state: 'lost', points: [{ first: 1, last: 2 }] });
+      // What the base has in other chunks is in the newest point still.
+      expect([...(await source.restorable())]).toEqual([
+        [1, false],
+        [2, false],
+        [3, true],
+      ]);
+    });
+
     it('is replaced from another layer that has the same blocks, without asking', async () => {
       const { number, layers } = await source.point(write('two', 2, 8));
       await source.bases(number);
