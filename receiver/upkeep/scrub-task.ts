@@ -7,6 +7,7 @@
 import type { Logger } from 'pino';
 import type { Clock } from '../../shared/clock.js';
 import { messageOf } from '../../shared/errors.js';
+import { RETENTION_SKEW_MS } from '../../shared/limits-retention.js';
 import { PROVEN_POINTS_PER_RUN, SCRUB_LOOK_MS } from '../../shared/limits-scrub.js';
 import { nextTimeMs, type Schedule } from '../../shared/schedule.js';
 import { asMachineId, isUuid, type MachineId } from '../../shared/units.js';
@@ -63,6 +64,9 @@ export interface ScrubFigures {
 }
 
 type Known = { -readonly [K in keyof ScrubFigures]: ScrubFigures[K] };
+
+/** A time that is still to come was noted by a clock that ran ahead: waiting for it would end the scrub for as long. */
+const believed = (noteMs: number, nowMs: number): number => (noteMs > nowMs + RETENTION_SKEW_MS ? 0 : noteMs);
 
 const NONE: Record<DamageState, number> = { found: 0, asked: 0, repaired: 0, lost: 0, gone: 0 };
 
@@ -125,13 +129,15 @@ export class ScrubTask {
     known.completedAtMs = note?.completedAtMs ?? null;
     known.provenAtMs = note?.provenAtMs ?? null;
     const nowMs = clock.nowMs();
-    const isDue = note?.pass.cursor != null || (note?.pass.startedAtMs ?? 0) + settings.everyMs <= nowMs;
+    const startedAtMs = believed(note?.pass.startedAtMs ?? 0, nowMs);
+    const isDue = note?.pass.cursor != null || startedAtMs + settings.everyMs <= nowMs;
     if (isDue) {
       const onProgress = ({ readBytes }: { readonly readBytes: number }): void => void (known.readBytes = readBytes);
       await scrubPass({ store, clock, pace, signal, onProgress, onFinding: (f) => this.#alarm(machine, f) }, machine);
       known.completedAtMs = clock.nowMs();
     }
-    if (nextTimeMs(settings.prove, note?.provenAtMs ?? note?.pass.startedAtMs ?? nowMs) <= nowMs) {
+    const provenAtMs = believed(note?.provenAtMs ?? note?.pass.startedAtMs ?? nowMs, nowMs);
+    if (nextTimeMs(settings.prove, provenAtMs) <= nowMs) {
       await this.#prove(machine, pace, signal);
       known.provenAtMs = clock.nowMs();
     }

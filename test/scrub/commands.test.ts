@@ -241,6 +241,24 @@ describe('the scrub of a receiver', () => {
     expect((await loadScrubNote(store, chain.machine))?.provenAtMs).not.toBeNull();
   });
 
+  it('does not wait for a time that a clock which ran ahead has noted', async () => {
+    const clock = hurriedClock();
+    const { signal } = new AbortController();
+    const pace = paceOf(null, clock, signal);
+    const task = taskAt(clock);
+    const rightMs = clock.ms;
+    clock.ms += 10 * 365 * 86_400_000;
+    await task.look(chain.machine, pace, signal);
+    const ahead = await loadScrubNote(store, chain.machine);
+    clock.ms = rightMs;
+    await task.look(chain.machine, pace, signal);
+    const note = await loadScrubNote(store, chain.machine);
+    expect(note?.number).toBeGreaterThan(ahead?.number ?? 0);
+    expect(note?.pass.startedAtMs).toBe(rightMs);
+    await task.look(chain.machine, pace, signal);
+    expect((await loadScrubNote(store, chain.machine))?.number).toBe(note?.number);
+  });
+
   it('proves points when a cron expression says so, once for each time of it', async () => {
     const clock = hurriedClock();
     const { signal } = new AbortController();
