@@ -165,7 +165,7 @@ async function openArmed(
   const { sysfs, config, ground } = context;
   const cipher = context.keys?.forDisk(entry.id) ?? PLAIN_DISK;
   const dir = join(config.stateDir, 'hashes', entry.id);
-  // A simulation's disks aren't in this file system, and aren't encrypted.
+  // A simulation's disks aren't in this file system, and keep their hash key.
   if (ground === undefined && (await agreeOnHashKey(dir, cipher.hashCheck)))
     context.log.warn(
       { disk: entry.id },

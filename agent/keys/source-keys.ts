@@ -8,7 +8,7 @@
 import { randomBytes } from 'node:crypto';
 import { plainHasher, type BlockHasher } from '../../shared/crypto/block-hasher.js';
 import { loadKeyFile } from '../../shared/crypto/key-file.js';
-import { keyCheckOf, type KeySet } from '../../shared/crypto/keys.js';
+import { keyCheckOf, type KeySet, type RandomBytes } from '../../shared/crypto/keys.js';
 import { MachineCipher } from '../../shared/crypto/machine-cipher.js';
 import { usageError } from '../../shared/errors.js';
 import type { ChunkOpener, ChunkSealer } from '../../shared/layer/chunk.js';
@@ -32,7 +32,7 @@ export class SourceKeys {
   readonly #cipher: MachineCipher;
   readonly #hashCheck: string;
 
-  constructor(set: KeySet, machine: string) {
+  constructor(set: KeySet, machine: string, random: RandomBytes = randomBytes) {
     this.#set = set;
     this.#hashCheck = keyCheckOf(set.hash);
     this.#cipher = new MachineCipher({
@@ -40,7 +40,7 @@ export class SourceKeys {
       sets: [set],
       writesAs: 'agent',
       hashCheck: this.#hashCheck,
-      randomBytes,
+      randomBytes: random,
     });
   }
 

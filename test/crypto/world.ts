@@ -121,12 +121,16 @@ export class KeyedAgent extends TestAgent {
 }
 
 /** What of these blocks an onlooker finds in an object: their bytes, their plain hashes (as numbers or text), a digest made of them. */
-export function leaks(objects: Iterable<readonly [string, Buffer]>, model: ReadonlyMap<number, Buffer>): string[] {
+export function leaks(
+  objects: Iterable<readonly [string, Buffer]>,
+  model: ReadonlyMap<number, Buffer>,
+  blockBytes = BLOCK_BYTES,
+): string[] {
   const found: string[] = [];
   let digest = 0n;
   const needles: [string, Buffer][] = [];
   for (const [n, bytes] of model) {
-    const hash = hashBlockAt(bytes, 0, BLOCK_BYTES, n);
+    const hash = hashBlockAt(bytes, 0, blockBytes, n);
     digest ^= hash;
     const number = Buffer.alloc(8);
     number.writeBigUInt64LE(hash);

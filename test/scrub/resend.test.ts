@@ -78,6 +78,7 @@ class Bench {
           () => undefined,
         ),
       onCrash: (what: string) => void this.crashes.push(what),
+      sourceKeys: () => null,
       wrapTracker: <T>(tracker: T): T => tracker,
     };
     this.agent = new AgentNode(world, this.machine, rng.fork('agent'), '1s');

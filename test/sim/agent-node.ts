@@ -9,6 +9,7 @@ import { WindowArena } from '../../agent/cycle/window-arena.js';
 import type { InspectedDevice } from '../../agent/disks/inspect.js';
 import { Sysfs, type BlockDevice } from '../../agent/disks/sysfs.js';
 import { readDiskState } from '../../agent/disks/watch.js';
+import type { SourceKeys } from '../../agent/keys/source-keys.js';
 import { AgentMachine } from '../../agent/machine.js';
 import type { FinalCutting, MachineParts } from '../../agent/machine-parts.js';
 import { openInspected } from '../../agent/open-disk.js';
@@ -40,6 +41,8 @@ export interface AgentWorld {
   readonly connect: (process: SimProcess, machine: SimMachine) => Promise<Transport>;
   /** The agent's code ended by an error that nothing caught. */
   readonly onCrash: (what: string) => void;
+  /** Null: the machine doesn't encrypt. */
+  readonly sourceKeys: (machine: SimMachine, rng: Rng) => SourceKeys | null;
   /** Stands between tracker and agent: planted bugs. */
   readonly wrapTracker: (tracker: MarkTracker) => MarkTracker;
 }
@@ -125,7 +128,7 @@ export class AgentNode {
       program: 'simulation',
       random: rng.unit,
       randomId: () => rng.uuid(),
-      parts: this.#parts(process),
+      parts: this.#parts(process, rng.fork('keys')),
     });
     this.#agent = agent;
     agent.run(new AbortController().signal).then(
@@ -141,7 +144,7 @@ export class AgentNode {
     this.process.kill();
   }
 
-  #parts(process: SimProcess): MachineParts {
+  #parts(process: SimProcess, keys: Rng): MachineParts {
     const { machine } = this;
     const disks: ProtectionList['disks'] = machine.disks.map((disk) => ({
       id: disk.id,
@@ -170,6 +173,7 @@ export class AgentNode {
           },
         }),
       finalCut: () => Promise.resolve(noFinalCut),
+      sourceKeys: () => Promise.resolve(this.#world.sourceKeys(machine, keys)),
       connect: () => this.#world.connect(process, machine),
       keepGeneration: (generation) => {
         machine.generation = generation;

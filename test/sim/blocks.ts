@@ -14,6 +14,14 @@ export interface Halves {
 
 export const halfBytes = (blockBytes: number): number => blockBytes / 2;
 
+/** How each half of a disk's blocks begins, unless it is zeroes. */
+export function beginningOf(disk: number): Buffer {
+  const bytes = Buffer.alloc(8);
+  bytes.writeUInt32LE(MAGIC, 0);
+  bytes.writeUInt32LE(disk, 4);
+  return bytes;
+}
+
 function renderHalf(into: Buffer, at: number, bytes: number, disk: number, block: number, content: number): void {
   into.fill(0, at, at + bytes);
   if (content === 0 || bytes === 0) return;

@@ -14,7 +14,7 @@ export interface Hunt {
   readonly seeds?: number;
 }
 
-const busy: MachineShape = {
+export const busy: MachineShape = {
   disks: [{ sizeBytes: 1024 * 1024, blockBytes: 4096 }],
   workload: {
     writers: 3,
@@ -29,6 +29,7 @@ const busy: MachineShape = {
 
 const BASE: Partial<Plan> = {
   machines: [busy],
+  atRest: false,
   receivers: 2,
   interval: '1s',
   netLatencyMs: 2,

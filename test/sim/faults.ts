@@ -4,6 +4,8 @@
  */
 import { PIN_TTL_MS } from '../../shared/limits-retention.js';
 import type { AgentNode } from './agent-node.js';
+import type { SimMachine } from './machine.js';
+import { headOf, namedBy } from './needed.js';
 import type { Network } from './network.js';
 import type { Fault, Plan } from './plan.js';
 import type { ReceiverNode } from './receiver-node.js';
@@ -22,6 +24,8 @@ export interface Faulty {
   readonly receivers: readonly ReceiverNode[];
   /** Which receiver agents reach, by the number of the agent. */
   readonly routes: number[];
+  /** An object of a machine has rotted. */
+  readonly rotted: (machine: SimMachine, name: string) => void;
 }
 
 /** A stalled process is frozen for so long at most: longer than leases, heartbeats and the patience of others. */
@@ -30,6 +34,7 @@ const STALL_MAX_MS = 90_000;
 const TRAP_STEPS_MAX = 60;
 /** ... and in a takeover: listing, reading, creating, the look at the boundary. */
 const TAKEOVER_STEPS = 5;
+const LAYER = /\/disks\/[^/]+\/(base|delta)\//;
 const DOWN_MAX_MS = 20_000;
 const WALL_JUMP_MAX_MS = 3 * 60 * 60 * 1000;
 
@@ -143,6 +148,9 @@ export class Faults {
         store.isFull = true;
         this.#later(rng.between(1_000, 30_000), 'store has room', () => (store.isFull = false));
         return;
+      case 'bit-rot':
+        this.#rot(agent.machine);
+        return;
       case 'state-full':
         agent.machine.setStateFull(true);
         this.#later(rng.between(1_000, 30_000), 'state has room', () => agent.machine.setStateFull(false));
@@ -158,6 +166,18 @@ export class Faults {
     const isServing = routes.some((route) => receivers[route] === receiver);
     if (!isServing && rng.chance(0.7)) this.#stall(receiver, rng.whole(1, TAKEOVER_STEPS));
     receiver.takeOver(agent.machine);
+  }
+
+  /** Of a layer that counts: what nobody needs any more may rot unseen. */
+  #rot(machine: SimMachine): void {
+    const { rng, store, rotted } = this.#world;
+    const head = headOf(store, machine.id);
+    if (head === null) return;
+    const layers = [...namedBy(store, head)].filter((name) => LAYER.test(name) && store.objects.has(name)).sort();
+    if (layers.length === 0) return;
+    const name = rng.pick(layers);
+    this.#world.scheduler.note(`${name} is ${store.rot(name, rng)}`);
+    rotted(machine, name);
   }
 
   #stall(receiver: ReceiverNode, steps: number): void {

@@ -22,6 +22,8 @@ const READ_MS = 4;
 export interface MachineShape {
   readonly disks: readonly DiskShape[];
   readonly workload: WorkloadShape;
+  /** Its source encrypts what leaves it. */
+  readonly encrypts?: boolean;
 }
 
 export class SimMachine {
@@ -34,6 +36,7 @@ export class SimMachine {
   readonly #folders = new Map<DiskId, MemoryFolder>();
   #isStateFull = false;
   generation = 1;
+  readonly encrypts: boolean;
 
   constructor(
     scheduler: Scheduler,
@@ -45,6 +48,7 @@ export class SimMachine {
   ) {
     this.#scheduler = scheduler;
     this.#rng = rng;
+    this.encrypts = shape.encrypts ?? false;
     this.id = asMachineId(rng.fork('id').uuid());
     this.disks = shape.disks.map((disk, i) => new SimDisk(scheduler, number * 16 + i, `disk${i}`, disk));
     this.kernel = new SimKernel(scheduler, this.disks, rng.fork('kernel'));

@@ -27,7 +27,7 @@ function told(result: WorldResult, wallMs: number): string {
   return [
     `seed ${result.seed}: ${result.violations.length === 0 ? 'ok' : 'FAILED'}`,
     `${(result.virtualMs / 1000).toFixed(0)} virtual s in ${wallMs.toFixed(0)} ms`,
-    `${result.events} events, ${result.writes} writes, ${result.points} points, ${result.requests} requests, ${result.objects} objects, ${result.readings} readings`,
+    `${result.events} events, ${result.writes} writes, ${result.points} points, ${result.requests} requests, ${result.objects} objects, ${result.readings} readings, ${result.holds} holds, ${result.encrypted} encrypted, ${result.rot.rotted} rotted, ${result.rot.mended} mended, ${result.rot.lost} lost`,
     `healed in ${result.healedMs === null ? '-' : (result.healedMs / 1000).toFixed(0)} s`,
     `faults: ${faults === '' ? 'none' : faults}`,
     result.traceHash.slice(0, 12),

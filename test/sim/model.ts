@@ -2,14 +2,16 @@
  * What is right. Watches the store and the messages, remembers which instant each cycle's cut was, and compares every listed point, block by block,
  * with what the disks held at that instant: read by the real catalog and read plan, from the objects as they lie in the store.
  */
-import { digestToText } from '../../shared/blocks/hash.js';
-import { messageOf } from '../../shared/errors.js';
+import { digestToText, hashBlockAt } from '../../shared/blocks/hash.js';
+import { AfterimageError, messageOf } from '../../shared/errors.js';
 import { CHUNK_PLAIN_BYTES_MAX } from '../../shared/limits.js';
+import { SCRUB_NOTES_KEPT } from '../../shared/limits-scrub.js';
 import type { LayerIndex } from '../../shared/layer/layer.js';
 import type { DiskId } from '../../shared/units.js';
 import { decodeAgentMessage, decodeReceiverMessage, TAG_CONTROL } from '../../shared/wire/messages.js';
 import type { LayerRef, Manifest, RecoveryPoint } from '../../receiver/catalog/manifest.js';
-import { machinePrefix } from '../../receiver/catalog/names.js';
+import { isOpen, type Damage } from '../../receiver/catalog/damage.js';
+import { damagePrefix, machinePrefix, scrubPrefix } from '../../receiver/catalog/names.js';
 import { loadHead, MachineReader, type PointDisk } from '../../receiver/catalog/reader.js';
 import { digestOfUnit } from '../../receiver/volume/block-hashes.js';
 import { provePieces } from '../../receiver/volume/chunk-check.js';
@@ -17,15 +19,16 @@ import { IndexCache } from '../../receiver/volume/index-cache.js';
 import { LayerReader } from '../../receiver/volume/layer-reader.js';
 import { planPoint } from '../../receiver/volume/plan-point.js';
 import { byChunk, workOf, type Piece } from '../../receiver/volume/unit-work.js';
-import { parseBlock } from './blocks.js';
+import { leaks } from '../crypto/world.js';
+import { beginningOf, parseBlock } from './blocks.js';
 import type { SimDisk } from './disk.js';
 import type { SimMachine } from './machine.js';
-import { boundaryOf, garbageOf, headOf, listedBy, namedBy, plainOf } from './needed.js';
+import { boundaryOf, damageIn, damageNames, garbageOf, headOf, highest, listedBy, namedBy, plainOf } from './needed.js';
 import type { SimStore, StoreWatcher } from './store.js';
 import type { Flip } from './tracker.js';
 
 /** Contents of a chunk's blocks by their position: two numbers each. */
-type Contents = ReadonlyMap<number, Int32Array>;
+type Contents = Map<number, Int32Array>;
 
 interface Image {
   readonly low: Int32Array;
@@ -43,13 +46,22 @@ class Known {
   /** By the head. */
   listed: readonly number[] = [];
   readonly dropped = new Set<number>();
+  /** Points that somebody was told are kept, by the name that holds them. */
+  readonly held = new Map<string, number>();
   headNumber = 0;
   /** The process that wrote each epoch. */
   readonly writers = new Map<number, string>();
+  /** Objects that are not what they were. */
+  readonly rotted = new Set<string>();
+  /** Of these, what a scrub says was mended, and what can't be had any more. */
+  readonly mended = new Set<string>();
+  readonly lost = new Set<string>();
   readonly numbers = new Map<number, string>();
 }
 
 const MANIFEST_NAME = /^machines\/([0-9a-f-]{36})\/manifest\/(\d+)$/;
+/** Blocks of a disk whose hashes are looked for in the objects. */
+const SECRETS_MAX = 12;
 /** Differences of one image that are told. */
 const SHOWN = 5;
 
@@ -58,11 +70,15 @@ export class Model implements StoreWatcher {
   readonly #store: SimStore;
   readonly #machines: readonly SimMachine[];
   readonly #known = new Map<string, Known>();
-  readonly #indexes = new IndexCache();
+  #indexes = new IndexCache();
   readonly #contents = new Map<string, Contents>();
   readonly #plain = Buffer.alloc(CHUNK_PLAIN_BYTES_MAX);
   readonly #nowMs: () => number;
   checkedPoints = 0;
+  /** Points that could not be read for what has rotted, when they were looked at. */
+  unreadable = 0;
+  /** Nothing of these may be readable in the store. */
+  encrypted: readonly SimMachine[] = [];
   /** No point is dropped before this age. */
   keepsAllForMs = Infinity;
 
@@ -83,8 +99,48 @@ export class Model implements StoreWatcher {
     return this.#of(machine.id).acknowledged;
   }
 
+  /** Somebody was told that a hold is kept. */
+  held(machine: SimMachine, name: string, point: number): void {
+    const known = this.#of(machine.id);
+    known.held.set(name, point);
+    if (known.dropped.has(point)) this.violated(`${machine.name}: point ${point} is held as ${name}, and was dropped`);
+  }
+
+  /** Somebody releases it: from now on nothing is promised. */
+  released(machine: SimMachine, name: string): void {
+    this.#of(machine.id).held.delete(name);
+  }
+
+  /** An object of a machine has rotted: it is read anew from now on. */
+  rotted(machine: SimMachine, name: string): void {
+    this.#of(machine.id).rotted.add(name);
+    this.#indexes = new IndexCache();
+    for (const key of this.#contents.keys()) if (key.startsWith(`${name} `)) this.#contents.delete(key);
+  }
+
+  isDamaged(machine: SimMachine): boolean {
+    return this.#of(machine.id).rotted.size > 0;
+  }
+
+  /** Objects that have rotted; those that were mended since; those of which it was said that points are lost with them. */
+  get rot(): { readonly rotted: number; readonly mended: number; readonly lost: number } {
+    const sum = (of: (known: Known) => number): number => [...this.#known.values()].reduce((n, k) => n + of(k), 0);
+    return { rotted: sum((k) => k.rotted.size), mended: sum((k) => k.mended.size), lost: sum((k) => k.lost.size) };
+  }
+
+  /** What has rotted and still counts, and of which nobody has said what that means. Empty: all is mended, or named. */
+  unsettled(machine: SimMachine): string[] {
+    const head = headOf(this.#store, machine.id);
+    const named = head === null ? new Set<string>() : namedBy(this.#store, head);
+    const items = damageIn(this.#store, machine.id);
+    const open = items.filter(({ state }) => state === 'found' || state === 'asked').map(({ object }) => object);
+    const isLost = (name: string): boolean => items.some(({ object, state }) => object === name && state === 'lost');
+    return [...open, ...[...this.#of(machine.id).rotted].filter((name) => named.has(name) && !isLost(name))];
+  }
+
   /** A message arrives at a receiver. */
   heardByReceiver(machine: SimMachine, bytes: Buffer): void {
+    if (machine.encrypts) this.#mustBeSealed(machine, 'a message of its agent', bytes);
     if (bytes[0] !== TAG_CONTROL) return;
     const message = decodeAgentMessage(Buffer.from(bytes));
     if (message.type !== 'commit') return;
@@ -101,6 +157,9 @@ export class Model implements StoreWatcher {
   }
 
   created(name: string, bytes: Buffer, by: string): void {
+    const secret = this.encrypted.find(({ id }) => name.startsWith(machinePrefix(id)));
+    if (secret !== undefined) this.#mustBeSealed(secret, `${name} by ${by}`, bytes);
+    this.#noteDamage(name, bytes);
     const match = MANIFEST_NAME.exec(name);
     const known = this.#known.get(match?.[1] ?? '');
     if (match === null || known === undefined) return;
@@ -122,6 +181,18 @@ export class Model implements StoreWatcher {
     else if (known.headNumber > 0) this.violated(`${name} follows manifest ${known.headNumber}`);
   }
 
+  /** What a scrub says is damaged must be, and what it says of it is kept. */
+  #noteDamage(name: string, bytes: Buffer): void {
+    const machine = this.#machines.find(({ id }) => name.startsWith(damagePrefix(id)));
+    if (machine === undefined) return;
+    const { rotted, mended, lost } = this.#of(machine.id);
+    for (const { object, state, what } of (plainOf(bytes) as Damage).items) {
+      if (!rotted.has(object)) this.violated(`${name}: ${object} is whole, and is said to be damaged: ${what}`);
+      else if (state === 'repaired') mended.add(object);
+      else if (state === 'lost') lost.add(object);
+    }
+  }
+
   /** A new head: numbers keep their cycles, what was dropped stays dropped, and nothing is dropped that must be kept. */
   #follow(known: Known, manifest: Manifest, name: string): void {
     known.headNumber = manifest.number;
@@ -136,9 +207,12 @@ export class Model implements StoreWatcher {
     for (const number of known.listed) {
       if (listed.has(number)) continue;
       known.dropped.add(number);
+      for (const [hold, point] of known.held)
+        if (point === number) this.violated(`${name} drops point ${number}, which is held as ${hold}`);
       if (number === newest) this.violated(`${name} drops point ${number}, the newest`);
       const ageMs = this.#nowMs() - (known.cuts.get(known.cycles.get(number) ?? '')?.atMs ?? 0);
-      if (ageMs < this.keepsAllForMs) {
+      const isNamed = damageNames(damageIn(this.#store, manifest.machine.id), number);
+      if (ageMs < this.keepsAllForMs && !isNamed) {
         this.violated(`${name} drops point ${number} at the age of ${(ageMs / 1000).toFixed(1)} s`);
       }
     }
@@ -171,6 +245,10 @@ export class Model implements StoreWatcher {
         return Number(rest) >= boundaryOf(this.#store, machine.id) ? 'it is the boundary' : null;
       case 'pins':
         return null;
+      case 'scrub': {
+        const newest = highest(this.#store, scrubPrefix(machine.id));
+        return Number(rest) > newest - SCRUB_NOTES_KEPT ? 'it is among the newest notes' : null;
+      }
       default:
         return 'such objects are kept for ever';
     }
@@ -181,11 +259,41 @@ export class Model implements StoreWatcher {
     return this.#machines.flatMap((machine) => garbageOf(this.#store, machine.id));
   }
 
-  /** Compares all that is listed with what was. */
-  async check(): Promise<void> {
+  /** When the disks are still: neither a block of an encrypted machine, nor its plain hash, nor a digest of those is anywhere in the store. */
+  checkSecrets(): void {
+    for (const machine of this.encrypted) {
+      const prefix = machinePrefix(machine.id);
+      const objects = [...this.#store.objects].filter(([name]) => name.startsWith(prefix));
+      for (const disk of machine.disks) {
+        const { blockBytes } = disk.geometry;
+        const secrets = new Map<number, Buffer>();
+        let digest = 0n;
+        for (const block of disk.touched()) {
+          const { low, high } = disk.halvesOf(block);
+          if (low === 0 && high === 0) continue;
+          const bytes = Buffer.alloc(blockBytes);
+          disk.copy(bytes, 0, block, 1);
+          digest ^= hashBlockAt(bytes, 0, blockBytes, block);
+          if (low !== 0 && secrets.size < SECRETS_MAX) secrets.set(block, bytes);
+        }
+        const text = digestToText(digest);
+        const found = leaks(objects, secrets, blockBytes);
+        for (const [name, bytes] of objects) if (bytes.includes(text)) found.push(`its digest in ${name}`);
+        for (const what of found.slice(0, SHOWN)) this.violated(`${machine.name} ${disk.id} is encrypted: ${what}`);
+      }
+    }
+  }
+
+  #mustBeSealed(machine: SimMachine, where: string, bytes: Buffer): void {
+    const open = machine.disks.find((disk) => bytes.includes(beginningOf(disk.number)));
+    if (open !== undefined) this.violated(`${where} holds a block of ${machine.name} ${open.id} in the clear`);
+  }
+
+  /** Compares all that is listed with what was. `isSettled`: what can't be read for rot must be named as damaged by now. */
+  async check(isSettled = false): Promise<void> {
     for (const machine of this.#machines) {
       try {
-        await this.#checkMachine(machine);
+        await this.#checkMachine(machine, isSettled);
       } catch (error) {
         this.violated(`${machine.name}: ${error instanceof Error ? (error.stack ?? error.message) : messageOf(error)}`);
       }
@@ -218,7 +326,7 @@ export class Model implements StoreWatcher {
     }
   }
 
-  async #checkMachine(machine: SimMachine): Promise<void> {
+  async #checkMachine(machine: SimMachine, isSettled: boolean): Promise<void> {
     const known = this.#of(machine.id);
     const head = await loadHead(this.#store, machine.id);
     if (head === null) {
@@ -229,8 +337,14 @@ export class Model implements StoreWatcher {
     const found = new Map<number, string>();
     for await (const point of reader.points()) {
       found.set(point.number, point.cycle);
-      await this.#checkPoint(reader, machine, point, known);
+      try {
+        await this.#checkPoint(reader, machine, point, known);
+      } catch (error) {
+        this.#mayFail(machine, point.number, isSettled, error);
+      }
     }
+    for (const [hold, point] of known.held)
+      if (!found.has(point)) this.violated(`${machine.name}: point ${point} is held as ${hold}, and is not listed`);
     for (const [number, cycle] of known.acknowledged) {
       if (found.get(number) === cycle || known.dropped.has(number)) continue;
       this.violated(
@@ -262,6 +376,15 @@ export class Model implements StoreWatcher {
     this.checkedPoints++;
   }
 
+  /** What has rotted can't be read, and says so. Once a scrub has seen it, it must have said which points that concerns. */
+  #mayFail(machine: SimMachine, point: number, isSettled: boolean, error: unknown): void {
+    const isRot = error instanceof AfterimageError && error.kind === 'corrupt' && this.isDamaged(machine);
+    if (!isRot) throw error;
+    this.unreadable++;
+    if (!isSettled || damageNames(damageIn(this.#store, machine.id).filter(isOpen), point)) return;
+    this.violated(`${machine.name}: point ${point} is damaged, and nobody says so: ${messageOf(error)}`);
+  }
+
   #tell(where: string, wrong: readonly string[]): void {
     if (wrong.length > 0)
       this.violated(`${where}: ${wrong.length} blocks are wrong: ${wrong.slice(0, SHOWN).join('; ')}`);
@@ -283,8 +406,10 @@ export class Model implements StoreWatcher {
       digest ^= await digestOfUnit(layerReader, plan, unit);
       if (unit.kind === 'zero') continue;
       const index = await layerReader.index(unit.layer);
-      const contents = await this.#contentsOf(layerReader, unit.layer, index, disk);
-      for (const piece of workOf(plan, unit, index).pieces) {
+      const { pieces } = workOf(plan, unit, index);
+      const chunks = [...byChunk(pieces).keys()];
+      const contents = await this.#contentsOf(layerReader, unit.layer, index, disk, chunks);
+      for (const piece of pieces) {
         const chunk = contents.get(piece.chunk);
         for (let i = 0; i < piece.count; i++) {
           image.low[piece.first + i] = chunk?.[(piece.position + i) * 2] ?? -1;
@@ -304,17 +429,24 @@ export class Model implements StoreWatcher {
     return new LayerReader(this.#store, { machine: machine.id, disk, blockBytes }, this.#indexes);
   }
 
-  /** Decodes and proves a layer once. */
-  async #contentsOf(reader: LayerReader, layer: LayerRef, index: LayerIndex, disk: SimDisk): Promise<Contents> {
+  /** Decodes and proves chunks of a layer once. Those that aren't needed may have rotted. */
+  async #contentsOf(
+    reader: LayerReader,
+    layer: LayerRef,
+    index: LayerIndex,
+    disk: SimDisk,
+    chunks: readonly number[],
+  ): Promise<Contents> {
     const name = `${reader.nameOf(layer)} ${layer.indexChecksum}`;
-    const known = this.#contents.get(name);
-    if (known !== undefined) return known;
-    const contents = new Map<number, Int32Array>();
+    const contents = this.#contents.get(name) ?? new Map<number, Int32Array>();
+    this.#contents.set(name, contents);
+    const unknown = chunks.filter((chunk) => !contents.has(chunk));
+    if (unknown.length === 0) return contents;
     const pieces = byChunk(dataPieces(index));
     const { blockBytes } = disk.geometry;
     const plain = this.#plain;
     const scratch = Buffer.alloc(blockBytes);
-    for await (const chunk of reader.chunks(layer, index, [...index.chunks.keys()])) {
+    for await (const chunk of reader.chunks(layer, index, unknown)) {
       const mine = pieces.get(chunk.number) ?? [];
       provePieces(reader.nameOf(layer), index, chunk, mine, plain);
       const halves = new Int32Array(chunk.header.dataBlocks * 2).fill(-1);
@@ -333,7 +465,6 @@ export class Model implements StoreWatcher {
       }
       contents.set(chunk.number, halves);
     }
-    this.#contents.set(name, contents);
     return contents;
   }
 

@@ -2,9 +2,12 @@
  * What a machine's head names, read from the objects as they lie in the store, by its own reading of the formats: neither receiver nor upkeep is asked.
  */
 import type { DiskId, MachineId } from '../../shared/units.js';
+import type { Damage, DamageItem } from '../../receiver/catalog/damage.js';
 import type { LayerRef, Manifest, RecoveryPoint } from '../../receiver/catalog/manifest.js';
 import {
   boundaryPrefix,
+  damageName,
+  damagePrefix,
   layerName,
   machinePrefix,
   manifestName,
@@ -21,7 +24,7 @@ interface Page {
 export const plainOf = (bytes: Buffer): unknown => JSON.parse(bytes.toString('utf8').split('\n')[0] ?? '');
 
 /** The highest number below a folder; 0 for none. */
-function highest(store: SimStore, prefix: string): number {
+export function highest(store: SimStore, prefix: string): number {
   let found = 0;
   for (const name of store.objects.keys()) {
     if (name.startsWith(prefix)) found = Math.max(found, Number(name.slice(prefix.length)));
@@ -70,6 +73,16 @@ export function namedBy(store: SimStore, manifest: Manifest): Set<string> {
   }
   return names;
 }
+
+/** What is known to be damaged of a machine. */
+export function damageIn(store: SimStore, machine: MachineId): readonly DamageItem[] {
+  const bytes = store.objects.get(damageName(machine, highest(store, damagePrefix(machine))));
+  return bytes === undefined ? [] : (plainOf(bytes) as Damage).items;
+}
+
+/** Whether these say of a point that it can't be relied upon. */
+export const damageNames = (items: readonly DamageItem[], point: number): boolean =>
+  items.some(({ points }) => points.some(({ first, last }) => first <= point && (last === null || point <= last)));
 
 /** Layers, lists and pages that no manifest needs any more. */
 export function garbageOf(store: SimStore, machine: MachineId): string[] {

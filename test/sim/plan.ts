@@ -25,11 +25,14 @@ export const FAULTS = [
   'state-full',
   'wall-clock',
   'missed-marks',
+  'bit-rot',
 ] as const;
 export type Fault = (typeof FAULTS)[number];
 
 export interface Plan {
   readonly machines: readonly MachineShape[];
+  /** Receivers encrypt what they store. */
+  readonly atRest: boolean;
   readonly receivers: number;
   readonly interval: string;
   readonly netLatencyMs: number;
@@ -55,16 +58,25 @@ export interface UpkeepPlan {
   readonly policy: RetentionPolicy;
   /** Readers at a time, each of a pinned point, slowly. */
   readonly readers: number;
+  /** Those who hold points by name and release them. */
+  readonly operators: number;
+  /** From the beginning of a pass of the scrub to the next; null: there is none. */
+  readonly scrubEveryMs: number | null;
 }
 
 const CHANCE_OF_A_FAULT = 0.45;
 
 export function planOf(rng: Rng): Plan {
   const isCalm = rng.chance(0.1);
-  const faults = new Set(FAULTS.filter(() => !isCalm && rng.chance(CHANCE_OF_A_FAULT)));
+  const faults = new Set<Fault>(FAULTS.filter((f) => f !== 'bit-rot' && !isCalm && rng.chance(CHANCE_OF_A_FAULT)));
   const harm = rng.pick([0.003, 0.01, 0.03]);
-  return {
-    machines: Array.from({ length: rng.chance(0.3) ? 2 : 1 }, () => machineOf(rng)),
+  const secrets = rng.fork('secrets');
+  const plan = {
+    machines: Array.from({ length: rng.chance(0.3) ? 2 : 1 }, () => ({
+      ...machineOf(rng),
+      encrypts: secrets.chance(0.25),
+    })),
+    atRest: secrets.chance(0.35),
     receivers: rng.pick([1, 2, 2, 3]),
     interval: rng.pick(['1s', '2s', '5s']),
     netLatencyMs: rng.pick([0.2, 2, 20]),
@@ -89,6 +101,9 @@ export function planOf(rng: Rng): Plan {
     },
     upkeep: rng.chance(0.65) ? upkeepOf(rng) : null,
   };
+  // Without a scrub nobody would find it.
+  if (!isCalm && plan.upkeep?.scrubEveryMs != null && rng.fork('rot').chance(CHANCE_OF_A_FAULT)) faults.add('bit-rot');
+  return plan;
 }
 
 /** Days of retention in minutes: the same grid, with other units. */
@@ -111,6 +126,8 @@ function upkeepOf(rng: Rng): UpkeepPlan {
     deletionDelayMs: rng.pick([1_000, 15_000, 40_000]),
     policy: { tiers: rng.pick(GRIDS), applicationTiers: [] },
     readers: rng.pick([0, 1, 2]),
+    operators: rng.fork('operators').pick([0, 1, 1, 2]),
+    scrubEveryMs: rng.fork('scrub').pick([null, 5_000, 20_000]),
   };
 }
 

@@ -7,7 +7,16 @@ import { violationsWith, type Hunt } from './bug.js';
 import type { MachineShape } from './machine.js';
 import type { Plan, UpkeepPlan } from './plan.js';
 
-type Bug = 'gc-by-age' | 'gc-forgets-pages' | 'merge-drops-zeroes' | 'no-boundary-check' | 'ignores-pins' | null;
+type Bug =
+  | 'gc-by-age'
+  | 'gc-forgets-pages'
+  | 'merge-drops-zeroes'
+  | 'no-boundary-check'
+  | 'ignores-pins'
+  | 'ignores-holds'
+  | 'confirms-at-once'
+  | 'concerns-nothing'
+  | null;
 const planted = vi.hoisted((): { bug: Bug } => ({ bug: null }));
 
 // Few manifests stay, so that numbers come back within a short world.
@@ -58,6 +67,28 @@ vi.mock('../../receiver/upkeep/retention.js', async (original) => {
   };
 });
 
+vi.mock('../../receiver/catalog/holds.js', async (original) => {
+  const real = await original<typeof import('../../receiver/catalog/holds.js')>();
+  return {
+    ...real,
+    readHolds: (...args: Parameters<typeof real.readHolds>) =>
+      planted.bug === 'ignores-holds' ? Promise.resolve([]) : real.readHolds(...args),
+    confirmHold: (...args: Parameters<typeof real.confirmHold>) =>
+      planted.bug === 'confirms-at-once' ? Promise.resolve('kept') : real.confirmHold(...args),
+  };
+});
+
+vi.mock('../../receiver/upkeep/scrub-concern.js', async (original) => {
+  const real = await original<typeof import('../../receiver/upkeep/scrub-concern.js')>();
+  return {
+    ...real,
+    concernOfLayer: async (...args: Parameters<typeof real.concernOfLayer>) => {
+      const concern = await real.concernOfLayer(...args);
+      return planted.bug === 'concerns-nothing' ? { ...concern, points: [] } : concern;
+    },
+  };
+});
+
 vi.mock('../../receiver/catalog/manifest-io.js', async (original) => {
   const real = await original<typeof import('../../receiver/catalog/manifest-io.js')>();
   return {
@@ -78,6 +109,8 @@ const upkeep: UpkeepPlan = {
     applicationTiers: [],
   },
   readers: 0,
+  operators: 0,
+  scrubEveryMs: null,
 };
 
 interface Case {
@@ -93,6 +126,13 @@ const swept: MachineShape = {
   workload: { writers: 2, thinkMs: 100, deviceMs: 5, hotShare: 1, burstBlocks: 4, burstChance: 0, raceChance: 0 },
 };
 const keepsAll: UpkeepPlan = { ...upkeep, policy: { tiers: [{ everyMs: 0, upToMs: 600_000 }], applicationTiers: [] } };
+
+const rotting: Partial<Plan> = {
+  faults: new Set(['bit-rot']),
+  faultEveryMs: 5_000,
+  faultyMs: 30_000,
+  upkeep: { ...upkeep, scrubEveryMs: 10_000 },
+};
 
 const CASES: readonly Case[] = [
   {
@@ -113,6 +153,22 @@ const CASES: readonly Case[] = [
   { what: 'a merge is not the union: zero runs are left out', bug: 'merge-drops-zeroes', plan: {} },
   { what: 'what is pinned is dropped and deleted', bug: 'ignores-pins', plan: { upkeep: { ...upkeep, readers: 3 } } },
   {
+    what: 'what is held by name is dropped',
+    bug: 'ignores-holds',
+    plan: { upkeep: { ...upkeep, operators: 1 } },
+  },
+  {
+    what: 'a hold is told to be kept before anybody who drops points must have seen it',
+    bug: 'confirms-at-once',
+    hunt: { from: 1007 },
+    plan: { storeLatencyMs: 40, upkeep: { ...upkeep, operators: 2 } },
+  },
+  {
+    what: 'what rotted is taken for needed by none',
+    bug: 'concerns-nothing',
+    plan: rotting,
+  },
+  {
     what: 'a takeover does not look whether its number lies below the boundary',
     bug: 'no-boundary-check',
     hunt: { from: 1001 },
@@ -127,6 +183,7 @@ afterEach(() => {
 describe('upkeep', () => {
   it('is right as it is', async () => {
     expect(await violationsWith({ upkeep, faultyMs: 20_000 }, {}, { seeds: 1 })).toEqual([]);
+    expect(await violationsWith(rotting, {}, { seeds: 1 })).toEqual([]);
   });
 
   it.each(CASES)('is caught: $what', async ({ bug, plan, hunt }) => {

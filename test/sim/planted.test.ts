@@ -7,7 +7,9 @@ import { HashStore } from '../../agent/cycle/hash-store/store.js';
 import type { MarkTracker } from '../../agent/tracker/tracker.js';
 import type { ObjectStore } from '../../receiver/store/store.js';
 import { BlockSet } from '../../shared/blocks/block-set.js';
-import { violationsWith, wrapped, type Hunt } from './bug.js';
+import { plainHasher } from '../../shared/crypto/block-hasher.js';
+import { MachineCipher } from '../../shared/crypto/machine-cipher.js';
+import { busy, violationsWith, wrapped, type Hunt } from './bug.js';
 import type { Plan } from './plan.js';
 import type { Bugs } from './world.js';
 
@@ -129,6 +131,28 @@ const PLANTED: readonly Planted[] = [
       vi.spyOn(HashStore.prototype, 'commit').mockImplementation(async function (this: HashStore, cycle) {
         await this.drop(cycle);
       });
+    },
+  },
+  {
+    bug: 'a machine that is to be encrypted is written in the clear',
+    plan: { atRest: true },
+    spy: () => {
+      vi.spyOn(MachineCipher.prototype, 'sealer').mockReturnValue(null);
+    },
+  },
+  {
+    bug: 'digests of plain hashes are shown to whoever reads the store',
+    plan: { atRest: true },
+    spy: () => {
+      vi.spyOn(MachineCipher.prototype, 'hideDigest').mockImplementation((_disk, digest) => digest);
+    },
+  },
+  {
+    bug: 'a source that is to encrypt hashes its blocks without its key',
+    plan: { machines: [{ ...busy, encrypts: true }] },
+    spy: () => {
+      vi.spyOn(MachineCipher.prototype, 'hasherFor').mockReturnValue(plainHasher);
+      vi.spyOn(MachineCipher.prototype, 'hasherOf').mockReturnValue(plainHasher);
     },
   },
 ];

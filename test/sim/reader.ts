@@ -8,6 +8,7 @@ import type { ObjectStore } from '../../receiver/store/store.js';
 import { LayerReader } from '../../receiver/volume/layer-reader.js';
 import { planPoint } from '../../receiver/volume/plan-point.js';
 import { verifyDisk } from '../../receiver/volume/verify.js';
+import type { SimKeys } from './keys.js';
 import type { SimMachine } from './machine.js';
 import { SimProcess } from './process.js';
 import type { Rng } from './rng.js';
@@ -22,8 +23,11 @@ export interface ReaderWorld {
   readonly scheduler: Scheduler;
   readonly store: SimStore;
   readonly storeLatencyMs: number;
+  readonly keys: SimKeys;
   readonly machines: readonly SimMachine[];
   readonly violated: (what: string) => void;
+  /** Something of a machine has rotted: what can't be read isn't, and that is said. */
+  readonly isDamaged: (machine: SimMachine) => boolean;
   readonly wrapStore: (store: ObjectStore) => ObjectStore;
 }
 
@@ -42,6 +46,7 @@ export class Reader {
     this.#rng = rng;
     this.#process = new SimProcess(scheduler, name);
     this.#store = world.wrapStore(new StoreClient(scheduler, store, this.#process, rng.fork('store'), storeLatencyMs));
+    world.keys.attach(this.#store, this.#process, rng.fork('keys'));
   }
 
   /** The reading under way is the last. */
@@ -80,7 +85,8 @@ export class Reader {
       this.readings++;
     } catch (error) {
       // A machine without such a point, a store that doesn't answer.
-      const isExpected = error instanceof AfterimageError && error.kind !== 'corrupt';
+      const isExpected =
+        error instanceof AfterimageError && (error.kind !== 'corrupt' || this.#world.isDamaged(machine));
       if (!isExpected && isPinned) this.#world.violated(`${name} could not read ${what}: ${messageOf(error)}`);
     } finally {
       await pinned?.release();

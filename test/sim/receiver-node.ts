@@ -12,7 +12,10 @@ import { OwnedMachines } from '../../receiver/catalog/owned-machines.js';
 import { authenticator } from '../../receiver/session/identity.js';
 import { SessionRegistry } from '../../receiver/session/registry.js';
 import type { ObjectStore } from '../../receiver/store/store.js';
+import { Mending } from '../../receiver/upkeep/mending.js';
+import { ScrubTask } from '../../receiver/upkeep/scrub-task.js';
 import { UpkeepService } from '../../receiver/upkeep/service.js';
+import type { SimKeys } from './keys.js';
 import type { SimMachine } from './machine.js';
 import type { SimTransport } from './network.js';
 import type { UpkeepPlan } from './plan.js';
@@ -27,6 +30,7 @@ export interface ReceiverWorld {
   readonly storeLatencyMs: number;
   readonly log: (process: SimProcess) => Logger;
   readonly onCrash: (what: string) => void;
+  readonly keys: SimKeys;
   readonly upkeep: UpkeepPlan | null;
   /** What a receiver believes of who looks after a machine. */
   readonly isOurs: (machine: MachineId, receiver: string) => boolean;
@@ -36,6 +40,9 @@ export interface ReceiverWorld {
 
 /** Fingerprint of the certificate that a simulated machine was enrolled with. */
 export const certificateOf = (machine: MachineId): string => machine.replaceAll('-', '').padEnd(64, '0');
+
+/** Points are proven once in so many passes. */
+const PROVE_PASSES = 3;
 
 export class ReceiverNode {
   readonly #world: ReceiverWorld;
@@ -71,17 +78,21 @@ export class ReceiverNode {
     this.#client = new StoreClient(scheduler, store, process, rng.fork('store'), storeLatencyMs);
     this.#client.isCut = this.#isStoreCut;
     this.#store = wrapStore(this.#client);
+    this.#world.keys.attach(this.#store, process, rng.fork('keys'));
     const machines = new OwnedMachines();
     const log = this.#world.log(process);
     const deps = { store: this.#store, clock: process.clock, randomId: () => rng.uuid(), log, machines };
     this.#registry = new SessionRegistry({ ...deps, program: 'simulation' });
-    if (this.#world.upkeep !== null) this.#keepUp(deps, this.#world.upkeep);
+    if (this.#world.upkeep === null) return;
+    const service = this.#keepUp(deps, this.#world.upkeep);
+    const { scrubEveryMs } = this.#world.upkeep;
+    if (scrubEveryMs !== null) this.#scrub(deps, service, this.#registry, rng.fork('scrub'), scrubEveryMs);
   }
 
   #keepUp(
     deps: Omit<ConstructorParameters<typeof UpkeepService>[0], 'isOurs' | 'policyOf'>,
     { intervalMs, deletionDelayMs, policy }: UpkeepPlan,
-  ): void {
+  ): UpkeepService {
     const service = new UpkeepService(
       {
         ...deps,
@@ -98,6 +109,32 @@ export class ReceiverNode {
     service.run(new AbortController().signal).then(
       () => this.#world.onCrash(`upkeep of ${this.name} ended by itself`),
       (error: unknown) => this.#world.onCrash(`upkeep of ${this.name} ended: ${messageOf(error)}`),
+    );
+    return service;
+  }
+
+  #scrub(
+    { store, clock, log }: Pick<ConstructorParameters<typeof UpkeepService>[0], 'store' | 'clock' | 'log'>,
+    upkeep: UpkeepService,
+    registry: SessionRegistry,
+    rng: Rng,
+    everyMs: number,
+  ): void {
+    const bytesPerSecond = UPKEEP_BYTES_PER_SECOND;
+    const mending = new Mending({
+      ...{ store, beneath: store, clock, log, bytesPerSecond },
+      ownerOf: (machine) => upkeep.ownerOf(machine),
+      resend: (...asked) => registry.homeAgents.resend(...asked),
+    });
+    const scrub = new ScrubTask({
+      ...{ store, clock, log, random: rng.unit },
+      settings: { enabled: true, bytesPerSecond, everyMs, prove: { by: 'interval', everyMs: PROVE_PASSES * everyMs } },
+      isOurs: (machine) => Promise.resolve(this.#world.isOurs(machine, this.name)),
+      repair: (machine, ended) => mending.mend(machine, ended),
+    });
+    scrub.run(new AbortController().signal).then(
+      () => this.#world.onCrash(`the scrub of ${this.name} ended by itself`),
+      (error: unknown) => this.#world.onCrash(`the scrub of ${this.name} ended: ${messageOf(error)}`),
     );
   }
 

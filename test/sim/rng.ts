@@ -41,6 +41,11 @@ export class Rng extends Random {
     return -Math.log(1 - this.unit()) * meanMs;
   }
 
+  /** Not for keeping secrets: for keys of a world that is the same each time. */
+  bytes(length: number): Buffer {
+    return Buffer.from(Array.from({ length }, () => this.below(256)));
+  }
+
   pick<T>(items: readonly T[]): T {
     const item = items[this.below(items.length)];
     if (item === undefined) throw new Error('nothing to pick from');

@@ -68,6 +68,22 @@ export class SimStore implements ObjectStore {
     }
   }
 
+  /** What lay there is not what was put there any more, and nobody is told. */
+  rot(name: string, rng: Rng): 'flipped' | 'truncated' | 'lost' {
+    const bytes = this.objects.get(name);
+    if (bytes === undefined) throw new Error(`no object ${name}`);
+    const how = rng.pick(['flipped', 'truncated', 'lost'] as const);
+    if (how === 'flipped') {
+      const at = rng.below(bytes.length);
+      bytes[at] = (bytes[at] ?? 0) ^ (1 << rng.below(8));
+    } else if (how === 'truncated') this.objects.set(name, Buffer.from(bytes.subarray(0, rng.below(bytes.length))));
+    else {
+      this.objects.delete(name);
+      this.#sorted = null;
+    }
+    return how;
+  }
+
   /** Up to a page of names after one. */
   page(prefix: string, after: string): ObjectInfo[] {
     const names = (this.#sorted ??= [...this.objects.keys()].sort());

@@ -4,6 +4,7 @@
  */
 import { pino, type Logger } from 'pino';
 import { PIN_TTL_MS } from '../../shared/limits-retention.js';
+import { RESEND_ANSWER_MS } from '../../shared/limits-scrub.js';
 import type { MarkTracker } from '../../agent/tracker/tracker.js';
 import { MANIFEST_VERSION } from '../../receiver/catalog/manifest.js';
 import { createIdentity } from '../../receiver/session/identity.js';
@@ -11,11 +12,13 @@ import type { ObjectStore } from '../../receiver/store/store.js';
 import { AgentNode, hardwareIdOf } from './agent-node.js';
 import { useSynchronousCodec } from './codec.js';
 import { Faults } from './faults.js';
+import { SimKeys } from './keys.js';
 import { SimMachine } from './machine.js';
 import { Model } from './model.js';
 import { Network } from './network.js';
+import { Operator } from './operator.js';
 import { planOf, type Plan, type UpkeepPlan } from './plan.js';
-import { EPOCH_MS, type SimProcess } from './process.js';
+import { EPOCH_MS, SimProcess } from './process.js';
 import { certificateOf, ReceiverNode } from './receiver-node.js';
 import { Reader } from './reader.js';
 import { Rng } from './rng.js';
@@ -53,6 +56,14 @@ export interface WorldResult {
   readonly objects: number;
   /** Pinned points that were read to the end beside everything else. */
   readonly readings: number;
+  /** Points that an operator was told are held. */
+  readonly holds: number;
+  /** Objects that rotted; of these, those that were mended, and those that were named as lost. */
+  readonly rot: Model['rot'];
+  /** Data keys that were added to encrypted machines. */
+  readonly rotations: number;
+  /** Machines of which nothing may be readable in the store. */
+  readonly encrypted: number;
   /** Virtual time from the end of the faults until all was well. */
   readonly healedMs: number | null;
   readonly faults: ReadonlyMap<string, number>;
@@ -65,6 +76,8 @@ const LOOK_MS = 1_000;
 const CHANCE_OF_A_WRONG_HINT = 0.05;
 /** Upkeep has so many turns to remove all that is left of the faults. */
 const CLEANING_PASSES = 10;
+/** What has rotted is found, asked for and mended within this: an agent is given its time to answer, twice. */
+const MENDING_MS = 2 * RESEND_ANSWER_MS + 300_000;
 /** A point's age is counted from its cut, which a receiver sees a moment later. */
 const AGE_SLACK_MS = 2_000;
 
@@ -91,7 +104,9 @@ class World {
   readonly #agents: readonly AgentNode[];
   readonly #receivers: readonly ReceiverNode[];
   readonly #readers: readonly Reader[];
+  readonly #operators: readonly Operator[];
   readonly #model: Model;
+  readonly #keys: SimKeys;
   readonly #faults: Faults;
   readonly #routes: number[];
   readonly #seen = new Set<string>();
@@ -114,6 +129,9 @@ class World {
         new SimMachine(this.#scheduler, `machine${i}`, i, shape, rng.fork(`machine${i}`), () => ++this.#contents),
     );
     this.#model = new Model(this.#store, this.#machines, () => this.#scheduler.nowMs);
+    this.#keys = new SimKeys(this.#machines, plan.atRest, rng.fork('keys'));
+    this.#keys.attachAtOnce(this.#store, new SimProcess(this.#scheduler, 'model').clock);
+    this.#model.encrypted = this.#machines.filter((machine) => plan.atRest || machine.encrypts);
     const [first] = plan.upkeep?.policy.tiers ?? [];
     // A receiver whose clock jumps believes that points are older than they are.
     if (first !== undefined) {
@@ -126,6 +144,7 @@ class World {
         scheduler: this.#scheduler,
         store: this.#store,
         storeLatencyMs: plan.storeLatencyMs,
+        keys: this.#keys,
         log: (process: SimProcess) => this.#log(process),
         onCrash: (what: string) => this.#model.violated(what),
         upkeep: plan.upkeep,
@@ -140,6 +159,7 @@ class World {
         log: (process: SimProcess) => this.#log(process),
         connect: (process: SimProcess) => this.#connect(process, machine, i),
         onCrash: (what: string) => this.#model.violated(what),
+        sourceKeys: (of: SimMachine, keys: Rng) => this.#keys.ofSource(of, keys),
         wrapTracker: bugs.wrapTracker ?? ((tracker: MarkTracker) => tracker),
       };
       return new AgentNode(world, machine, rng.fork(`agent${i}`), plan.interval);
@@ -151,11 +171,30 @@ class World {
         scheduler: this.#scheduler,
         store: this.#store,
         storeLatencyMs: plan.storeLatencyMs,
+        keys: this.#keys,
         machines: this.#machines,
         violated: (what: string) => this.#model.violated(what),
+        isDamaged: (machine: SimMachine) => this.#model.isDamaged(machine),
         wrapStore: (store: ObjectStore) => bugs.wrapStore?.(store, this.#store) ?? store,
       };
       return new Reader(world, `reader${i}`, rng.fork(`reader${i}`));
+    });
+    const operators = plan.upkeep?.operators ?? 0;
+    this.#operators = Array.from({ length: operators }, (_, i) => {
+      const world = {
+        scheduler: this.#scheduler,
+        store: this.#store,
+        storeLatencyMs: plan.storeLatencyMs,
+        keys: this.#keys,
+        isDamaged: (machine: SimMachine) => this.#model.isDamaged(machine),
+        hasReceiverKeys: (machine: SimMachine) => plan.atRest && !machine.encrypts,
+        machines: this.#machines,
+        held: (machine: SimMachine, name: string, point: number) => this.#model.held(machine, name, point),
+        released: (machine: SimMachine, name: string) => this.#model.released(machine, name),
+        violated: (what: string) => this.#model.violated(what),
+        wrapStore: (store: ObjectStore) => bugs.wrapStore?.(store, this.#store) ?? store,
+      };
+      return new Operator(world, `operator${i}`, rng.fork(`operator${i}`));
     });
     this.#routes = this.#agents.map(() => 0);
     this.#faults = new Faults({
@@ -167,6 +206,7 @@ class World {
       agents: this.#agents,
       receivers: this.#receivers,
       routes: this.#routes,
+      rotted: (machine, name) => this.#model.rotted(machine, name),
     });
   }
 
@@ -179,6 +219,7 @@ class World {
       agent.start();
     }
     for (const reader of this.#readers) void reader.run();
+    for (const operator of this.#operators) void operator.run();
     this.#faults.start();
     for (let i = 1; i <= checks && !this.#isBroken; i++) {
       await this.#scheduler.run((faultyMs * i) / checks);
@@ -187,9 +228,13 @@ class World {
     this.#faults.stop();
     for (const machine of this.#machines) machine.workload.stop();
     const healedMs = this.#isBroken ? null : await this.#heal(healingMs);
+    for (const reader of this.#readers) reader.stop();
+    for (const operator of this.#operators) operator.stop();
+    if (!this.#isBroken) await this.#mend();
     if (!this.#isBroken && this.#plan.upkeep !== null) await this.#clean(this.#plan.upkeep);
-    if (!this.#isBroken) await this.#model.check();
+    if (!this.#isBroken) await this.#model.check(true);
     if (!this.#isBroken) for (const machine of this.#machines) await this.#model.checkNewest(machine);
+    if (!this.#isBroken) this.#model.checkSecrets();
     return this.#result(healedMs);
   }
 
@@ -232,7 +277,6 @@ class World {
    * for as long as it is the owner.
    */
   async #clean({ intervalMs, deletionDelayMs }: UpkeepPlan): Promise<void> {
-    for (const reader of this.#readers) reader.stop();
     for (const agent of this.#agents) {
       agent.kill();
       agent.start();
@@ -248,6 +292,16 @@ class World {
     this.#model.violated(
       `${left.length} objects that nobody needs are still there, the first: ${left.slice(0, 5).join(', ')}`,
     );
+  }
+
+  /** Runs until all that has rotted is mended, or is said to be lost. */
+  async #mend(): Promise<void> {
+    const limitMs = this.#scheduler.nowMs + MENDING_MS;
+    const left = (): string[] => this.#machines.flatMap((machine) => this.#model.unsettled(machine));
+    while (left().length > 0 && this.#scheduler.nowMs < limitMs && !this.#isBroken)
+      await this.#scheduler.run(this.#scheduler.nowMs + LOOK_MS);
+    const [first] = left();
+    if (first !== undefined) this.#model.violated(`${left().length} objects are damaged still, the first: ${first}`);
   }
 
   async #enrol(machine: SimMachine): Promise<void> {
@@ -305,6 +359,10 @@ class World {
       requests: this.#store.requests,
       objects: this.#store.objects.size,
       readings: this.#readers.reduce((sum, reader) => sum + reader.readings, 0),
+      rot: this.#model.rot,
+      holds: this.#operators.reduce((sum, operator) => sum + operator.holds, 0),
+      rotations: this.#operators.reduce((sum, operator) => sum + operator.rotations, 0),
+      encrypted: this.#model.encrypted.length,
       healedMs,
       faults: this.#faults.counts,
       seen: this.#seen,
