@@ -34,6 +34,7 @@ export interface WorkDeps {
 
 /** A step that was stopped ends within this: a hook that was killed, a connection that was closed. */
 const STEP_END_MS = 3_000;
+const KILL_POLL_MS = 5;
 
 type Over = Extract<RunnerReport, { is: 'ended' }>;
 
@@ -112,9 +113,22 @@ export class QuiesceWork {
 
   /** For hooks that another process began. A `pre` that goes on without it must not come to its end after `abort`. */
   async undo(names: readonly string[]): Promise<void> {
-    killAll(startedWith({ AFTERIMAGE_ID: this.#task.id, AFTERIMAGE_PHASE: 'pre' }));
+    await this.#endPre();
     this.#begun.push(...this.#task.hooks.filter((hook) => names.includes(hook.name)));
     await this.end('abort', 'command');
+  }
+
+  /** A signal to kill takes a moment to do so: what it was sent to may run on another processor. */
+  async #endPre(): Promise<void> {
+    const { clock } = this.#deps;
+    const endMs = clock.monotonicMs() + STEP_END_MS;
+    for (;;) {
+      const left = startedWith({ AFTERIMAGE_ID: this.#task.id, AFTERIMAGE_PHASE: 'pre' });
+      killAll(left);
+      // One that a dead disk holds back goes on when that does; there is no way to end it before.
+      if (left.length === 0 || clock.monotonicMs() > endMs) return;
+      await clock.sleep(KILL_POLL_MS);
+    }
   }
 
   /** One step, unless it is over; what fails ends everything. */
