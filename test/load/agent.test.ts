@@ -102,8 +102,9 @@ describe.skipIf(!canRunLab)(`load of the agent (${WHY_NO_LAB})`, () => {
     await l.until('held up by its limit', (s) => isHolding(s, 'cpu'));
     const readBefore = bytesRead(disk);
     const [cpuBefore, startMs] = [cpuSeconds(pid), performance.now()];
-    // Long enough for a rate; the process is asked for nothing meanwhile.
-    await sleep(6_000);
+    // Long enough for a rate, and until what it owes from its start is paid off; the process is asked for nothing meanwhile.
+    const isLongEnough = (): boolean => performance.now() - startMs > 6_000 && bytesRead(disk) > readBefore;
+    for (let i = 0; i < 90 && !isLongEnough(); i++) await sleep(1_000);
     const share = (cpuSeconds(pid) - cpuBefore) / ((performance.now() - startMs) / 1000);
     const { disks } = await l.status();
     expect(disks[0]?.state).toBe('InitialReplicationInProgress');

@@ -15,6 +15,7 @@ const ROOT = join(dirname(fileURLToPath(import.meta.url)), '..', '..', '..');
 const LANES = Number(process.env['AFTERIMAGE_TEST_LANES'] ?? 2);
 /** The longest first, so that none of them is left over at the end. */
 const LONG_FOLDERS = [
+  'guest-life',
   'drill',
   'groups',
   'e2e',
