@@ -2,6 +2,7 @@
  * Restores that compose a disk region by region: when they are made, what is written when something is bad, that they go on where they stopped, to each kind of
  * target, encrypted as well.
  */
+import { spawnSync } from 'node:child_process';
 import { open, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { beforeAll, describe, expect, it } from 'vitest';
@@ -133,6 +134,21 @@ describe('composed restores', () => {
     expect(result.keptBytes).toBeGreaterThanOrEqual(64 * MIB);
     expect(await differences(path, chain.geometry, model())).toEqual([]);
   });
+
+  it.each(['restore.unit-written:3', 'restore.unit-recorded:1', 'restore.unit-recorded:3'])(
+    'go on after kill -9 (%s)',
+    async (place) => {
+      const { folder, store, chain } = made;
+      const path = join(folder, `${place}.raw`);
+      const child = ['--import', './test/helpers/ts-loader.mjs', 'test/receiver/restore-child.ts'];
+      const args = [...child, store.url, '9', path, `${path}.afterimage-restore`, '', 'raw', 'composed'];
+      const env = { ...process.env, AFTERIMAGE_FAILPOINT: place };
+      expect(spawnSync(process.execPath, args, { env, stdio: 'inherit' }).signal).toBe('SIGKILL');
+      const result = await restoreTo(await planned(), { path, composed: ALWAYS, readBack: true });
+      expect(result.keptBytes).toBeGreaterThan(0);
+      expect(await differences(path, chain.geometry, model())).toEqual([]);
+    },
+  );
 
   it('write nothing of a region in which something is bad', async () => {
     const { folder, deltas } = made;
