@@ -1,6 +1,7 @@
 /**
  * `npm test`: the linter and all test files in batches, two lanes at a time, since most tests wait for timers, syncs and other processes half of their time. A batch is
- * a folder, or one file of the folders whose files take minutes. Each batch is a process of its own, its output is shown when it ends.
+ * a folder, or one file of the folders whose files take minutes. Each batch is a process of its own, its output is shown when it ends, that of one that
+ * failed once more at the end, where it is looked for.
  * Arguments are parts of file names to run; the linter runs only without. Exit code 1 when anything failed; one closing line says how many tests passed,
  * failed and were skipped. Expects what `npm run build` makes.
  */
@@ -65,8 +66,13 @@ function batchesOf(files: readonly string[]): Batch[] {
 
 const running = new Set<ChildProcess>();
 
-/** Runs a batch to its end; its output is printed in one piece. Resolves to its exit code. */
-function run({ name, program, args }: Batch, countsFile: string): Promise<number> {
+interface Ended {
+  readonly code: number;
+  readonly output: Buffer;
+}
+
+/** Runs a batch to its end; its output is printed in one piece. */
+function run({ name, program, args }: Batch, countsFile: string): Promise<Ended> {
   const startedMs = Date.now();
   return new Promise((resolve, reject) => {
     const env = { ...process.env, AFTERIMAGE_TEST_BUILT: '1', AFTERIMAGE_TEST_COUNTS: countsFile };
@@ -79,9 +85,9 @@ function run({ name, program, args }: Batch, countsFile: string): Promise<number
       running.delete(child);
       const tookS = Math.round((Date.now() - startedMs) / 1000);
       const end = signal === null ? `exit code ${String(code)}` : `ended by ${signal}`;
-      process.stdout.write(`\n──── ${name}: ${end}, ${tookS} s\n`);
-      process.stdout.write(Buffer.concat(output));
-      resolve(code ?? 1);
+      const shown = Buffer.concat([Buffer.from(`\n──── ${name}: ${end}, ${tookS} s\n`), ...output]);
+      process.stdout.write(shown);
+      resolve({ code: code ?? 1, output: shown });
     });
   });
 }
@@ -101,14 +107,14 @@ async function main(filters: readonly string[]): Promise<number> {
   const lint: Batch = { name: 'lint', program: 'npm', args: ['run', '--silent', 'lint'], isTests: false };
   const queue = [...(filters.length === 0 ? [lint] : []), ...batchesOf(files)];
   const folder = mkdtempSync(join(tmpdir(), 'afterimage-test-counts-'));
-  const failed: string[] = [];
+  const failed: { name: string; output: Buffer }[] = [];
   let counts = NO_TESTS;
   const lane = async (): Promise<void> => {
     for (let batch = queue.shift(); batch !== undefined; batch = queue.shift()) {
       const file = join(folder, `${queue.length}.json`);
-      const code = await run(batch, file);
+      const { code, output } = await run(batch, file);
       counts = addCounts(counts, readCounts(file, batch, code));
-      if (code !== 0) failed.push(batch.name);
+      if (code !== 0) failed.push({ name: batch.name, output });
     }
   };
   try {
@@ -116,7 +122,8 @@ async function main(filters: readonly string[]): Promise<number> {
   } finally {
     rmSync(folder, { recursive: true, force: true });
   }
-  if (failed.length > 0) process.stdout.write(`\nfailed: ${failed.join(', ')}\n`);
+  for (const { output } of failed) process.stdout.write(output);
+  if (failed.length > 0) process.stdout.write(`\nfailed: ${failed.map(({ name }) => name).join(', ')}\n`);
   process.stdout.write(`\n${counts.passed} passed, ${counts.failed} failed, ${counts.skipped} skipped\n`);
   return failed.length > 0 ? 1 : 0;
 }

@@ -117,8 +117,33 @@ describe('a volume under random requests', () => {
     expect(volume.stats().fetchedBytes).toBeGreaterThan(8 * MIB);
     // What is in use at the moment stays; the next fetch tries again.
     const cachedBytes = (): number => volume.stats().localBytes - volume.stats().writtenBytes;
-    for (let i = 0; i < 100 && cachedBytes() > 4 * MIB; i++) await load.read(between(random, 0, SECTORS - 64), 64);
+    for (let i = 0; i < 100 && cachedBytes() > 4 * MIB; i++)
+      await load.read(between(random, 0, model.sectors.length - 64), 64);
     expect(cachedBytes()).toBeLessThanOrEqual(4 * MIB);
+    expect(differing(await wholeDisk(volume), model.settledDisk(), 512)).toEqual([]);
+    await volume.close();
+  });
+
+  it('a write that needs two blocks of the point has both, however small the cache', async () => {
+    const disk = stampedDisk(randomOf(80), (4 * MIB) / SECTOR);
+    const model = new SectorModel(disk);
+    const content = new MemoryContent(disk);
+    content.onRead = () => {
+      if (content.reads > 100) throw new Error('fetched again and again');
+    };
+    const volume = await Volume.open({
+      folder: await tempFolder('volume'),
+      disk: asDiskId('d0'),
+      content,
+      baseKey: 'p',
+      writable: true,
+      cacheBytesMax: 4096,
+      clock: systemClock,
+      log: silentLogger(),
+    });
+    const load = new VolumeLoad(volume, model, randomOf(81));
+    // Begins and ends within a block, and chunks apart.
+    for (let at = 257; at + 1025 < model.sectors.length; at += 1031) await load.writeAt(at, 1025);
     expect(differing(await wholeDisk(volume), model.settledDisk(), 512)).toEqual([]);
     await volume.close();
   });

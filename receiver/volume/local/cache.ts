@@ -44,6 +44,8 @@ export class Cache {
   readonly #fetching = new Map<number, Promise<void>>();
   /** Groups used since the hand of the clock last passed. */
   readonly #used: Uint8Array;
+  /** Groups of blocks that somebody is making local to use them, and by how many. */
+  readonly #wanted = new Map<number, number>();
   #hand = 0;
   #blocksMax: number;
   #evicting: Promise<unknown> | undefined;
@@ -82,6 +84,22 @@ export class Cache {
     if (this.#blocksMax === Infinity) return;
     const last = Math.floor((first + count - 1) / this.#groupBlocks);
     for (let group = Math.floor(first / this.#groupBlocks); group <= last; group++) this.#used[group] = 1;
+  }
+
+  /**
+   * Blocks that are to be local together don't go again before they are used: a cache that is smaller than what is fetched for them would give up one for
+   * the other without end. Until the answer is called; the bound may be missed by their groups meanwhile.
+   */
+  want(blocks: readonly number[]): () => void {
+    const groups = blocks.map((block) => Math.floor(block / this.#groupBlocks));
+    for (const group of groups) this.#wanted.set(group, (this.#wanted.get(group) ?? 0) + 1);
+    return () => {
+      for (const group of groups) {
+        const others = (this.#wanted.get(group) ?? 1) - 1;
+        if (others === 0) this.#wanted.delete(group);
+        else this.#wanted.set(group, others);
+      }
+    };
   }
 
   /**
@@ -305,8 +323,9 @@ export class Cache {
     }
   }
 
-  /** Cached blocks of a group, locked; none when somebody is using it. */
+  /** Cached blocks of a group, locked; none when somebody is using it, or about to. */
   #takeGroup(group: number, holds: RangeHold[]): Run[] {
+    if (this.#wanted.has(group)) return [];
     const { local, written } = this.#image.maps;
     const first = group * this.#groupBlocks;
     const count = Math.min(this.#groupBlocks, this.#image.geometry.blockCount - first);

@@ -14,6 +14,7 @@ import type { LocalImage } from './image.js';
 import type { Run } from './maps.js';
 import type { OpenCut } from './open-cut.js';
 import { isFull } from './problems.js';
+import type { RangeHold } from './range-lock.js';
 import type { VolumeReader } from './reader.js';
 import { Zeroes } from './zeroes.js';
 
@@ -131,7 +132,17 @@ export class VolumeWriter {
   }
 
   /** Locks blocks such that those that are written in part are local, and none comes or goes that isn't. */
-  async #lockFor({ first, count }: Run, partial: readonly number[]) {
+  async #lockFor(run: Run, partial: readonly number[]): Promise<RangeHold> {
+    if (partial.length === 0) return this.#lock(run, partial);
+    const unwant = this.#cache.want(partial);
+    try {
+      return await this.#lock(run, partial);
+    } finally {
+      unwant();
+    }
+  }
+
+  async #lock({ first, count }: Run, partial: readonly number[]): Promise<RangeHold> {
     const { lock, maps } = this.#image;
     for (;;) {
       for (const block of partial) if (!maps.local.has(block)) await this.#reader.makeLocal(block, 1, true);
