@@ -2,8 +2,8 @@
  * `npm test`: the linter and all test files in batches, two lanes at a time, since most tests wait for timers, syncs and other processes half of their time. A batch is
  * a folder, or one file of the folders whose files take minutes. Each batch is a process of its own, its output is shown when it ends, that of one that
  * failed once more at the end, where it is looked for.
- * Arguments are parts of file names to run; the linter runs only without. Exit code 1 when anything failed; one closing line says how many tests passed,
- * failed and were skipped. Expects what `npm run build` makes.
+ * Arguments are parts of file names to run; the linter runs only without. Exit code 1 when anything failed; the closing lines say which batches took longest,
+ * and how many tests passed, failed and were skipped. Expects what `npm run build` makes.
  */
 import { spawn, type ChildProcess } from 'node:child_process';
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
@@ -68,12 +68,16 @@ const running = new Set<ChildProcess>();
 
 interface Ended {
   readonly code: number;
+  readonly tookS: number;
   readonly output: Buffer;
 }
 
+/** So many of the longest batches are named at the end: what to shorten first. */
+const LONGEST_NAMED = 12;
+
 /** Runs a batch to its end; its output is printed in one piece. */
 function run({ name, program, args }: Batch, countsFile: string): Promise<Ended> {
-  const startedMs = Date.now();
+  const startedMs = performance.now();
   return new Promise((resolve, reject) => {
     const env = { ...process.env, AFTERIMAGE_TEST_BUILT: '1', AFTERIMAGE_TEST_COUNTS: countsFile };
     const child = spawn(program, args, { cwd: ROOT, env, stdio: ['ignore', 'pipe', 'pipe'] });
@@ -83,11 +87,11 @@ function run({ name, program, args }: Batch, countsFile: string): Promise<Ended>
     child.once('error', reject);
     child.once('close', (code, signal) => {
       running.delete(child);
-      const tookS = Math.round((Date.now() - startedMs) / 1000);
+      const tookS = Math.round((performance.now() - startedMs) / 1000);
       const end = signal === null ? `exit code ${String(code)}` : `ended by ${signal}`;
       const shown = Buffer.concat([Buffer.from(`\n──── ${name}: ${end}, ${tookS} s\n`), ...output]);
       process.stdout.write(shown);
-      resolve({ code: code ?? 1, output: shown });
+      resolve({ code: code ?? 1, tookS, output: shown });
     });
   });
 }
@@ -108,11 +112,13 @@ async function main(filters: readonly string[]): Promise<number> {
   const queue = [...(filters.length === 0 ? [lint] : []), ...batchesOf(files)];
   const folder = mkdtempSync(join(tmpdir(), 'afterimage-test-counts-'));
   const failed: { name: string; output: Buffer }[] = [];
+  const times: { name: string; tookS: number }[] = [];
   let counts = NO_TESTS;
   const lane = async (): Promise<void> => {
     for (let batch = queue.shift(); batch !== undefined; batch = queue.shift()) {
       const file = join(folder, `${queue.length}.json`);
-      const { code, output } = await run(batch, file);
+      const { code, tookS, output } = await run(batch, file);
+      times.push({ name: batch.name, tookS });
       counts = addCounts(counts, readCounts(file, batch, code));
       if (code !== 0) failed.push({ name: batch.name, output });
     }
@@ -123,6 +129,8 @@ async function main(filters: readonly string[]): Promise<number> {
     rmSync(folder, { recursive: true, force: true });
   }
   for (const { output } of failed) process.stdout.write(output);
+  const longest = times.sort((a, b) => b.tookS - a.tookS).slice(0, LONGEST_NAMED);
+  process.stdout.write(`\nlongest: ${longest.map(({ name, tookS }) => `${name} ${tookS} s`).join(', ')}\n`);
   if (failed.length > 0) process.stdout.write(`\nfailed: ${failed.map(({ name }) => name).join(', ')}\n`);
   process.stdout.write(`\n${counts.passed} passed, ${counts.failed} failed, ${counts.skipped} skipped\n`);
   return failed.length > 0 ? 1 : 0;
