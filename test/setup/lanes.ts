@@ -65,6 +65,8 @@ function batchesOf(files: readonly string[]): Batch[] {
 }
 
 const running = new Set<ChildProcess>();
+/** A signal came: nothing more is begun. */
+let isStopped = false;
 
 interface Ended {
   readonly code: number;
@@ -72,6 +74,8 @@ interface Ended {
   readonly output: Buffer;
 }
 
+/** As a shell says of a program that was interrupted. */
+const EXIT_STOPPED = 130;
 /** So many of the longest batches are named at the end: what to shorten first. */
 const LONGEST_NAMED = 12;
 
@@ -115,7 +119,7 @@ async function main(filters: readonly string[]): Promise<number> {
   const times: { name: string; tookS: number }[] = [];
   let counts = NO_TESTS;
   const lane = async (): Promise<void> => {
-    for (let batch = queue.shift(); batch !== undefined; batch = queue.shift()) {
+    for (let batch = queue.shift(); batch !== undefined && !isStopped; batch = queue.shift()) {
       const file = join(folder, `${queue.length}.json`);
       const { code, tookS, output } = await run(batch, file);
       times.push({ name: batch.name, tookS });
@@ -133,13 +137,14 @@ async function main(filters: readonly string[]): Promise<number> {
   process.stdout.write(`\nlongest: ${longest.map(({ name, tookS }) => `${name} ${tookS} s`).join(', ')}\n`);
   if (failed.length > 0) process.stdout.write(`\nfailed: ${failed.map(({ name }) => name).join(', ')}\n`);
   process.stdout.write(`\n${counts.passed} passed, ${counts.failed} failed, ${counts.skipped} skipped\n`);
+  if (isStopped) return EXIT_STOPPED;
   return failed.length > 0 ? 1 : 0;
 }
 
 for (const signal of ['SIGINT', 'SIGTERM'] as const)
   process.once(signal, () => {
+    isStopped = true;
     for (const child of running) child.kill(signal);
-    process.exitCode = 130;
   });
 
 process.exitCode = await main(process.argv.slice(2));
