@@ -12,14 +12,19 @@ if (!isRoot) console.warn('tests with loop devices are skipped: they need root')
 
 const run = (command: string, ...args: string[]): string => execFileSync(command, args, { encoding: 'utf8' }).trim();
 
-/** A killed process holds the filesystem until it is wholly gone. */
+/** Tenths of a second. */
+const UNMOUNT_ATTEMPTS = 150;
+
+/** A killed process holds the filesystem until it is wholly gone: one that flushes to a slow disk, seconds. */
 function unmount(path: string): void {
   for (let attempt = 1; ; attempt++) {
     try {
-      execFileSync('umount', [path], { stdio: ['ignore', 'ignore', attempt < 20 ? 'ignore' : 'inherit'] });
+      execFileSync('umount', [path], {
+        stdio: ['ignore', 'ignore', attempt < UNMOUNT_ATTEMPTS ? 'ignore' : 'inherit'],
+      });
       return;
     } catch (error) {
-      if (attempt === 20) throw error;
+      if (attempt === UNMOUNT_ATTEMPTS) throw error;
       execFileSync('sleep', ['0.1']);
     }
   }
