@@ -92,6 +92,8 @@ export const COMPOSED_MEMORY_PART = 8;
 export const COMPOSED_REGIONS_AT_ONCE = 2;
 /** Layers of such a region that are read at once: enough that no thread waits. */
 export const COMPOSED_UNITS_AT_ONCE = 4;
+/** Writes of such a region at once: as many as the pool has threads to wait with. */
+export const COMPOSED_WRITES_AT_ONCE = 4;
 /** Fewer runs in deltas are written quickly, however they stand. */
 export const COMPOSED_RUNS_MIN = 2_000;
 /** Runs of a layer in a region, on the average, from which on composing pays: each region decompresses a chunk of the layer, each run saves a write or two. */

@@ -7,11 +7,11 @@ import { constants } from 'node:fs';
 import { open, realpath, stat, type FileHandle } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import { errnoOf, messageOf, usageError } from '../../shared/errors.js';
-import { DIRECT_WRITE_BYTES_MIN } from '../../shared/limits.js';
+import { DIRECT_WRITE_BYTES_MIN, RESERVE_BYTES_MIN } from '../../shared/limits.js';
 import { nextData } from '../../shared/native/libc.js';
 import { syncFolder } from '../../shared/durable-file.js';
 import { readFully, writeFully } from './fd-io.js';
-import { dropPageCache, preallocate, tryLock } from './native-io.js';
+import { dropPageCache, preallocate, reserveForWrite, tryLock } from './native-io.js';
 import { checkFileUnused } from './target-checks.js';
 import { targetError } from './target-error.js';
 import { asItIs, refused, type RestoreTarget, type TargetOptions, type TargetOutlet } from './target.js';
@@ -50,11 +50,14 @@ export class FileTarget implements RestoreTarget {
   /** The same file, written around the page cache; undefined where that can't be. */
   #direct: FileHandle | undefined;
   #directWorks = true;
+  /** Ranges of a sparse file are reserved before they are written; no more where the filesystem can't. */
+  #reserves: boolean;
   #identity = '';
 
   constructor(path: string, options: TargetOptions) {
     this.path = path;
     this.#options = options;
+    this.#reserves = options.sparse;
   }
 
   get identity(): string {
@@ -119,6 +122,9 @@ export class FileTarget implements RestoreTarget {
   async #writeDirect(offset: number, bytes: Buffer): Promise<number> {
     if (this.#direct === undefined || !this.#directWorks || bytes.length === 0) return 0;
     try {
+      // Else writes that come at once wait for each other (see Outlet.isSparse).
+      if (this.#reserves && bytes.length >= RESERVE_BYTES_MIN)
+        this.#reserves = await reserveForWrite(this.#use().fd, offset, bytes.length);
       await writeFully(this.#direct.fd, bytes, offset);
       return bytes.length;
     } catch (error) {

@@ -33,7 +33,7 @@ import { DiskKeys, type ReadChunk, type StoredChunk } from './disk-keys.js';
 import { IndexCache } from './index-cache.js';
 import { inLayer, LAYER_HINT } from './layer-errors.js';
 import { chunkThreads, type ChunkThreads } from './threads/pool.js';
-import type { SpanJob, SpanResult, WriteJob } from './threads/span-job.js';
+import type { SpanJob, SpanResult } from './threads/span-job.js';
 
 export type { ReadChunk, StoredChunk } from './disk-keys.js';
 
@@ -198,11 +198,6 @@ export class LayerReader {
     const result = await named(name, () => lend(name, job.lengthBytes, (fd) => this.#threads.run(fd, job)));
     if (result.isSealed) this.#metSealed = true;
     return result;
-  }
-
-  /** Has a thread write out what threads have composed. */
-  writeOnThread(job: WriteJob): Promise<void> {
-    return this.#threads.write(job);
   }
 
   async #loadIndex(layer: LayerRef, name: string, isBlind = false): Promise<LayerIndex> {

@@ -66,14 +66,19 @@ export async function zeroDeviceRange(fd: number, offset: number, lengthBytes: n
   return true;
 }
 
-/** Reserves space for a file, which reads as zero. False where the filesystem can't. */
-export async function preallocate(fd: number, sizeBytes: number): Promise<boolean> {
-  const result = await new Promise<number>((resolve, reject) => {
-    cFallocate.async(fd, 0, 0, sizeBytes, (error, value) => {
+/** Reserves a range of a file, which reads as zero until it is written; resolves to 0 or minus the error's number. */
+function reserve(fd: number, offset: number, lengthBytes: number): Promise<number> {
+  return new Promise((resolve, reject) => {
+    cFallocate.async(fd, 0, offset, lengthBytes, (error, value) => {
       if (error) reject(error);
       else resolve(value < 0 ? -koffi.errno() : value);
     });
   });
+}
+
+/** Reserves space for a file, which reads as zero. False where the filesystem can't. */
+export async function preallocate(fd: number, sizeBytes: number): Promise<boolean> {
+  const result = await reserve(fd, 0, sizeBytes);
   if ([EOPNOTSUPP, ENOSYS].includes(-result)) return false;
   if ([ENOSPC, EDQUOT].includes(-result)) {
     throw new AfterimageError(`there is no room for ${sizeBytes} bytes`, {
@@ -83,6 +88,14 @@ export async function preallocate(fd: number, sizeBytes: number): Promise<boolea
     });
   }
   check(result, `reserving ${sizeBytes} bytes`);
+  return true;
+}
+
+/** Reserves a range that is about to be written. False where the filesystem can't. */
+export async function reserveForWrite(fd: number, offset: number, lengthBytes: number): Promise<boolean> {
+  const result = await reserve(fd, offset, lengthBytes);
+  if ([EOPNOTSUPP, ENOSYS].includes(-result)) return false;
+  check(result, `reserving ${lengthBytes} bytes at ${offset}`);
   return true;
 }
 

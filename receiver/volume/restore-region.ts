@@ -1,9 +1,18 @@
 /**
  * Composes a region of a disk in memory from all units of the plan that have blocks of it, proves each block, and writes the region in long runs.
- * Nothing of a region is written before all of it is proven. Threads do the work; what is encrypted is decrypted on the event loop.
+ * Nothing of a region is written before all of it is proven. Threads do the work but the writes, which wait more than they work: those would keep threads
+ * from the next region. What is encrypted is decrypted on the event loop.
+ *
+ * Bases come first, since a chunk of theirs is decompressed where it belongs, with blocks that deltas have newer; then what the deltas have is put there.
  */
+import type { Extent } from '../../shared/blocks/block-set.js';
 import { bytesOfBlocks } from '../../shared/blocks/geometry.js';
-import { CHUNK_PLAIN_BYTES_MAX, COMPOSED_UNITS_AT_ONCE } from '../../shared/limits.js';
+import {
+  CHUNK_PLAIN_BYTES_MAX,
+  COMPOSED_UNITS_AT_ONCE,
+  COMPOSED_WRITES_AT_ONCE,
+  RESTORE_WRITE_BYTES_MAX,
+} from '../../shared/limits.js';
 import type { LayerIndex } from '../../shared/layer/layer.js';
 import { provePieces } from './chunk-check.js';
 import type { Region } from './composed-regions.js';
@@ -15,6 +24,7 @@ import { addProgress, dataRuns, writeZeroes, type UnitContext, type UnitData } f
 import { errorOf } from './threads/error-parts.js';
 import { bytesOfRoom, type SharedRoom } from './threads/shared-room.js';
 import { spanJob, type Put } from './threads/span-job.js';
+import { wholeRuns } from './whole-runs.js';
 import { byChunk, workOf } from './unit-work.js';
 
 type Span = readonly [offset: number, lengthBytes: number];
@@ -24,40 +34,56 @@ export async function restoreRegion(context: UnitContext, region: Region, room: 
   const { plan } = context;
   const spans: Span[] = [];
   let digest = 0n;
-  await inParallel(region.units, COMPOSED_UNITS_AT_ONCE, async (number) => {
+  const take = async (number: number): Promise<void> => {
     const unit = plan.units[number] as PlanUnit;
     const index = unit.kind === 'zero' ? undefined : await context.reader.index(unit.layer);
     const work = workOf(plan, unit, index, region);
     await writeZeroes(context, work);
     if (unit.kind === 'zero' || index === undefined || work.pieces.length === 0) return;
-    const data = { layer: unit.layer, index, groups: byChunk(work.pieces) };
-    const own = await compose(context, region, data, room);
+    const groups = byChunk(work.pieces);
+    const runs = unit.kind === 'base' ? wholeRuns(index) : NO_RUNS;
+    const own = await compose(context, { region, room, runs, layer: unit.layer, index, groups });
     // In a step of its own: `digest ^= await …` would read the digest before others have added to it.
     digest ^= own;
     for (const { offset, lengthBytes } of putsIn(context, index, work.pieces, 0)) spans.push([offset, lengthBytes]);
-  });
+  };
+  const isDelta = (number: number): boolean => plan.units[number]?.kind === 'delta';
+  const deltas = region.units.filter(isDelta);
+  const others = region.units.filter((number) => !isDelta(number));
+  for (const units of [others, deltas]) await inParallel(units, COMPOSED_UNITS_AT_ONCE, take);
   if (context.signal.aborted) throw cancelled('restore');
   await writeOut(context, region, room, joined(spans));
   return digest;
 }
 
-/** What of a unit belongs to a region goes into the room, proven. */
-async function compose(context: UnitContext, region: Region, data: UnitData, room: SharedRoom): Promise<bigint> {
+/** What of a unit belongs to a region. */
+interface Part extends UnitData {
+  readonly region: Region;
+  readonly room: SharedRoom;
+  /** By chunk: the one run of blocks that it is, where it may be decompressed into the room as a whole. */
+  readonly runs: ReadonlyMap<number, Extent>;
+}
+
+/** It goes into the room, proven. */
+async function compose(context: UnitContext, part: Part): Promise<bigint> {
   const { reader, plan, progress } = context;
-  const { layer, index, groups } = data;
+  const { region, room, runs, layer, index, groups } = part;
   const start = region.first * plan.geometry.blockBytes;
   let digest = 0n;
   for (const span of spansOf(index.chunks, [...groups.keys()])) {
     if (context.signal.aborted) throw cancelled('restore');
     const wishOf = (chunk: number) => {
       const pieces = groups.get(chunk) ?? [];
-      return { pieces, puts: putsIn(context, index, pieces, start) };
+      const run = runs.get(chunk);
+      if (run === undefined || !lies(run, region)) return { pieces, puts: putsIn(context, index, pieces, start) };
+      const lengthBytes = run.count * plan.geometry.blockBytes;
+      return { pieces, puts: [{ from: 0, offset: run.first * plan.geometry.blockBytes - start, lengthBytes }] };
     };
     const job = spanJob(reader.nameOf(layer), plan.geometry.blockBytes, index, span, wishOf, room);
     const result = await reader.onThread(layer, job);
     const [failure] = result.failures;
     if (failure !== undefined) throw errorOf(failure.error);
-    const own = result.isSealed ? await composeHere(context, data, span.chunks, start, room) : result.digest;
+    const own = result.isSealed ? await composeHere(context, part, span.chunks, start) : result.digest;
     digest ^= own;
     for (const chunk of span.chunks) addProgress(progress, plan.geometry, groups.get(chunk) ?? []);
   }
@@ -66,10 +92,9 @@ async function compose(context: UnitContext, region: Region, data: UnitData, roo
 
 async function composeHere(
   context: UnitContext,
-  { layer, index, groups }: UnitData,
+  { room, layer, index, groups }: Part,
   chunks: readonly number[],
   start: number,
-  room: SharedRoom,
 ): Promise<bigint> {
   const bytes = bytesOfRoom(room);
   const plain = Buffer.allocUnsafe(CHUNK_PLAIN_BYTES_MAX);
@@ -97,6 +122,11 @@ function putsIn(
   }));
 }
 
+const NO_RUNS: ReadonlyMap<number, Extent> = new Map();
+
+const lies = (run: Extent, { first, count }: Region): boolean =>
+  run.first >= first && run.first + run.count <= first + count;
+
 /** In order, and those that touch in one. */
 function joined(spans: Span[]): Span[] {
   const all: [number, number][] = [];
@@ -108,24 +138,15 @@ function joined(spans: Span[]): Span[] {
   return all;
 }
 
-/** `spans`: in bytes of the disk. */
+/** Spans (bytes of the disk) of a room to the target. */
 async function writeOut(context: UnitContext, region: Region, room: SharedRoom, spans: readonly Span[]): Promise<void> {
-  const { target, reader, plan } = context;
-  const outlet = target.outlet();
-  const start = region.first * plan.geometry.blockBytes;
-  if (outlet === null) {
-    const bytes = bytesOfRoom(room);
-    for (const [offset, lengthBytes] of spans)
-      await target.write(offset, bytes.subarray(offset - start, offset - start + lengthBytes));
-    return;
-  }
-  const puts: Put[] = [];
-  for (const [offset, lengthBytes] of spans) {
-    let from = offset - start;
-    for (const place of outlet.places(offset, lengthBytes)) {
-      puts.push({ from, ...place });
-      from += place.lengthBytes;
-    }
-  }
-  if (puts.length > 0) await reader.writeOnThread({ outlet: outlet.outlet, room, puts });
+  const start = region.first * context.plan.geometry.blockBytes;
+  const bytes = bytesOfRoom(room);
+  const writes: Span[] = [];
+  for (const [offset, lengthBytes] of spans)
+    for (let done = 0; done < lengthBytes; done += RESTORE_WRITE_BYTES_MAX)
+      writes.push([offset + done, Math.min(RESTORE_WRITE_BYTES_MAX, lengthBytes - done)]);
+  await inParallel(writes, COMPOSED_WRITES_AT_ONCE, ([offset, lengthBytes]) =>
+    context.target.write(offset, bytes.subarray(offset - start, offset - start + lengthBytes)),
+  );
 }

@@ -10,20 +10,13 @@ import { CHUNK_THREADS, THREAD_JOBS_AHEAD } from '../../../shared/limits.js';
 import type { ObjectStore } from '../../store/store.js';
 import { errorOf } from './error-parts.js';
 import { packJob, type PackedJob } from './packed-job.js';
-import type { ErrorParts, SpanJob, SpanResult, WriteJob } from './span-job.js';
+import type { ErrorParts, SpanJob, SpanResult } from './span-job.js';
 
 export interface SpanOrder {
   readonly id: number;
   readonly fd: number;
   readonly job: PackedJob;
 }
-
-export interface WriteOrder {
-  readonly id: number;
-  readonly write: WriteJob;
-}
-
-export type Order = SpanOrder | WriteOrder;
 
 /** A thread's first word. */
 export type Loaded = 'loaded';
@@ -35,7 +28,7 @@ export interface SpanAnswer {
 }
 
 interface Pending {
-  readonly order: Order;
+  readonly order: SpanOrder;
   readonly resolve: (result: SpanResult) => void;
   readonly reject: (error: Error) => void;
 }
@@ -64,15 +57,7 @@ export class ChunkThreads {
 
   /** Rejects with what the span met as a whole. The job may not be changed any more. */
   run(fd: number, job: SpanJob): Promise<SpanResult> {
-    return this.#order({ id: this.#orders++, fd, job: packJob(job) });
-  }
-
-  /** Rejects with what couldn't be written. */
-  async write(write: WriteJob): Promise<void> {
-    await this.#order({ id: this.#orders++, write });
-  }
-
-  #order(order: Order): Promise<SpanResult> {
+    const order = { id: this.#orders++, fd, job: packJob(job) };
     return new Promise((resolve, reject) => {
       this.#waiting.push({ order, resolve, reject });
       this.#give();

@@ -49,15 +49,11 @@ export interface SpanJob {
   /** Of the blocks of all pieces. */
   readonly hashes: BigUint64Array;
   readonly chunks: readonly ChunkTask[];
-  /** Where plain bytes go: to a target, or into shared memory, whose offsets the puts are then; null: nowhere, they are only proven. */
+  /**
+   * Where plain bytes go: to a target, or into shared memory, whose offsets the puts are then; null: nowhere, they are only proven. A chunk that goes
+   * into shared memory as a whole is decompressed there, before it is proven.
+   */
   readonly outlet: Outlet | SharedRoom | null;
-}
-
-/** What a thread is asked to write from shared memory: `from` counts in its room, `offset` in the outlet. */
-export interface WriteJob {
-  readonly outlet: Outlet;
-  readonly room: SharedRoom;
-  readonly puts: readonly Put[];
 }
 
 /** An AfterimageError on its way between threads. */

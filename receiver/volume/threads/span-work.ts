@@ -1,6 +1,6 @@
 /**
  * Works a span off, with calls that block: on a thread of its own that is the fastest way, as nothing goes through the event loop and nothing is
- * handed from thread to thread. Nothing is put anywhere before it is proven. After a crash the target holds what was put until then.
+ * handed from thread to thread. Nothing is put into a target before it is proven. After a crash the target holds what was put until then.
  */
 import { readSync, writeSync } from 'node:fs';
 import { corrupt, errnoOf } from '../../../shared/errors.js';
@@ -21,7 +21,7 @@ import { inLayer } from '../layer-errors.js';
 import { targetError } from '../target-error.js';
 import { partsOf } from './error-parts.js';
 import { bytesOfRoom, type SharedRoom } from './shared-room.js';
-import type { ChunkTask, Outlet, Put, SpanJob, SpanResult, WriteJob } from './span-job.js';
+import type { ChunkTask, Outlet, Put, SpanJob, SpanResult } from './span-job.js';
 
 /** Memory of a thread: what it reads into, and what it decompresses into. Both are aligned. */
 export class Rooms {
@@ -104,7 +104,7 @@ function reserve(outlet: Outlet, puts: Iterable<Put>): void {
 /** Where a span's chunks go once they are proven. */
 interface Sink {
   /** Where a chunk is decompressed. */
-  roomFor(task: ChunkTask): Buffer;
+  roomFor(task: ChunkTask, plainBytes: number): Buffer;
   take(task: ChunkTask, plain: Buffer): void;
   flush(): void;
 }
@@ -120,11 +120,15 @@ class Composed implements Sink {
     this.#room = bytesOfRoom(room);
   }
 
-  roomFor(): Buffer {
-    return this.memory;
+  /** A chunk that is one put is decompressed where it belongs, and no further: what lies behind is somebody else's. */
+  roomFor({ puts }: ChunkTask, plainBytes: number): Buffer {
+    const [put] = puts;
+    if (puts.length !== 1 || put?.from !== 0 || put.lengthBytes !== plainBytes) return this.memory;
+    return this.#room.subarray(put.offset, put.offset + plainBytes);
   }
 
   take({ puts }: ChunkTask, plain: Buffer): void {
+    if (plain.buffer === this.#room.buffer) return;
     for (const { from, offset, lengthBytes } of puts) plain.copy(this.#room, offset, from, from + lengthBytes);
   }
 
@@ -196,24 +200,12 @@ function sinkOf({ outlet, chunks }: SpanJob, { plain }: Rooms): Sink {
   return new Joined(outlet, plain);
 }
 
-/** Writes what was composed. */
-export function writeOut({ outlet, room, puts }: WriteJob): void {
-  const bytes = bytesOfRoom(room);
-  reserve(outlet, puts);
-  for (const { from, offset, lengthBytes } of puts) {
-    for (let done = 0; done < lengthBytes; done += RESTORE_WRITE_BYTES_MAX) {
-      const count = Math.min(RESTORE_WRITE_BYTES_MAX, lengthBytes - done);
-      putOut(outlet, bytes.subarray(from + done, from + done + count), offset + done);
-    }
-  }
-}
-
 /**
  * Reads from `fd`. A chunk that is bad fails by itself; what can't be read or written at all throws. With an outlet, the first bad chunk ends it: a restore that meets one has failed.
  */
 export function workOff(fd: number, job: SpanJob, rooms: Rooms): SpanResult {
   const span = readSpan(fd, job, rooms.stored);
-  const joined = sinkOf(job, rooms);
+  const sink = sinkOf(job, rooms);
   const failures: { chunk: number; error: ReturnType<typeof partsOf> }[] = [];
   let digest = 0n;
   for (const task of job.chunks) {
@@ -221,19 +213,19 @@ export function workOff(fd: number, job: SpanJob, rooms: Rooms): SpanResult {
       const chunk = headerOf(job, task, span.subarray(task.at, task.at + task.lengthBytes));
       // A layer is encrypted as a whole or not at all: nothing of this span was put anywhere yet.
       if (chunk.header.seal !== null) return { digest: 0n, isSealed: true, failures: [] };
-      const plain = joined.roomFor(task);
+      const plain = sink.roomFor(task, chunk.header.plainBytes);
       try {
         decodeChunkData(chunk.bytes, chunk.header, plain);
       } catch (error) {
         throw inLayer(job.layer, `chunk ${task.number}`, error);
       }
       digest ^= checkPieces(job.layer, job, chunk, task.pieces, plain);
-      joined.take(task, plain);
+      sink.take(task, plain);
     } catch (error) {
       failures.push({ chunk: task.number, error: partsOf(error) });
       if (job.outlet !== null) break;
     }
   }
-  joined.flush();
+  sink.flush();
   return { digest, isSealed: false, failures };
 }
