@@ -33,6 +33,7 @@ import { DiskKeys, type ReadChunk, type StoredChunk } from './disk-keys.js';
 import { IndexCache } from './index-cache.js';
 import { inLayer, LAYER_HINT } from './layer-errors.js';
 import { chunkThreads, type ChunkThreads } from './threads/pool.js';
+import type { SharedRoom } from './threads/shared-room.js';
 import type { SpanJob, SpanResult } from './threads/span-job.js';
 
 export type { ReadChunk, StoredChunk } from './disk-keys.js';
@@ -198,6 +199,11 @@ export class LayerReader {
     const result = await named(name, () => lend(name, job.lengthBytes, (fd) => this.#threads.run(fd, job)));
     if (result.isSealed) this.#metSealed = true;
     return result;
+  }
+
+  /** No job is for this room any more. */
+  leaveRoom(room: SharedRoom): void {
+    this.#threads.leave(room);
   }
 
   async #loadIndex(layer: LayerRef, name: string, isBlind = false): Promise<LayerIndex> {

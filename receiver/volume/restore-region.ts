@@ -6,7 +6,7 @@
  * Bases come first, since a chunk of theirs is decompressed where it belongs, with blocks that deltas have newer; then what the deltas have is put there.
  */
 import type { Extent } from '../../shared/blocks/block-set.js';
-import { bytesOfBlocks } from '../../shared/blocks/geometry.js';
+import { bytesOfBlocks, type Geometry } from '../../shared/blocks/geometry.js';
 import {
   CHUNK_PLAIN_BYTES_MAX,
   COMPOSED_UNITS_AT_ONCE,
@@ -31,8 +31,9 @@ type Span = readonly [offset: number, lengthBytes: number];
 
 /** Returns the XOR of the region's block hashes. The bytes are written, not yet durable. */
 export async function restoreRegion(context: UnitContext, region: Region, room: SharedRoom): Promise<bigint> {
-  const { plan } = context;
-  const spans: Span[] = [];
+  const { plan, target } = context;
+  // 1: a block whose data is to be written.
+  const marks = new Uint8Array(region.count);
   let digest = 0n;
   const take = async (number: number): Promise<void> => {
     const unit = plan.units[number] as PlanUnit;
@@ -45,14 +46,15 @@ export async function restoreRegion(context: UnitContext, region: Region, room: 
     const own = await compose(context, { region, room, runs, layer: unit.layer, index, groups });
     // In a step of its own: `digest ^= await …` would read the digest before others have added to it.
     digest ^= own;
-    for (const { offset, lengthBytes } of putsIn(context, index, work.pieces, 0)) spans.push([offset, lengthBytes]);
+    for (const { first, count } of dataRuns(index, work.pieces, target.knownZero))
+      marks.fill(1, first - region.first, first - region.first + count);
   };
   const isDelta = (number: number): boolean => plan.units[number]?.kind === 'delta';
   const deltas = region.units.filter(isDelta);
   const others = region.units.filter((number) => !isDelta(number));
   for (const units of [others, deltas]) await inParallel(units, COMPOSED_UNITS_AT_ONCE, take);
   if (context.signal.aborted) throw cancelled('restore');
-  await writeOut(context, region, room, joined(spans));
+  await writeOut(context, region, room, markedSpans(plan.geometry, region, marks));
   return digest;
 }
 
@@ -127,15 +129,16 @@ const NO_RUNS: ReadonlyMap<number, Extent> = new Map();
 const lies = (run: Extent, { first, count }: Region): boolean =>
   run.first >= first && run.first + run.count <= first + count;
 
-/** In order, and those that touch in one. */
-function joined(spans: Span[]): Span[] {
-  const all: [number, number][] = [];
-  for (const [offset, lengthBytes] of spans.sort((a, b) => a[0] - b[0])) {
-    const last = all.at(-1);
-    if (last !== undefined && last[0] + last[1] === offset) last[1] += lengthBytes;
-    else all.push([offset, lengthBytes]);
+/** Runs of marks, in bytes of the disk. */
+function markedSpans(geometry: Geometry, { first }: Region, marks: Uint8Array): Span[] {
+  const spans: Span[] = [];
+  for (let from = marks.indexOf(1); from >= 0;) {
+    const end = marks.indexOf(0, from);
+    const count = (end < 0 ? marks.length : end) - from;
+    spans.push([(first + from) * geometry.blockBytes, bytesOfBlocks(geometry, first + from, count)]);
+    from = end < 0 ? -1 : marks.indexOf(1, end);
   }
-  return all;
+  return spans;
 }
 
 /** Spans (bytes of the disk) of a room to the target. */

@@ -132,10 +132,12 @@ export async function runRestore(checked: CheckedRestore): Promise<RestoreResult
   const startedAtMs = clock.monotonicMs();
   await layOut(job, clock);
   const journal = await openJournal(checked);
+  const parts = partsOf(checked);
   let total: { digest: bigint; keptBytes: number };
   try {
-    total = await writeParts(job, partsOf(checked), checked.found?.done ?? new Map(), journal, clock);
+    total = await writeParts(job, parts, checked.found?.done ?? new Map(), journal, clock);
   } finally {
+    parts.close();
     await journal.close();
   }
   await proveDigest(job, total.digest, 'digest-mismatch', 'The layers do not add up to the point');
@@ -169,9 +171,11 @@ interface Parts {
   readonly bytesOf: (part: number) => number;
   /** The XOR of its block hashes. `worker`: below `atOnce`, one part at a time. */
   readonly restore: (part: number, context: UnitContext, worker: number) => Promise<bigint>;
+  /** Gives its memory back; nothing is being restored any more. */
+  readonly close: () => void;
 }
 
-function partsOf({ job: { plan }, regions }: CheckedRestore): Parts {
+function partsOf({ job: { plan, reader }, regions }: CheckedRestore): Parts {
   if (regions === null) {
     const unitOf = (part: number): PlanUnit => plan.units[part] as PlanUnit;
     return {
@@ -179,6 +183,7 @@ function partsOf({ job: { plan }, regions }: CheckedRestore): Parts {
       atOnce: RESTORE_WORKERS,
       bytesOf: (part) => unitBytes(plan, unitOf(part)),
       restore: (part, context) => restoreUnit(context, unitOf(part)),
+      close: () => undefined,
     };
   }
   const regionOf = (part: number): Region => regions[part] as Region;
@@ -189,6 +194,7 @@ function partsOf({ job: { plan }, regions }: CheckedRestore): Parts {
     atOnce: COMPOSED_REGIONS_AT_ONCE,
     bytesOf: (part) => bytesOfBlocks(plan.geometry, regionOf(part).first, regionOf(part).count),
     restore: (part, context, worker) => restoreRegion(context, regionOf(part), rooms[worker] as SharedRoom),
+    close: () => rooms.forEach((room) => reader.leaveRoom(room)),
   };
 }
 

@@ -7,7 +7,8 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { openStore } from '../../receiver/store/open.js';
 import { LayerReader, spansOf } from '../../receiver/volume/layer-reader.js';
 import { ChunkThreads } from '../../receiver/volume/threads/pool.js';
-import { spanJob, type Outlet, type SpanJob } from '../../receiver/volume/threads/span-job.js';
+import { bytesOfRoom, sharedRoom } from '../../receiver/volume/threads/shared-room.js';
+import { spanJob, type Outlet, type Put, type SpanJob } from '../../receiver/volume/threads/span-job.js';
 import { allPieces } from '../../receiver/volume/verify.js';
 import { layerName } from '../../receiver/catalog/names.js';
 import type { LayerIndex } from '../../shared/layer/layer.js';
@@ -89,6 +90,27 @@ describe('threads', () => {
     await direct?.close();
     await cached.close();
     expect((await readFile(target)).equals(plain())).toBe(true);
+  });
+
+  it.each(['as a whole', 'by blocks'])('compose in a room that they know until it is left, %s', async (how) => {
+    const room = sharedRoom(BLOCKS * BLOCK_BYTES);
+    const whole = (chunk: number): Put => ({ from: 0, offset: chunk * PIECE_BYTES, lengthBytes: PIECE_BYTES });
+    const halves = (chunk: number): Put[] =>
+      [0, PIECE_BYTES / 2].map((from) => ({ from, offset: chunk * PIECE_BYTES + from, lengthBytes: PIECE_BYTES / 2 }));
+    const composing = jobs(null).map((job): SpanJob => {
+      const chunks = job.chunks.map((task) => ({
+        ...task,
+        puts: how === 'as a whole' ? [whole(task.number)] : halves(task.number),
+      }));
+      return { ...job, chunks, outlet: room };
+    });
+    for (let round = 0; round < 2; round++) {
+      const bytes = bytesOfRoom(room);
+      bytes.fill(0);
+      await Promise.all(composing.map((job) => threads.run(file.fd, job)));
+      expect(bytes.subarray(0, BLOCKS * BLOCK_BYTES).equals(plain())).toBe(true);
+      threads.leave(room);
+    }
   });
 
   it('put nothing of a chunk whose blocks are not those that the index has', async () => {

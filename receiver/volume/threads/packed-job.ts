@@ -3,9 +3,12 @@
  * asks for when layers have many short runs. Pure.
  */
 import type { Piece } from '../unit-work.js';
-import type { ChunkTask, Put, SpanJob } from './span-job.js';
+import { isRoom, type SharedRoom } from './shared-room.js';
+import type { ChunkTask, Outlet, Put, SpanJob } from './span-job.js';
 
-export interface PackedJob extends Omit<SpanJob, 'chunks'> {
+export interface PackedJob extends Omit<SpanJob, 'chunks' | 'outlet'> {
+  /** A room by its number. */
+  readonly outlet: Outlet | number | null;
   /** Of each chunk: number, at, lengthBytes, how many pieces, how many puts; then its pieces, then its puts. */
   readonly numbers: Float64Array;
 }
@@ -14,7 +17,7 @@ const CHUNK_NUMBERS = 5;
 const PIECE_NUMBERS = 4;
 const PUT_NUMBERS = 3;
 
-export function packJob({ chunks, ...rest }: SpanJob): PackedJob {
+export function packJob({ chunks, outlet, ...rest }: SpanJob): PackedJob {
   let length = 0;
   for (const { pieces, puts } of chunks)
     length += CHUNK_NUMBERS + pieces.length * PIECE_NUMBERS + puts.length * PUT_NUMBERS;
@@ -41,10 +44,11 @@ export function packJob({ chunks, ...rest }: SpanJob): PackedJob {
       add(lengthBytes);
     }
   }
-  return { ...rest, numbers };
+  return { ...rest, outlet: isRoom(outlet) ? outlet.number : outlet, numbers };
 }
 
-export function unpackJob({ numbers, ...rest }: PackedJob): SpanJob {
+/** `rooms`: those that the thread was given, by number. */
+export function unpackJob({ numbers, outlet, ...rest }: PackedJob, rooms: ReadonlyMap<number, SharedRoom>): SpanJob {
   const chunks: ChunkTask[] = [];
   let next = 0;
   const take = (): number => numbers[next++] ?? 0;
@@ -58,5 +62,8 @@ export function unpackJob({ numbers, ...rest }: PackedJob): SpanJob {
     for (let i = 0; i < putCount; i++) puts.push({ from: take(), offset: take(), lengthBytes: take() });
     chunks.push({ number, at, lengthBytes, pieces, puts });
   }
-  return { ...rest, chunks };
+  if (typeof outlet !== 'number') return { ...rest, outlet, chunks };
+  const room = rooms.get(outlet);
+  if (room === undefined) throw new Error(`a thread was not given room ${outlet}`);
+  return { ...rest, outlet: room, chunks };
 }

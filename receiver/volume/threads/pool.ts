@@ -10,6 +10,7 @@ import { CHUNK_THREADS, THREAD_JOBS_AHEAD } from '../../../shared/limits.js';
 import type { ObjectStore } from '../../store/store.js';
 import { errorOf } from './error-parts.js';
 import { packJob, type PackedJob } from './packed-job.js';
+import { isRoom, type SharedRoom } from './shared-room.js';
 import type { ErrorParts, SpanJob, SpanResult } from './span-job.js';
 
 export interface SpanOrder {
@@ -17,6 +18,9 @@ export interface SpanOrder {
   readonly fd: number;
   readonly job: PackedJob;
 }
+
+/** A room that jobs to come are for; and one that none is for any more. */
+export type Order = SpanOrder | { readonly room: SharedRoom } | { readonly leave: number };
 
 /** A thread's first word. */
 export type Loaded = 'loaded';
@@ -29,6 +33,7 @@ export interface SpanAnswer {
 
 interface Pending {
   readonly order: SpanOrder;
+  readonly room: SharedRoom | null;
   readonly resolve: (result: SpanResult) => void;
   readonly reject: (error: Error) => void;
 }
@@ -37,6 +42,8 @@ interface Thread {
   readonly worker: Worker;
   /** What it was given and hasn't answered yet. */
   readonly pending: Map<number, Pending>;
+  /** Rooms that it knows. */
+  readonly rooms: Set<number>;
   /** It has loaded all that it needs, or died. */
   readonly settled: Promise<void>;
 }
@@ -58,10 +65,16 @@ export class ChunkThreads {
   /** Rejects with what the span met as a whole. The job may not be changed any more. */
   run(fd: number, job: SpanJob): Promise<SpanResult> {
     const order = { id: this.#orders++, fd, job: packJob(job) };
+    const room = isRoom(job.outlet) ? job.outlet : null;
     return new Promise((resolve, reject) => {
-      this.#waiting.push({ order, resolve, reject });
+      this.#waiting.push({ order, room, resolve, reject });
       this.#give();
     });
+  }
+
+  /** No job is for this room any more: its memory is given back. */
+  leave({ number }: SharedRoom): void {
+    for (const { worker, rooms } of this.#threads) if (rooms.delete(number)) this.#post(worker, { leave: number });
   }
 
   /** Starts all threads, for who is going to need them and has something else to do first. */
@@ -86,8 +99,17 @@ export class ChunkThreads {
       const pending = this.#waiting.shift() as Pending;
       if (thread.pending.size === 0) thread.worker.ref();
       thread.pending.set(pending.order.id, pending);
-      thread.worker.postMessage(pending.order);
+      const { room, order } = pending;
+      if (room !== null && !thread.rooms.has(room.number)) {
+        thread.rooms.add(room.number);
+        this.#post(thread.worker, { room });
+      }
+      this.#post(thread.worker, order);
     }
+  }
+
+  #post(worker: Worker, order: Order): void {
+    worker.postMessage(order);
   }
 
   /** The thread that has least to do; undefined when all have enough. */
@@ -106,7 +128,7 @@ export class ChunkThreads {
     const worker = new Worker(ENTRY, { name: 'chunks' });
     let settle = (): void => undefined;
     const settled = new Promise<void>((resolve) => (settle = resolve));
-    const thread: Thread = { worker, pending: new Map(), settled };
+    const thread: Thread = { worker, pending: new Map(), rooms: new Set(), settled };
     this.#threads.add(thread);
     worker.on('message', (answer: SpanAnswer | Loaded) => {
       if (answer === 'loaded') settle();

@@ -20,7 +20,7 @@ import type { ReadChunk } from '../disk-keys.js';
 import { inLayer } from '../layer-errors.js';
 import { targetError } from '../target-error.js';
 import { partsOf } from './error-parts.js';
-import { bytesOfRoom, type SharedRoom } from './shared-room.js';
+import { bytesOfRoom, isRoom, type SharedRoom } from './shared-room.js';
 import type { ChunkTask, Outlet, Put, SpanJob, SpanResult } from './span-job.js';
 
 /** Memory of a thread: what it reads into, and what it decompresses into. Both are aligned. */
@@ -191,7 +191,7 @@ function headerOf(job: SpanJob, task: ChunkTask, bytes: Buffer): ReadChunk {
 }
 
 function sinkOf({ outlet, chunks }: SpanJob, { plain }: Rooms): Sink {
-  if (outlet !== null && 'memory' in outlet) return new Composed(outlet, plain);
+  if (isRoom(outlet)) return new Composed(outlet, plain);
   if (outlet !== null)
     reserve(
       outlet,
