@@ -118,15 +118,13 @@ program
     const loaded = await config();
     const { stateDir, controlSocket, tracker } = loaded;
     const running = await isRunning(controlSocket);
-    const gone = await unprotect(
-      stateDir,
-      word,
-      tracker.pinDir,
-      async () => {
+    const gone = await unprotect(stateDir, word, {
+      pinDirectory: tracker.pinDir,
+      reload: async () => {
         if (running) await ask(controlSocket, 'POST', CONTROL.reload);
       },
-      (list, id) => ruleThatTakes(loaded, new Sysfs(), list, id),
-    );
+      ruleFor: (list, id) => ruleThatTakes(loaded, new Sysfs(), list, id),
+    });
     print(`${gone.path} (disk ${gone.id}) is no longer protected; its recovery points stay in the store.`);
   });
 

@@ -1,5 +1,6 @@
 /**
- * Adds disks to the list of protected ones, and takes them off. All or nothing: one bad device and the list stays as it was.
+ * Adds disks to the list of protected ones, and takes them off. All or nothing: one bad device and the list stays as it was. Each change holds the list's
+ * lock from reading to writing it: a rule and an operator that change it in the same instant both find their change in it.
  */
 import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -13,6 +14,7 @@ import { userOf } from './restore/in-use.js';
 import { inspectDevice, type InspectedDevice } from './disks/inspect.js';
 import { Sysfs } from './disks/sysfs.js';
 import { loadProtection, saveProtection, type ProtectedEntry, type ProtectionList } from './protection.js';
+import { whileLocked } from './protection-lock.js';
 import { EbpfTracker } from './tracker/ebpf/tracker.js';
 
 export interface AddedDisk {
@@ -23,11 +25,10 @@ export interface AddedDisk {
   readonly warnings: readonly string[];
 }
 
-export async function protect(
-  stateDir: string,
-  devices: readonly string[],
-  newUuid: () => string,
-): Promise<AddedDisk[]> {
+export const protect = (stateDir: string, devices: readonly string[], newUuid: () => string): Promise<AddedDisk[]> =>
+  whileLocked(stateDir, () => addDisks(stateDir, devices, newUuid));
+
+async function addDisks(stateDir: string, devices: readonly string[], newUuid: () => string): Promise<AddedDisk[]> {
   const sysfs = new Sysfs();
   let list: ProtectionList = await loadProtection(stateDir);
   const known: { id: InspectedDevice['id']; source: InspectedDevice['source'] }[] = [];
@@ -58,16 +59,23 @@ export async function protect(
   return added;
 }
 
+export interface ReplaceOptions {
+  readonly newUuid: () => string;
+  readonly blockBytes: number | null;
+}
+
 /**
  * Gives a device the place of a protected disk that is gone: it becomes the disk with that id. Nothing of the old disk is believed of the new one: its
  * hash store goes, and its pinned tracking doesn't fit another device, so the next session compares or restores all of it.
  */
-export async function replaceDisk(
+export const replaceDisk = (
   stateDir: string,
   id: DiskId,
   device: string,
-  options: { readonly newUuid: () => string; readonly blockBytes: number | null },
-): Promise<AddedDisk> {
+  options: ReplaceOptions,
+): Promise<AddedDisk> => whileLocked(stateDir, () => givePlace(stateDir, id, device, options));
+
+async function givePlace(stateDir: string, id: DiskId, device: string, options: ReplaceOptions): Promise<AddedDisk> {
   const sysfs = new Sysfs();
   const list = await loadProtection(stateDir);
   const old = list.disks.find((d) => d.id === id);
@@ -107,13 +115,22 @@ export async function replaceDisk(
   };
 }
 
-/** `ruleFor`: the rule that takes the disk, if there is one. `reload` makes a running agent let go of the disk before its tracking is ended. */
-export async function unprotect(
+export interface UnprotectOptions {
+  readonly pinDirectory: string;
+  /** Makes a running agent let go of the disk before its tracking is ended. */
+  readonly reload: () => Promise<void>;
+  /** The rule that takes the disk, if there is one. */
+  readonly ruleFor: (list: ProtectionList, id: DiskId) => string | null;
+}
+
+/** Held to the end: nobody protects the disk again while what was kept of it is removed. */
+export const unprotect = (stateDir: string, word: string, options: UnprotectOptions): Promise<ProtectedEntry> =>
+  whileLocked(stateDir, () => giveUp(stateDir, word, options));
+
+async function giveUp(
   stateDir: string,
   word: string,
-  pinDirectory: string,
-  reload: () => Promise<void>,
-  ruleFor: (list: ProtectionList, id: DiskId) => string | null,
+  { pinDirectory, reload, ruleFor }: UnprotectOptions,
 ): Promise<ProtectedEntry> {
   const list = await loadProtection(stateDir);
   const found = list.disks.find((d) => d.id === word || d.path === word);

@@ -1,6 +1,6 @@
 /**
  * Which disks are protected: `<stateDir>/disks.json`, written whole and durably at each change.
- * Owns that file; the daemon reads it at its start and when told to reload.
+ * Owns that file; the daemon reads it at its start and when told to reload. Who changes it holds its lock (protection-lock.ts).
  */
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';

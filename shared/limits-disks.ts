@@ -8,3 +8,7 @@ export const DISK_LOOK_MS = 2_000;
 export const DISK_RULES_LOOK_MS = 5_000;
 /** Rules of each kind. */
 export const DISK_RULES_MAX = 100;
+/** Whoever changes the list of protected disks is waited for this long: inspecting a hundred disks takes a second, a tracker that ends some more. */
+export const PROTECTION_LOCK_WAIT_MS = 30_000;
+/** ... looking this often. */
+export const PROTECTION_LOCK_POLL_MS = 10;

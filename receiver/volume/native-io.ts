@@ -1,5 +1,5 @@
 /**
- * The system calls of a restore that Node lacks: sizes and zeroing of block devices, preallocation, file locks, dropping the page cache.
+ * The system calls of a restore that Node lacks: sizes and zeroing of block devices, preallocation, dropping the page cache.
  * Owns no state.
  */
 import koffi from 'koffi';
@@ -20,7 +20,6 @@ const cFadvise = libc.func('int posix_fadvise(int fd, int64_t off, int64_t len, 
   length: number,
   advice: number,
 ) => number;
-const cFlock = libc.func('int flock(int fd, int operation)') as unknown as (fd: number, operation: number) => number;
 
 const BLKGETSIZE64 = 0x80081272;
 const BLKSSZGET = 0x1268;
@@ -97,12 +96,6 @@ export async function reserveForWrite(fd: number, offset: number, lengthBytes: n
   if ([EOPNOTSUPP, ENOSYS].includes(-result)) return false;
   check(result, `reserving ${lengthBytes} bytes at ${offset}`);
   return true;
-}
-
-/** Takes an exclusive lock on an open file; false when another process has it. Ends with the descriptor. */
-export function tryLock(fd: number): boolean {
-  const LOCK_EX_NB = 2 | 4;
-  return cFlock(fd, LOCK_EX_NB) === 0;
 }
 
 /** Asks the kernel to forget clean pages of a file, so that a re-read comes from the disk. Best effort. */

@@ -35,6 +35,7 @@ const cLseek = libc.func('int64_t lseek(int fd, int64_t off, int whence)') as un
   whence: number,
 ) => Num;
 const cSyncfs = libc.func('int syncfs(int fd)') as unknown as KoffiFn;
+const cFlock = libc.func('int flock(int fd, int operation)') as unknown as (fd: number, operation: number) => number;
 const cMlockall = libc.func('int mlockall(int flags)') as unknown as (flags: number) => number;
 
 interface KoffiFn {
@@ -154,6 +155,12 @@ export function nextData(fd: number, offset: number, sizeBytes: number): readonl
   }
   const end = Number(cLseek(fd, start, SEEK_HOLE));
   return [start, end < 0 ? sizeBytes : end];
+}
+
+/** Takes an exclusive lock on an open file; false when another has it, in this process or any other. Ends with the descriptor. */
+export function tryLock(fd: number): boolean {
+  const LOCK_EX_NB = 2 | 4;
+  return cFlock(fd, LOCK_EX_NB) === 0;
 }
 
 /**
