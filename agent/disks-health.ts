@@ -2,7 +2,7 @@
  * Whether the disks of a session can be read, and what to do when one can't: its points stop with the reason, those of the others go on, and it is
  * tried again by itself. Decides by what is there now; owns nothing that outlives the session.
  *
- * A disk that is gone, was replaced or resized is opened anew together with the others (their tracking goes on). One that is there and fails to read stays
+ * A disk that is gone, was replaced or resized, or to which a second path leads, is opened anew together with the others (their tracking goes on). One that is there and fails to read stays
  * open, since its marks are worth keeping: what is written to it meanwhile is in its next point.
  */
 import type { Logger } from 'pino';
@@ -12,6 +12,8 @@ import { DISK_LOOK_MS } from '../shared/limits-disks.js';
 import type { DiskState, ProtectedDisk } from './cycle/protected-disk.js';
 import { DiskReadError } from './cycle/reader.js';
 import { withoutText, type AbsentDisk } from './disks/absent.js';
+import { looseText } from './disks/multipath.js';
+import { PathsWatch, pathsToSource } from './disks/paths-watch.js';
 import type { Sysfs } from './disks/sysfs.js';
 import { checkDisk } from './disks/watch.js';
 import type { OpenedDisk } from './open-disk.js';
@@ -37,10 +39,12 @@ interface Failure {
 export class DisksHealth {
   readonly #deps: HealthDeps;
   readonly #failures = new Map<ProtectedDisk, Failure>();
+  readonly #paths: PathsWatch;
   #lookAtMs: number;
 
   constructor(deps: HealthDeps) {
     this.#deps = deps;
+    this.#paths = new PathsWatch(deps.sysfs, deps.clock);
     this.#lookAtMs = deps.clock.monotonicMs() + DISK_LOOK_MS;
   }
 
@@ -60,6 +64,7 @@ export class DisksHealth {
       disk.mustBeCompared = verdict.is !== 'resized' || verdict.sizeBytes < disk.geometry.sizeBytes;
       throw new DisksChanged(verdict.reason);
     }
+    this.#checkPaths();
     if (clock.monotonicMs() < this.#lookAtMs) return;
     for (const disk of absent) if (await isBack(disk)) throw new DisksChanged(`${disk.path} is back`);
     for (const failure of [...this.#failures.values()]) await this.#tryAgain(failure);
@@ -88,6 +93,24 @@ export class DisksHealth {
       ...this.#deps.absent,
       ...failed.map(({ disk }) => ({ path: disk.device, reason: disk.stateReason })),
     ]);
+  }
+
+  /** A second path that nothing joins: what is written over it isn't seen, so no further point may hold the disk. It is opened again when that path is gone. */
+  #checkPaths(): void {
+    const { sysfs, disks } = this.#deps;
+    const devices = disks.filter(({ inspected }) => inspected.state.source.kind === 'block');
+    const present = devices.length === 0 ? null : this.#paths.look();
+    if (present === null) return;
+    for (const { disk, inspected } of devices) {
+      const paths = pathsToSource(sysfs, inspected.state.source, present);
+      if (paths === null) continue;
+      disk.paths = paths.joined;
+      if (paths.loose.length === 0) continue;
+      const why = looseText(disk.device, paths.loose);
+      disk.setState('Failed', why);
+      disk.mustBeCompared = true;
+      throw new DisksChanged(why);
+    }
   }
 
   async #tryAgain({ disk, block, before }: Failure): Promise<void> {

@@ -5,9 +5,11 @@
 import { randomUUID } from 'node:crypto';
 import type { Logger } from 'pino';
 import { AfterimageError } from '../shared/errors.js';
+import type { DiskId } from '../shared/units.js';
 import type { AgentConfig } from './config.js';
-import { identityOf } from './disks/identity.js';
+import { idByItself, identityOf } from './disks/identity.js';
 import { backingFacts, devicePath, wholeDisks } from './disks/locate.js';
+import { waysTo } from './disks/multipath.js';
 import { ruleVerdict, type Candidate } from './disks/rules.js';
 import type { BlockDevice, Sysfs } from './disks/sysfs.js';
 import { loadProtection, type ProtectionList } from './protection.js';
@@ -38,21 +40,27 @@ export class RuleProtection {
     for (const device of whole) {
       const candidate = candidateOf(device, whole, list);
       const verdict = ruleVerdict(candidate, rules);
-      if (verdict === null || list.disks.some(({ id }) => id === candidate.id)) continue;
-      if (verdict.protect) isNew = (await this.#add(device, verdict.reason)) || isNew;
-      else this.#sayOnce(device, `left alone: ${verdict.reason}`);
+      if (verdict === null) continue;
+      const listed = listedAs(device, whole, list);
+      if (listed === null && verdict.protect) isNew = (await this.#add(device, whole, verdict.reason)) || isNew;
+      else if (listed === null) this.#sayOnce(device, `left alone: ${verdict.reason}`);
+      else if (listed.isOther)
+        this.#sayOnce(device, `left alone: it is another path to disk ${listed.id}, which is protected`);
     }
     return isNew;
   }
 
-  async #add(device: BlockDevice, reason: string): Promise<boolean> {
+  async #add(device: BlockDevice, whole: readonly BlockDevice[], reason: string): Promise<boolean> {
+    const { stateDir } = this.#config;
     try {
-      const [added] = await protect(this.#config.stateDir, [devicePath(device.name)], randomUUID);
+      const [added] = await protect(stateDir, [devicePath(device.name)], randomUUID);
       const { id, warnings, tracker } = added ?? {};
       this.#log.info({ disk: id, device: device.name, tracker, reason, warnings }, 'disk is protected by a rule');
       return true;
     } catch (error) {
       if (!(error instanceof AfterimageError)) throw error;
+      // Somebody was faster; whoever it was, the list has changed.
+      if (listedAs(device, whole, await loadProtection(stateDir)) !== null) return true;
       this.#sayOnce(device, `can't be protected: ${error.message}`);
       return false;
     }
@@ -74,6 +82,20 @@ function candidateOf(device: BlockDevice, whole: readonly BlockDevice[], list: P
     if (!(error instanceof AfterimageError)) throw error;
     return { device, id: null };
   }
+}
+
+/** The protected disk that this device is, by any of its paths; `isOther`: it is listed as a path that is neither this one nor stands above it. */
+function listedAs(
+  device: BlockDevice,
+  whole: readonly BlockDevice[],
+  { disks, kept }: ProtectionList,
+): { readonly id: DiskId; readonly isOther: boolean } | null {
+  for (const [i, way] of waysTo(device, whole).entries()) {
+    const subject = { kind: 'block', device: way, parent: way, backing: backingFacts(way) } as const;
+    const id = idByItself(subject, kept, () => UNKNOWN_ID);
+    if (disks.some((disk) => disk.id === id)) return { id, isOther: i > 0 && way.name !== device.name };
+  }
+  return null;
 }
 
 /** The rule that would take a disk again as soon as it is given up; null when there is none. */

@@ -8,6 +8,8 @@ import { existsSync } from 'node:fs';
 import { geometryOf } from '../shared/blocks/geometry.js';
 import { usageError } from '../shared/errors.js';
 import type { DiskId } from '../shared/units.js';
+import { isOfOneDisk } from './disks/absent.js';
+import { blockNameOf } from './disks/footprint.js';
 import { isSuccession, successorOf } from './disks/identity.js';
 import { locateDisk } from './disks/locate.js';
 import { userOf } from './restore/in-use.js';
@@ -31,13 +33,7 @@ export const protect = (stateDir: string, devices: readonly string[], newUuid: (
 async function addDisks(stateDir: string, devices: readonly string[], newUuid: () => string): Promise<AddedDisk[]> {
   const sysfs = new Sysfs();
   let list: ProtectionList = await loadProtection(stateDir);
-  const known: { id: InspectedDevice['id']; source: InspectedDevice['source'] }[] = [];
-  for (const entry of list.disks) {
-    // A protected disk that is away can't overlap with what is here.
-    if (!existsSync(entry.path)) continue;
-    const there = inspectDevice(entry.path, { sysfs, protectedDisks: [], kept: list.kept, newUuid });
-    known.push({ id: there.id, source: there.source });
-  }
+  const known = list.disks.flatMap((entry) => knownDisk(sysfs, entry, list, newUuid));
   const added: AddedDisk[] = [];
   for (const device of devices) {
     const found = inspectDevice(device, { sysfs, protectedDisks: known, kept: list.kept, newUuid });
@@ -57,6 +53,23 @@ async function addDisks(stateDir: string, devices: readonly string[], newUuid: (
   }
   await saveProtection(stateDir, list);
   return added;
+}
+
+type KnownDisk = Pick<InspectedDevice, 'id' | 'source'>;
+
+/** Where a protected disk is, to see that nothing overlaps with it: one that is away can't. */
+function knownDisk(sysfs: Sysfs, entry: ProtectedEntry, list: ProtectionList, newUuid: () => string): KnownDisk[] {
+  const { id, path } = entry;
+  if (!existsSync(path)) return [];
+  try {
+    const there = inspectDevice(path, { sysfs, protectedDisks: [], kept: list.kept, newUuid });
+    return [{ id: there.id, source: there.source }];
+  } catch (error) {
+    if (!isOfOneDisk(error)) throw error;
+    // It can't be followed now, e.g. as a second path leads to it: no reason to refuse others, but for those that lie on it.
+    const name = blockNameOf(sysfs, path);
+    return name === null ? [] : [{ id, source: { kind: 'block', name, path } }];
+  }
 }
 
 export interface ReplaceOptions {
@@ -81,11 +94,7 @@ async function givePlace(stateDir: string, id: DiskId, device: string, options: 
   const old = list.disks.find((d) => d.id === id);
   const others = list.disks.filter((d) => d.id !== id);
   const connected = locateDisk(sysfs, id, list.kept);
-  const protectedDisks = others.flatMap((entry) => {
-    if (!existsSync(entry.path)) return [];
-    const there = inspectDevice(entry.path, { sysfs, protectedDisks: [], kept: list.kept, newUuid: options.newUuid });
-    return [{ id: there.id, source: there.source }];
-  });
+  const protectedDisks = others.flatMap((entry) => knownDisk(sysfs, entry, list, options.newUuid));
   const found = inspectDevice(device, { sysfs, protectedDisks, kept: list.kept, newUuid: options.newUuid });
   if (connected !== null && found.id !== id) {
     throw usageError(

@@ -93,6 +93,7 @@ function diskLines(disk: DiskSnapshot, isFailedOver: boolean): string[] {
     `    data at risk: ${riskText(disk)}`,
     `    tracker:      ${disk.tracker}${disk.trackerReason === '' ? '' : ` (${disk.trackerReason})`}`,
   ];
+  if (disk.paths.length > 0) lines.push(`    paths:        ${disk.paths.join(', ')}, joined by multipath`);
   if (disk.progress !== null) {
     const { percent, bytesPerSecond, secondsLeft, readBytes, sentBytes } = disk.progress;
     const left = secondsLeft === null ? '' : `, ${formatDuration(secondsLeft * 1000)} left`;

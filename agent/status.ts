@@ -22,6 +22,8 @@ export interface DiskSnapshot {
   readonly reason: string;
   readonly tracker: 'ebpf' | 'scan';
   readonly trackerReason: string;
+  /** Devices that multipath joins to it; none for a disk with one path. */
+  readonly paths: readonly string[];
   readonly series: string | null;
   readonly lastPoint: number;
   readonly progress: {
@@ -282,6 +284,7 @@ export class AgentStatus {
       reason: disk.stateReason,
       tracker: isTracked ? 'ebpf' : 'scan',
       trackerReason: disk.scanReason,
+      paths: disk.paths,
       series: disk.series,
       lastPoint: disk.lastPoint,
       progress: disk.progress === null ? null : progressOf(disk, disk.progress, nowMs),
@@ -305,6 +308,7 @@ const absentDisk = ({ id, path, reason }: AbsentDisk): DiskSnapshot => ({
   reason,
   tracker: 'scan',
   trackerReason: 'it is not open',
+  paths: [],
   series: null,
   lastPoint: 0,
   progress: null,

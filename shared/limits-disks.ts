@@ -4,6 +4,8 @@
 
 /** Disks that are away or can't be read are looked for this often: soon enough for people, and a look costs some hundred small reads of sysfs. */
 export const DISK_LOOK_MS = 2_000;
+/** Paths to disks are looked for anew this often, where no device came or went: a multipath device may have got or lost one. */
+export const DISK_PATHS_LOOK_MS = 30_000;
 /** New disks are compared with the rules this often. */
 export const DISK_RULES_LOOK_MS = 5_000;
 /** Rules of each kind. */

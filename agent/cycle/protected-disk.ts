@@ -62,6 +62,8 @@ export class ProtectedDisk {
   seriesReason = '';
   /** Its tracking ends when it is closed: it was seen gone, or smaller. */
   mustBeCompared = false;
+  /** Names of the paths that multipath joins to it, as seen last; none for a disk with one path. */
+  paths: readonly string[] = [];
   /** Index in this session's hello. */
   index = 0;
   /** Taken from the tracker, not yet sent under a commit: where the next cycle begins. */

@@ -141,7 +141,39 @@ function withSuccession(natural: Identity, kept: readonly KeptIdentity[]): Ident
   return { ...natural, id: asDiskId(sanitizeId(`replaced-${natural.id}`) ?? natural.id) };
 }
 
-/** `present`: all whole disks of this machine, to see whether a number is unique. */
+/** Both can write, and what one writes is at the other as well: two paths to one disk, two loop devices on the same part of a file. */
+export function leadToSameBytes(a: BlockDevice, b: BlockDevice): boolean {
+  if (a.name === b.name) return false;
+  const name = hardwareName(a);
+  return name === null ? areOnSameFile(a, b) : hardwareName(b) === name;
+}
+
+function areOnSameFile(a: BlockDevice, b: BlockDevice): boolean {
+  if (a.loop === null || b.loop === null || a.loop.deleted || b.loop.deleted || a.readOnly || b.readOnly) return false;
+  const endOf = ({ loop, sectorCount }: BlockDevice): number => (loop?.offsetBytes ?? 0) + sectorCount * SECTOR_BYTES;
+  return a.loop.backingFile === b.loop.backingFile && a.loop.offsetBytes < endOf(b) && b.loop.offsetBytes < endOf(a);
+}
+
+function refuseSecondPath(disk: BlockDevice, present: readonly BlockDevice[]): void {
+  const twin = present.find((other) => leadToSameBytes(disk, other));
+  if (twin === undefined) return;
+  const { loop } = disk;
+  if (loop !== null)
+    throw usageError(
+      `${disk.name} and ${twin.name} are the same bytes of ${loop.backingFile}: what is written to one is not seen at the other`,
+      'Detach one of them (`losetup -d`).',
+    );
+  throw usageError(
+    `${disk.name} and ${twin.name} carry the same number ${hardwareName(disk) ?? ''}`,
+    'Two paths to one disk: join them by multipath and protect the device above them (`protect --as ID` where one path was protected). Two disks: give each its own serial number.',
+  );
+}
+
+/** The id that a disk has if nothing else leads to it. */
+export const idByItself = (subject: IdentitySubject, kept: readonly KeptIdentity[], newUuid: () => string): DiskId =>
+  identityOf(subject, [], kept, newUuid).id;
+
+/** `present`: all whole disks of this machine, to see whether there is but one way to this one. */
 export function identityOf(
   subject: IdentitySubject,
   present: readonly BlockDevice[],
@@ -162,18 +194,10 @@ function naturalIdentity(
     return keptIdentity(`file:${path}`, inode, sizeBytes, kept, newUuid);
   }
   const { device, parent, backing } = subject;
+  refuseSecondPath(parent, present);
   const name = hardwareName(parent);
   const id = name === null ? null : sanitizeId(name);
-  if (name !== null && id !== null) {
-    const twin = present.find((other) => other.name !== parent.name && hardwareName(other) === name);
-    if (twin !== undefined) {
-      throw usageError(
-        `${parent.name} and ${twin.name} carry the same number ${name}`,
-        'Two paths to one disk: protect the multipath device above them. Two disks: give each its own serial number.',
-      );
-    }
-    return { id: withPartition(id, device), from: 'device', record: null };
-  }
+  if (id !== null) return { id: withPartition(id, device), from: 'device', record: null };
   const sizeBytes = parent.sectorCount * SECTOR_BYTES;
   const whole = keptIdentity(keptKey(parent, backing), backing?.inode ?? null, sizeBytes, kept, newUuid);
   return { ...whole, id: withPartition(whole.id, device) };

@@ -70,6 +70,8 @@ export interface DiskFacts {
   /** Not connected, another disk in its place, two with one number. */
   readonly problem: Problem | null;
   readonly untrackedReason: string | null;
+  /** Devices that multipath joins to it; none for a disk with one path. */
+  readonly paths: readonly string[];
   /** It has no number of its own and is known by the slot it is in. */
   readonly isKnownBySlot: boolean;
   readonly warnings: readonly string[];

@@ -136,7 +136,7 @@ describe('disk ids', () => {
       writeFileSync(file, '');
       truncateSync(file, 1 << 20);
       fake.disk('loop7', 2048, 'virtual/block', { 'loop/backing_file': file, 'loop/offset': '0', serial: 'ignored1' });
-      fake.disk('loop8', 1024, 'virtual/block', { 'loop/backing_file': file, 'loop/offset': '524288' });
+      fake.disk('loop8', 1024, 'virtual/block', { 'loop/backing_file': file, 'loop/offset': '1048576' });
       const kept: KeptIdentity[] = [];
       expect(identify('loop7', kept).id).toBe(UUIDS[0]);
       expect(identify('loop7', kept).id).toBe(UUIDS[0]);

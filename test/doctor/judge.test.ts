@@ -53,6 +53,7 @@ const disk: DiskFacts = {
   sizeBytes: 10 * GIB,
   problem: null,
   untrackedReason: null,
+  paths: [],
   isKnownBySlot: false,
   warnings: [],
 };
@@ -95,6 +96,11 @@ const running = (change: Partial<NonNullable<ServiceFacts['running']>>): Facts =
 const withUnit = (fileState: string, activeState: string): Facts =>
   withService({ unit: { name: 'afterimage-agent.service', fileState, activeState } });
 const withClock = (offsetMs: number): Facts => withReceiver({ clock: { offsetMs, uncertaintyMs: 510 } });
+
+test('paths that multipath joins are shown', () => {
+  const named = judge(withDisk({ paths: ['sda', 'sdb'] })).find(({ name }) => name === 'disk /dev/sda');
+  expect(named).toMatchObject({ verdict: 'ok', message: 'abc, 10.0 GiB, paths sda, sdb' });
+});
 
 test('all is well: no line asks for anything', () => {
   const checks = judge(well);

@@ -297,6 +297,63 @@ describe.skipIf(!canRunLab)(`disks that come and go (${WHY_NO_LAB})`, () => {
     },
   );
 
+  it(
+    'a second path that nothing joins: seen live, no point holds the disk, no rule protects it twice; without it, all that was written over it is found',
+    { timeout: 180_000 },
+    async () => {
+      const two = await twoDisks();
+      const { l, file, device, id } = two;
+      const firstId = l.diskIds[0] ?? '';
+      const whole = (await l.syncNow()).point;
+      // Another loop device on the same file: what is written to it passes the first one by.
+      const second = `/dev/loop${500 + (process.pid % 400)}`;
+      const before = parse(readFileSync(l.configs.agent, 'utf8')) as object;
+      const include = [{ name: second.replace('/dev/', '') }, { name: device.replace('/dev/', '') }];
+      writeFileSync(l.configs.agent, stringify({ ...before, disks: { include } }));
+      await l.agent?.stop();
+      await l.startAgent();
+      await l.until('both', (s) => s.state === 'Protected' && s.disks.length === 2, 60_000);
+      losetup('--direct-io=on', second, file);
+      l.undo(() => detach(second));
+      const seen = await l.until('seen', (s) => byId(s, id)?.state === 'Failed' && s.receiver.connected, 60_000);
+      expect(byId(seen, id)?.reason).toMatch(/loop\d+ .*same bytes/);
+      const { stdout } = await l.run('agent', 'doctor', '--json');
+      const { checks } = JSON.parse(stdout) as { checks: { name: string; verdict: string; message: string }[] };
+      expect(checks.find(({ name }) => name === `disk ${device}`)).toMatchObject({ verdict: 'fail' });
+      expect(checks.find(({ name }) => name === `disk ${device}`)?.message).toMatch(/same bytes/);
+      put(second, Buffer.alloc(MIB, 8), 7 * MIB);
+      execFileSync('blockdev', ['--flushbufs', second]);
+      const without = await pointOfFirst(two);
+      expect(await disksOf(two, without)).toEqual([firstId]);
+      // Rules have looked at both names by now, more than once; and another disk can be protected meanwhile.
+      await new Promise((resolve) => setTimeout(resolve, 6_000));
+      const other = join(l.folder, 'other.img');
+      writeFileSync(other, Buffer.alloc(MIB));
+      await l.command('agent', 'protect', other);
+      await l.command('agent', 'unprotect', other);
+      const ids = [firstId, id].sort().join();
+      await l.until(
+        'as before',
+        (s) =>
+          s.receiver.connected &&
+          s.disks
+            .map((d) => d.id)
+            .sort()
+            .join() === ids,
+      );
+
+      detach(second);
+      await l.until('back', (s) => s.state === 'Protected' && byId(s, id)?.lastSweep !== null, 60_000);
+      const { point } = await l.syncNow();
+      expect(await disksOf(two, point)).toEqual([firstId, id]);
+      const now = readFileSync(file);
+      expect(now.subarray(7 * MIB, 8 * MIB).equals(Buffer.alloc(MIB, 8))).toBe(true);
+      expect((await restored(two, id, point)).equals(now)).toBe(true);
+      expect((await restored(two, id, whole)).equals(Buffer.alloc(32 * MIB, 3))).toBe(true);
+      await allRestorable(two);
+    },
+  );
+
   it('unprotected on request: its points stay, those of the others go on', { timeout: 180_000 }, async () => {
     const two = await twoDisks();
     const { l, device, id } = two;

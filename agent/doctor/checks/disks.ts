@@ -22,7 +22,8 @@ function diskCheck(disk: DiskFacts, prefer: 'auto' | 'ebpf' | 'scan'): Check {
     const todo = disk.problem.hint ?? 'Connect it, or `afterimage-agent unprotect` it.';
     return fail(name, disk.problem.message, todo);
   }
-  const what = `${disk.id}, ${formatBytes(disk.sizeBytes ?? 0)}`;
+  const paths = disk.paths.length === 0 ? '' : `, paths ${disk.paths.join(', ')}`;
+  const what = `${disk.id}, ${formatBytes(disk.sizeBytes ?? 0)}${paths}`;
   if (disk.untrackedReason !== null && prefer !== 'scan') {
     const todo =
       'A point of it is made only when nothing wrote while it was read: protect the device below it, if there is one.';

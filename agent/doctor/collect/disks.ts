@@ -6,7 +6,8 @@ import { dirname, join } from 'node:path';
 import { JOURNAL_BYTES_MAX } from '../../../shared/limits.js';
 import { BLOCK_BYTES_MIN } from '../../../shared/limits.js';
 import { inspectDevice, type InspectedDevice } from '../../disks/inspect.js';
-import { locateDisk } from '../../disks/locate.js';
+import { locateDisk, wholeDisks } from '../../disks/locate.js';
+import { pathsToSource } from '../../disks/paths-watch.js';
 import type { Sysfs } from '../../disks/sysfs.js';
 import { loadProtection, type ProtectedEntry, type ProtectionList } from '../../protection.js';
 import type { DiskFacts, Problem, SpaceFacts } from '../facts.js';
@@ -27,13 +28,15 @@ export async function listedDisks(stateDir: string): Promise<ProtectionList | Pr
 
 export function diskFacts(list: ProtectionList, sysfs: Sysfs): DiskFacts[] {
   const known: { id: InspectedDevice['id']; source: InspectedDevice['source'] }[] = [];
+  const present = wholeDisks(sysfs);
   return list.disks.map((entry) => {
     const path = locateDisk(sysfs, entry.id, list.kept) ?? entry.path;
     try {
       const found = inspectDevice(path, { sysfs, protectedDisks: known, kept: list.kept, newUuid: () => NO_ID });
       if (found.id !== entry.id) return missing(entry, path, found.id);
       known.push({ id: found.id, source: found.source });
-      return factsOf(found, path, list);
+      const paths = pathsToSource(sysfs, found.source, present)?.joined ?? [];
+      return { ...factsOf(found, path, list), paths };
     } catch (error) {
       return { ...missing(entry, path, ''), problem: problemOf(error) };
     }
@@ -46,11 +49,12 @@ const missing = (entry: ProtectedEntry, path: string, found: string): DiskFacts 
   sizeBytes: null,
   problem: { message: `disk ${entry.id} is not connected: ${path} is another disk now (${found})`, hint: null },
   untrackedReason: null,
+  paths: [],
   isKnownBySlot: false,
   warnings: [],
 });
 
-function factsOf(found: InspectedDevice, path: string, { kept }: ProtectionList): DiskFacts {
+function factsOf(found: InspectedDevice, path: string, { kept }: ProtectionList): Omit<DiskFacts, 'paths'> {
   return {
     id: found.id,
     path,
