@@ -9,6 +9,7 @@ import type { Logger } from 'pino';
 import type { Clock } from '../shared/clock.js';
 import { AfterimageError, messageOf } from '../shared/errors.js';
 import { DISK_LOOK_MS } from '../shared/limits-disks.js';
+import type { DiskId } from '../shared/units.js';
 import type { DiskState, ProtectedDisk } from './cycle/protected-disk.js';
 import { DiskReadError } from './cycle/reader.js';
 import { withoutText, type AbsentDisk } from './disks/absent.js';
@@ -86,13 +87,14 @@ export class DisksHealth {
     return error.message;
   }
 
-  /** What a point made now doesn't hold, for its reason; null when it holds all disks. */
-  without(): string | null {
+  /** Protected disks that a point made now doesn't hold: their ids, and for its reason why; null when it holds all. */
+  without(): { readonly disks: readonly DiskId[]; readonly text: string | null } {
     const failed = this.#deps.disks.filter(({ disk }) => disk.state === 'Failed');
-    return withoutText([
+    const without = [
       ...this.#deps.absent,
-      ...failed.map(({ disk }) => ({ path: disk.device, reason: disk.stateReason })),
-    ]);
+      ...failed.map(({ disk }) => ({ id: disk.id, path: disk.device, reason: disk.stateReason })),
+    ];
+    return { disks: without.map(({ id }) => id), text: withoutText(without) };
   }
 
   /** A second path that nothing joins: what is written over it isn't seen, so no further point may hold the disk. It is opened again when that path is gone. */

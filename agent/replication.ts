@@ -312,12 +312,13 @@ export class Replication {
     const { clock, log, status, limits } = this.#deps;
     const tracked = ready.filter((d) => d.still === null).map((d) => d.disk);
     const still = ready.flatMap((d) => d.still ?? []);
-    const context = this.#cycleContext(ready, isAwaited);
+    const without = this.#health.without();
+    const context = { ...this.#cycleContext(ready, isAwaited), without: without.disks };
     const heldBefore = limits.held();
     const result = await runCycle(
       tracked,
       still,
-      reasonOf(this.#reason, this.#health.without()),
+      reasonOf(this.#reason, without.text),
       asked === undefined ? context : { ...context, asked },
     ).catch((error: unknown) => {
       throw withLimits(error, heldBetween(heldBefore, limits.held()));

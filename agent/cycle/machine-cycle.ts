@@ -41,6 +41,8 @@ export interface CycleContext {
   readonly tracker: MarkTracker | null;
   /** Disks that the tracker follows and that take no part. Absent: none. */
   readonly bystanders?: readonly ProtectedDisk[];
+  /** Protected disks that can't be part of the point: away, or unreadable. Absent: none. */
+  readonly without?: readonly DiskId[];
   readonly pool: MessagePool;
   readonly arena: WindowArena;
   readonly clock: Clock;
@@ -134,6 +136,7 @@ export async function runCycle(
         ...(label === null ? {} : { label }),
         ...(quiesce === null ? {} : { quiesce }),
         ...(group === null ? {} : { group }),
+        ...(context.without === undefined || context.without.length === 0 ? {} : { without: [...context.without] }),
         disks: all.map((d) => ({ disk: d.id, series: d.series, digest: digestToText(digests.get(d.id) ?? 0n) })),
         stats: { passes: cut.passes, cutMs: cut.cutMs, freezeMs: cut.freezeMs, changedBytes },
       },

@@ -85,6 +85,7 @@ export function contentAfterCommit(
     ...(commit.label === undefined ? {} : { label: commit.label }),
     ...(commit.quiesce === undefined ? {} : { quiesce: commit.quiesce }),
     ...(commit.group === undefined ? {} : { group: commit.group }),
+    ...(commit.without === undefined ? {} : { without: commit.without }),
     disks: commit.disks.map((d) => {
       const entry = disks.find((e) => e.id === d.disk);
       return {

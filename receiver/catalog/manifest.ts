@@ -65,6 +65,8 @@ export const pointSchema = z.strictObject({
   quiesce: quiesceRecordSchema.optional(),
   /** It was cut together with those of other machines. Whether theirs were committed as well: group-points.ts. */
   group: groupRecordSchema.optional(),
+  /** Disks that were protected and could not be part of it: away, or unreadable. A disk that was given up is not among them. Absent: none. */
+  without: z.array(diskId).optional(),
   disks: z.array(pointDiskSchema),
   stats: z.strictObject({
     passes: count,

@@ -15,6 +15,7 @@ import { readBoundary, readHighestManifest, readHistoryPage, readLayerList, read
 import { manifestPrefix, numberOfName } from './names.js';
 import { describeSelector, type PointSelector } from './point-selector.js';
 import { isSameRun, throughShortcuts } from './shortcuts.js';
+import { disksNamed, hasAll, lackingDisks, lackingText, lacksDisks, missing } from './whole-machine.js';
 
 export type PointDisk = z.infer<typeof pointDiskSchema>;
 
@@ -152,6 +153,27 @@ export class MachineReader {
     });
   }
 
+  /**
+   * The same for whoever wants the whole machine. `without`: disks that may be missing, by id or device. Throws kind `usage`, code `point-lacks-disk`, for
+   * a point that lacks another and was not named by its number.
+   */
+  async findWhole(selector: PointSelector, without: readonly string[]): Promise<RecoveryPoint> {
+    const mayLack = disksNamed(this.manifest, without);
+    const point = await this.findPoint(selector);
+    const disks = missing(this.manifest, point, selector, mayLack);
+    if (disks.length === 0) return point;
+    const damage = await this.#damage();
+    let complete: number | null = null;
+    for await (const older of this.pointsNewestFirst()) {
+      if (older.number >= point.number || !fits(older, selector) || damageOf(damage, older.number) !== undefined)
+        continue;
+      if (!hasAll(this.manifest, older, disks)) continue;
+      complete = older.number;
+      break;
+    }
+    throw lacksDisks(point, disks, complete);
+  }
+
   /** Points and deltas, oldest first, page by page. */
   async *history(): AsyncGenerator<History> {
     for (const page of this.manifest.pages) yield await readHistoryPage(this.#store, page);
@@ -176,6 +198,13 @@ export class MachineReader {
       kind: 'usage',
       hint: `Its disks: ${point.disks.map((d) => d.disk).join(', ') || 'none'}.`,
     });
+  }
+
+  /** The last point that has a disk: where its chain ends. Null when that is not listed any more. */
+  async endOf(disk: DiskId): Promise<{ readonly point: RecoveryPoint; readonly at: PointDisk } | null> {
+    const point = await this.#pointNumbered(this.entryOf(disk)?.lastPoint ?? 0);
+    const at = point?.disks.find((d) => d.disk === disk);
+    return point === undefined || at === undefined ? null : { point, at };
   }
 
   /** Layers that a disk's content at a point is read from. */
@@ -235,9 +264,7 @@ export class MachineReader {
     const damage = await this.#damage();
     let passedOver: { readonly newest: number; readonly item: DamageItem; oldest: number } | undefined;
     for await (const point of this.pointsNewestFirst()) {
-      const fits =
-        selector.by === 'time' ? point.cutAtMs <= selector.atMs : selector.levels.includes(point.consistency);
-      if (!fits) continue;
+      if (!fits(point, selector)) continue;
       const item = damageOf(damage, point.number);
       if (item !== undefined) {
         passedOver ??= { newest: point.number, item, oldest: point.number };
@@ -260,14 +287,11 @@ export class MachineReader {
     );
   }
 
-  /** Disks that earlier points have and this one lacks: a machine that is started from it would miss them. */
-  #lacking({ number, disks, reason }: RecoveryPoint): string[] {
-    const lacking = this.manifest.disks.filter(
-      ({ id, lastPoint }) => lastPoint > 0 && lastPoint < number && !disks.some(({ disk }) => disk === id),
-    );
-    return lacking.map(
-      ({ id, device, lastPoint }) =>
-        `point ${number} lacks disk ${device} (${id}), which points up to ${lastPoint} have: ${reason}. Choose one of those by number if it is needed`,
+  /** A machine that is started from it would miss them. */
+  #lacking(point: RecoveryPoint): string[] {
+    return lackingDisks(this.manifest, point).map(
+      (disk) =>
+        `point ${point.number} lacks ${lackingText([disk])}, which point ${disk.lastPoint} has: ${point.reason}. Choose one that has it by number if it is needed`,
     );
   }
 
@@ -301,6 +325,11 @@ export class MachineReader {
       return null;
     }
   }
+}
+
+function fits(point: RecoveryPoint, selector: PointSelector): boolean {
+  if (selector.by === 'time') return point.cutAtMs <= selector.atMs;
+  return selector.by !== 'latest' || selector.levels.includes(point.consistency);
 }
 
 /** A machine without a manifest, of which a scrub has seen one. */

@@ -22,6 +22,7 @@ interface StartOptions extends RunOptions {
   readonly provider?: 'qemu' | 'command' | 'none';
   readonly check?: string;
   readonly checkTimeout?: string;
+  readonly withoutDisk?: readonly string[];
 }
 
 interface FailoverOptions extends StartOptions {
@@ -38,13 +39,14 @@ interface FailbackOptions extends RunOptions {
 
 const nothing: Question = () => null;
 
-async function startFields({ point, provider, check, checkTimeout }: StartOptions): Promise<object> {
+async function startFields({ point, provider, check, checkTimeout, withoutDisk }: StartOptions): Promise<object> {
   if (point !== undefined) parsePointSelector(point);
   if (checkTimeout !== undefined && check === undefined) throw usageError('--check-timeout needs --check');
   return {
     ...(point === undefined ? {} : { point }),
     ...(provider === undefined ? {} : { provider }),
     ...(check === undefined ? {} : { bootCheck: await parsedCheck(check, checkTimeout) }),
+    ...(withoutDisk === undefined ? {} : { withoutDisks: withoutDisk }),
   };
 }
 
@@ -63,6 +65,8 @@ async function failoverInput(options: FailoverOptions): Promise<OperationInput> 
   const { planned = false, shutdown = false, commit = false, hookTimeout } = options;
   if (planned && shutdown)
     throw usageError('--planned shuts the workload at home down in any case: leave --shutdown out');
+  if (planned && options.withoutDisk !== undefined)
+    throw usageError('--planned needs all disks of the machine at home: leave --without-disk out, or --planned');
   if (!planned && hookTimeout !== undefined) throw usageError('--hook-timeout needs --planned');
   const start = await startFields(options);
   if (!planned) return { operation: 'failover', ...start, shutdown, commit };
@@ -108,7 +112,12 @@ export function addOperationVerbs(program: Command, io: CliIo): void {
         ]),
       )
       .option('--check <check>', `${CHECK_HELP}; else as in its launch settings`)
-      .option('--check-timeout <duration>', `how long the check may take (default: ${DEFAULT_CHECK_TIMEOUT})`);
+      .option('--check-timeout <duration>', `how long the check may take (default: ${DEFAULT_CHECK_TIMEOUT})`)
+      .option(
+        '--without-disk <disk>',
+        'take the point although it lacks this disk, by id or device; once for each. A point given by number is taken as it is',
+        (disk: string, before: readonly string[] | undefined) => [...(before ?? []), disk],
+      );
   const withStart = (command: Command): Command =>
     withLaunch(command.option('--point <point>', `${POINT_HELP}; the latest unless given`));
   const withYes = (command: Command): Command => command.option('--yes', "don't ask");

@@ -10,6 +10,7 @@ import type { RecoveryPoint } from '../catalog/manifest.js';
 import type { PinnedPoint } from '../catalog/pinned-point.js';
 import { parsePointSelector } from '../catalog/point-selector.js';
 import type { MachineReader, PointDisk } from '../catalog/reader.js';
+import { lackingDisks, lackingText, type LackingDisk } from '../catalog/whole-machine.js';
 import type { ObjectStore } from '../store/store.js';
 import { IndexCache } from '../volume/index-cache.js';
 import { checkRestore, runRestore, type CheckedRestore, type RestoreResult } from '../volume/restore.js';
@@ -34,23 +35,40 @@ export interface RestoreOptions extends GlobalOptions {
   readonly state: string;
 }
 
-/** Which disk goes where: `--to DISK=TARGET`, or `--to TARGET` when only one disk is meant. */
-export function assignTargets(disks: readonly PointDisk[], options: RestoreOptions): Map<PointDisk, string> {
+/**
+ * Which disk goes where: `--to DISK=TARGET`, or `--to TARGET` when only one disk is meant. `lacking`: disks of the machine that the point was made without;
+ * each disk that it has can be restored, by its name.
+ */
+export function assignTargets(
+  disks: readonly PointDisk[],
+  options: Pick<RestoreOptions, 'to' | 'disk'>,
+  lacking: readonly LackingDisk[] = [],
+): Map<PointDisk, string> {
   const ids = disks.map((d) => d.disk).join(', ');
   const byId = (id: string): PointDisk => {
     const found = disks.find((d) => d.disk === id);
-    if (found === undefined) throw usageError(`the point has no disk ${id}`, `Its disks: ${ids}.`);
-    return found;
+    if (found !== undefined) return found;
+    const lacked = lacking.find((d) => d.id === id);
+    const hint =
+      lacked === undefined
+        ? ''
+        : ` Point ${lacked.lastPoint} is the last that has it: give --point ${lacked.lastPoint}.`;
+    throw usageError(`the point ${lacked === undefined ? 'has no' : 'lacks'} disk ${id}`, `Its disks: ${ids}.${hint}`);
   };
   const only = options.disk === undefined ? undefined : byId(options.disk);
   const assigned = new Map<PointDisk, string>();
   for (const to of options.to) {
     const [before = '', ...rest] = to.split('=');
     // A path may hold an equals sign: what is before it counts as a disk only if it is one.
-    const named = rest.length > 0 ? disks.find((d) => d.disk === before) : undefined;
-    const disk = named ?? only ?? (disks.length === 1 ? disks[0] : undefined);
+    const isDisk = [...disks.map((d) => d.disk), ...lacking.map((d) => d.id)].some((id) => id === before);
+    const named = rest.length > 0 && isDisk ? byId(before) : undefined;
+    // The one disk that a point holds is not the one that is meant when it lacks another.
+    const disk = named ?? only ?? (disks.length === 1 && lacking.length === 0 ? disks[0] : undefined);
     if (disk === undefined)
-      throw usageError(`--to ${to} does not say which disk`, `Give --to DISK=TARGET; disks: ${ids}.`);
+      throw usageError(
+        `--to ${to} does not say which disk${lacking.length === 0 ? '' : `, and the point lacks ${lackingText(lacking)}`}`,
+        `Give --to DISK=TARGET; disks: ${ids}.`,
+      );
     if (assigned.has(disk)) throw usageError(`disk ${disk.disk} has two targets`);
     assigned.set(disk, named === undefined ? to : rest.join('='));
   }
@@ -119,7 +137,7 @@ export async function restoreCommand(machineWord: string, options: RestoreOption
     const { view: machine, point, lost } = pinned;
     if (options.json !== true) tellConcerns(io, machine.concerns);
     const signal = AbortSignal.any([io.signal, lost]);
-    const assigned = assignTargets(point.disks, options);
+    const assigned = assignTargets(point.disks, options, lackingDisks(machine.manifest, point));
     const checked: CheckedRestore[] = [];
     for (const [disk, path] of assigned) {
       const target = await openTarget(path, {

@@ -6,6 +6,7 @@ import type { MachineId } from '../../shared/units.js';
 import type { RecoveryPoint } from '../catalog/manifest.js';
 import { parsePointSelector } from '../catalog/point-selector.js';
 import { MachineReader } from '../catalog/reader.js';
+import { lackingDisks } from '../catalog/whole-machine.js';
 import type { FailoverParts } from './parts.js';
 
 export interface ChosenPoint {
@@ -13,15 +14,22 @@ export interface ChosenPoint {
   readonly point: RecoveryPoint;
 }
 
+/** The operator's words. */
+export interface PointWords {
+  readonly point: string;
+  /** Disks that it may lack. */
+  readonly withoutDisks?: readonly string[] | undefined;
+}
+
 /** Opens each disk of the point, which reads and checks what its layers' indexes need. Changes nothing. */
 export async function choosePoint(
   parts: FailoverParts,
   machine: MachineId,
-  word: string,
+  words: PointWords,
   signal: AbortSignal,
 ): Promise<ChosenPoint> {
   const view = await MachineReader.open(parts.store, machine);
-  const point = await view.findPoint(parsePointSelector(word));
+  const point = await view.findWhole(parsePointSelector(words.point), words.withoutDisks ?? []);
   for (const disk of point.disks) await parts.openContent(view, point, disk, signal);
   return { view, point };
 }
@@ -30,19 +38,24 @@ export async function choosePoint(
 export const isNewest = (word: string): boolean => parsePointSelector(word).by === 'latest';
 
 /**
- * A copy that replicates goes on with the chain: its disks must be those that the chain has now. A point of other disks or sizes can be tested and
- * restored, but nothing can be added to the chain from it.
+ * A copy that replicates goes on with the chain: its disks must be those that the chain has now. Of a disk that the newest point lacks, the chain ends with
+ * the last point that has it. A point of other disks or sizes can be tested and restored, but nothing can be added to the chain from it.
  */
-export function checkContinues(view: MachineReader, point: RecoveryPoint): void {
+export async function checkContinues(view: MachineReader, point: RecoveryPoint): Promise<void> {
   const newest = view.manifest.tail.points.at(-1) ?? point;
-  const text = (p: RecoveryPoint): string =>
-    p.disks
+  const text = (disks: RecoveryPoint['disks']): string =>
+    disks
       .map((d) => `${d.disk} of ${d.sizeBytes} bytes in blocks of ${d.blockBytes}`)
       .sort()
       .join(', ');
-  if (text(point) === text(newest)) return;
+  const ends = [...newest.disks];
+  for (const { id } of lackingDisks(view.manifest, newest)) {
+    const end = point.disks.some(({ disk }) => disk === id) ? await view.endOf(id) : null;
+    if (end !== null) ends.push(end.at);
+  }
+  if (text(point.disks) === text(ends)) return;
   throw new AfterimageError(
-    `point ${point.number} has other disks (${text(point)}) than the newest point ${newest.number} (${text(newest)})`,
+    `point ${point.number} has other disks (${text(point.disks)}) than the newest point ${newest.number} (${text(ends)})`,
     {
       code: 'point-geometry',
       kind: 'refused',

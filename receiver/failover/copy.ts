@@ -193,28 +193,28 @@ export class Copy {
     const newest = newestPoint(view.manifest);
     if (newest.generation === instance.generation || newest.number === instance.point) return;
     for (const volume of this.#volumes) {
+      const end = endOf(view, volume.disk);
+      if (end === instance.point) continue;
       const mine = await contentAt(this.#parts, view, instance.point, volume.disk, signal);
-      const theirs = await contentAt(this.#parts, view, newest.number, volume.disk, signal);
+      const theirs = await contentAt(this.#parts, view, end, volume.disk, signal);
       const blocks = await differences(mine.content, theirs.content, signal);
-      this.#log.info(
-        { disk: volume.disk, from: newest.number, to: instance.point, blocks: blocks.size },
-        'points differ',
-      );
+      this.#log.info({ disk: volume.disk, from: end, to: instance.point, blocks: blocks.size }, 'points differ');
       volume.markChanged(blocks);
     }
   }
 
   async #replicator(owned: OwnedMachine, view: MachineReader, signal: AbortSignal): Promise<CopyReplicator> {
     const { machine } = this.spec;
-    const { number } = newestPoint(view.manifest);
     const volumes = [];
     for (const source of this.#volumes) {
-      const { content: reference } = await contentAt(this.#parts, view, number, source.disk, signal);
-      const reopenReference = async (point: number): Promise<PointContent> =>
-        (await contentAt(this.#parts, await MachineReader.open(this.#parts.store, machine.id), point, source.disk))
-          .content;
+      const end = await contentAt(this.#parts, view, endOf(view, source.disk), source.disk, signal);
+      const reopenReference = async (point: number): Promise<PointContent> => {
+        const now = await MachineReader.open(this.#parts.store, machine.id);
+        const number = Math.min(point, endOf(now, source.disk));
+        return (await contentAt(this.#parts, now, number, source.disk)).content;
+      };
       const device = view.entryOf(source.disk)?.device ?? source.disk;
-      volumes.push({ source, reference, reopenReference, device });
+      volumes.push({ source, reference: end.content, end: end.at, reopenReference, device });
     }
     return this.#parts.replicator({ owned, volumes });
   }
@@ -301,6 +301,10 @@ export class Copy {
     }
   }
 }
+
+/** The point in which the chain of a disk ends: the newest, unless that lacks it. */
+const endOf = (view: MachineReader, disk: string): number =>
+  view.entryOf(asDiskId(disk))?.lastPoint ?? newestPoint(view.manifest).number;
 
 function newestPoint(manifest: Manifest): { number: number; generation: number } {
   const point = manifest.tail.points.at(-1);

@@ -134,9 +134,7 @@ export class FailoverEngine implements RecoveryService {
     const facts = { ...this.#facts(machine, head), ...asked };
     const verdict = allowedOperations(recovery, facts).find((a) => a.operation === request.operation);
     if (verdict?.allowed !== true) throw this.#refused(head.machine.name, verdict?.reason ?? 'unknown', verdict);
-    // A point that doesn't exist is bad input: no job begins for it.
-    if ('point' in request)
-      await new MachineReader(this.#parts.store, head).findPoint(parsePointSelector(request.point));
+    await this.#mustFind(head, request);
     const running = this.#running.get(machine);
     if (request.operation === 'cancel' && running !== undefined) return this.#cancel(machine, running);
     // Its cancel would be taken for that of the failover, which may not be allowed: home's disks may be half restored.
@@ -144,6 +142,16 @@ export class FailoverEngine implements RecoveryService {
       throw this.#refused(head.machine.name, `job ${recovery.job.operation} was interrupted and has not gone on yet`);
     }
     return this.#begin(machine, request, recovery, head);
+  }
+
+  /** A point that doesn't exist, or that lacks a disk, is bad input: no job begins for it. */
+  async #mustFind(head: Manifest, request: OperationRequest): Promise<void> {
+    if (!('point' in request)) return;
+    const view = new MachineReader(this.#parts.store, head);
+    const selector = parsePointSelector(request.point);
+    // A planned failover makes its point itself; which disks that can hold, the agent at home knows.
+    if (request.operation === 'planned-failover') await view.findPoint(selector);
+    else await view.findWhole(selector, request.withoutDisks ?? []);
   }
 
   async job(machine: MachineId, id: string): Promise<Job> {

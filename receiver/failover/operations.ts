@@ -2,6 +2,7 @@
  * What an operator can ask of a machine, as it arrives over the control socket, and what they get to see. Shapes only.
  */
 import { z } from 'zod';
+import { DISKS_PER_MACHINE_MAX } from '../../shared/limits.js';
 import type { MachineId } from '../../shared/units.js';
 import { bootCheckSchema } from '../catalog/launch.js';
 import type { ManifestOwner } from '../catalog/manifest.js';
@@ -18,12 +19,16 @@ const startOptions = {
   bootCheck: bootCheckSchema.optional(),
 };
 
+/** Disks, by id or device, without which the point is taken although it lacks them. Absent: none; a point named by number is taken as it is. */
+const withoutDisks = z.array(z.string().min(1).max(200)).max(DISKS_PER_MACHINE_MAX).optional();
+
 export const operationRequestSchema = z.discriminatedUnion('operation', [
-  z.strictObject({ operation: z.literal('test-failover'), ...startOptions }),
+  z.strictObject({ operation: z.literal('test-failover'), ...startOptions, withoutDisks }),
   z.strictObject({ operation: z.literal('cleanup'), notes: z.string().max(2000).default('') }),
   z.strictObject({
     operation: z.literal('failover'),
     ...startOptions,
+    withoutDisks,
     /** Try to shut the workload at home down and to get its last cut first; go on without when that fails. */
     shutdown: z.boolean().default(false),
     /** Commit at once when it succeeds. */
@@ -36,7 +41,12 @@ export const operationRequestSchema = z.discriminatedUnion('operation', [
     hookTimeoutMs: timeoutMs.default(10 * 60_000),
   }),
   z.strictObject({ operation: z.literal('commit') }),
-  z.strictObject({ operation: z.literal('change-point'), ...startOptions, point: z.string().min(1).max(100) }),
+  z.strictObject({
+    operation: z.literal('change-point'),
+    ...startOptions,
+    withoutDisks,
+    point: z.string().min(1).max(100),
+  }),
   /** Of the running job, if there is one; else of a failover that isn't committed: home goes on, what the copy wrote since is given up. */
   z.strictObject({ operation: z.literal('cancel') }),
   z.strictObject({ operation: z.literal('reprotect') }),

@@ -44,8 +44,9 @@ export interface CopyReplicatorOptions {
   readonly owned: OwnedMachine;
   readonly volumes: readonly {
     readonly source: CutSource;
-    /** The disk at the chain's newest point, and at one that was committed since. */
+    /** The disk where its chain ends, and at a point that was committed since. */
     readonly reference: PointContent;
+    readonly end: PointDisk;
     reopenReference(point: number): Promise<PointContent>;
     readonly device: string;
   }[];

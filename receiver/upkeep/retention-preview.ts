@@ -82,6 +82,7 @@ const WHY: Readonly<Record<Exclude<KeepCode, 'tier'>, string>> = {
   held: 'held or in use',
   'application-tier': 'application-consistent, by their own grid',
   'newest-application': 'the newest application-consistent point',
+  'newest-with-disk': 'the last point with a disk that the newest lacks',
 };
 
 function keptBy(plan: RetentionPlan<RecoveryPoint>, policy: MachinePolicy): PreviewNow['kept'] {

@@ -3,7 +3,8 @@
  * exactly between the kept points.
  *
  * Promises:
- * - The newest point is never dropped, nor the newest application-consistent one, nor what is held (pinned, held by name, in use).
+ * - The newest point is never dropped, nor the newest application-consistent one, nor what is held (pinned, held by name, in use). While the newest lacks a
+ *   disk that is protected, the last point that has the disk stays, and the last that has them all.
  * - The answer depends on the points alone, not on when or how often it was asked for: thinning the rest of an earlier plan gives the same points as
  *   thinning all of them at once. So a point that was dropped is never wanted later.
  * - A slot that had a point keeps one, for as long as its tier reaches.
@@ -31,9 +32,13 @@ export interface RetentionPoint {
   readonly consistency: Consistency;
   /** Set: it was cut together with those of other machines. */
   readonly group?: object | undefined;
+  /** Protected disks that it lacks. */
+  readonly without?: readonly string[] | undefined;
+  /** Those that it has; needed where points lack some. */
+  readonly disks?: readonly { readonly disk: string }[] | undefined;
 }
 
-export type KeepCode = 'newest' | 'held' | 'tier' | 'application-tier' | 'newest-application';
+export type KeepCode = 'newest' | 'held' | 'tier' | 'application-tier' | 'newest-application' | 'newest-with-disk';
 export type DropCode = 'slot-taken' | 'expired';
 
 export interface KeptPoint<P> {
@@ -84,6 +89,7 @@ export function planRetention<P extends RetentionPoint>(
   const own = thin(points, times, policy.applicationTiers, referenceMs, isApplication);
   const newest = points.length - 1;
   const newestApplication = points.findLastIndex(isApplication);
+  const withDisks = newestWithDisks(points);
   const keep: KeptPoint<P>[] = [];
   const drop: DroppedPoint<P>[] = [];
   points.forEach((point, i) => {
@@ -96,9 +102,27 @@ export function planRetention<P extends RetentionPoint>(
     else if (byTier?.kept === true) kept('tier', byTier.reason());
     else if (byOwn?.kept === true) kept('application-tier', `application-consistent: ${byOwn.reason()}`);
     else if (i === newestApplication) kept('newest-application', 'the newest application-consistent point');
+    else if (withDisks.has(i))
+      kept('newest-with-disk', `the last point with ${withDisks.get(i) ?? ''}, which the newest lacks`);
     else drop.push({ point, code: byTier?.tier === null ? 'expired' : 'slot-taken', reason: byTier?.reason() ?? '' });
   });
   return { keep, drop, referenceMs, doubts };
+}
+
+/** Indexes of the points that alone have what the newest lacks, with the disks' names: a machine whose disk is away for long must not lose all that is whole. */
+function newestWithDisks(points: readonly RetentionPoint[]): ReadonlyMap<number, string> {
+  const lacking = points.at(-1)?.without ?? [];
+  const found = new Map<number, string>();
+  if (lacking.length === 0) return found;
+  const has = ({ disks = [] }: RetentionPoint, id: string): boolean => disks.some(({ disk }) => disk === id);
+  for (const id of lacking)
+    found.set(
+      points.findLastIndex((point) => has(point, id)),
+      `disk ${id}`,
+    );
+  const whole = points.findLastIndex((point) => lacking.every((id) => has(point, id)));
+  if (!found.has(whole)) found.set(whole, `disks ${lacking.join(', ')}`);
+  return found;
 }
 
 const isApplication = (point: RetentionPoint): boolean => point.consistency === 'application';

@@ -22,6 +22,7 @@ import type { DiskId } from '../../shared/units.js';
 import { contentAfterCommit, type DiskLayers } from '../catalog/commit-content.js';
 import type { RecoveryPoint } from '../catalog/manifest.js';
 import type { OwnedMachine } from '../catalog/owned-machine.js';
+import type { PointDisk } from '../catalog/reader.js';
 import type { ObjectStore } from '../store/store.js';
 import type { PointContent } from './content.js';
 import type { CutSource } from './cut.js';
@@ -36,8 +37,10 @@ const REASON_LENGTH_MAX = 500;
 
 export interface ReplicatedVolume {
   readonly source: CutSource;
-  /** The disk at the newest point of the chain when the replicator is made. */
+  /** The disk where its chain ends when the replicator is made: at the newest point, or at the last that has it. */
   readonly reference: PointContent;
+  /** Its entry there; needed where the newest point lacks the disk. */
+  readonly end?: PointDisk;
   /** The disk at a point that was committed since: asked for when more has changed than is kept in memory. */
   readonly reopenReference: (point: number) => Promise<PointContent>;
   /** For people. */
@@ -53,7 +56,7 @@ export interface ReplicatorDeps {
 
 export interface ReplicatorOptions {
   readonly owned: OwnedMachine;
-  /** All disks of the newest point. */
+  /** All disks of the newest point; also those that it lacks, where the copy has them. */
   readonly volumes: readonly ReplicatedVolume[];
   readonly intervalMs: number;
   /** Stands in each point that run() commits. */
@@ -83,6 +86,7 @@ export interface ReplicatorStatus {
 interface Volume {
   readonly source: CutSource;
   readonly old: OldHashes;
+  readonly end: PointDisk | undefined;
   digest: bigint;
 }
 
@@ -114,7 +118,7 @@ export class VolumeReplicator {
   #totals = { points: 0, storedBytes: 0, sentBlocks: 0, readBlocks: 0, heldMs: 0, cycleMs: 0 };
   #problem: string | null = null;
 
-  /** Throws kind `refused` unless the volumes are the disks of the newest point. */
+  /** Throws kind `refused` unless the volumes are the disks of the newest point, and of those that it lacks. */
   constructor(deps: ReplicatorDeps, options: ReplicatorOptions) {
     const { owned, volumes, hashesMax = REPLICATED_HASHES_MAX } = options;
     this.#deps = deps;
@@ -124,7 +128,8 @@ export class VolumeReplicator {
     this.#volumes = volumes.map((volume) => ({
       source: volume.source,
       old: new OldHashes(volume.reference, volume.reopenReference, entriesMax),
-      digest: digestFromText(this.#point.disks.find((d) => d.disk === volume.source.disk)?.digest ?? ''),
+      end: volume.end,
+      digest: digestFromText((this.#entryOf(volume.source.disk) ?? volume.end)?.digest ?? ''),
     }));
     this.#committedAtMonotonicMs = deps.clock.monotonicMs();
     const { id, name } = owned.manifest.machine;
@@ -265,7 +270,12 @@ export class VolumeReplicator {
   }
 
   #hashCheckOf(disk: DiskId): string {
-    return this.#point.disks.find((d) => d.disk === disk)?.hashCheck ?? '';
+    const end = this.#volumes.find(({ source }) => source.disk === disk)?.end;
+    return (this.#entryOf(disk) ?? end)?.hashCheck ?? '';
+  }
+
+  #entryOf(disk: DiskId): PointDisk | undefined {
+    return this.#point.disks.find((d) => d.disk === disk);
   }
 
   async #commit(cut: MachineCut, stored: readonly StoredCut[], reason: string, startedMs: number): Promise<void> {

@@ -1,9 +1,10 @@
 /**
- * Whether volumes are the disks of a machine's newest point: only then can a point be made of them that is the whole machine. Pure.
+ * Whether volumes are the disks of a machine's newest point, and of those that it lacks: only then can a point be made of them that is the whole machine. Pure.
  */
 import type { Geometry } from '../../shared/blocks/geometry.js';
 import { AfterimageError } from '../../shared/errors.js';
 import type { Manifest, RecoveryPoint } from '../catalog/manifest.js';
+import type { PointDisk } from '../catalog/reader.js';
 import type { PointContent } from './content.js';
 import type { CutSource } from './cut.js';
 
@@ -11,6 +12,8 @@ export interface CheckedVolume {
   readonly source: CutSource;
   readonly reference: PointContent;
   readonly device: string;
+  /** The disk's entry where its chain ends. */
+  readonly end?: PointDisk;
 }
 
 const sameGeometry = (a: Pick<Geometry, 'sizeBytes' | 'blockBytes'>, b: Pick<Geometry, 'sizeBytes' | 'blockBytes'>) =>
@@ -32,8 +35,9 @@ export function checkVolumes(manifest: Manifest, volumes: readonly CheckedVolume
     const count = volumes.filter((v) => v.source.disk === disk).length;
     if (count !== 1) refuse(`${count} volumes for disk ${disk} of point ${point.number}`);
   }
-  for (const { source, reference, device } of volumes) {
-    const at = point.disks.find((d) => d.disk === source.disk);
+  for (const { source, reference, device, end } of volumes) {
+    const lacked = point.without?.includes(source.disk) === true ? end : undefined;
+    const at = point.disks.find((d) => d.disk === source.disk) ?? lacked;
     if (at === undefined) return refuse(`point ${point.number} has no disk ${source.disk} (${device})`);
     if (!sameGeometry(source.geometry, at) || !sameGeometry(reference.geometry, at)) {
       refuse(

@@ -166,6 +166,8 @@ export const agentMessageSchema = z.discriminatedUnion('type', [
     quiesce: quiesceRecordSchema.optional(),
     /** Of a point that was cut together with those of other machines: as the receiver gave it. */
     group: groupRecordSchema.optional(),
+    /** Protected disks that the point does not hold, since they were away or could not be read. */
+    without: z.array(diskId).min(1).max(DISKS_PER_MACHINE_MAX).optional(),
     disks: z
       .array(z.strictObject({ disk: diskId, series: seriesId.nullable(), digest: hex64 }))
       .min(1)

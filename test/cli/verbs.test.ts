@@ -64,6 +64,15 @@ describe('what each verb asks for', () => {
         bootCheck: { type: 'command', command: ['/usr/local/bin/check'], timeoutMs: 300_000 },
       },
     ],
+    [
+      'failover web1 --without-disk data --without-disk /dev/sdc',
+      { operation: 'failover', ...start, shutdown: false, commit: false, withoutDisks: ['data', '/dev/sdc'] },
+    ],
+    ['test-failover web1 --without-disk data', { operation: 'test-failover', ...start, withoutDisks: ['data'] }],
+    [
+      'change-point web1 --point latest --without-disk data --yes',
+      { operation: 'change-point', point: 'latest', withoutDisks: ['data'] },
+    ],
     ['test-failover web1 --check none', { operation: 'test-failover', ...start, bootCheck: { type: 'none' } }],
     ['cleanup web1 --notes fine', { operation: 'cleanup', notes: 'fine' }],
     ['cleanup web1', { operation: 'cleanup', notes: '' }],
@@ -86,6 +95,7 @@ describe('bad input: exit code 2, and the receiver is asked to do nothing', () =
   const table: [line: string, message: RegExp][] = [
     ['failover', /missing required argument/],
     ['failover nope', /no machine "nope" in the receiver on/],
+    ['failover web1 --planned --without-disk data', /--planned needs all disks of the machine at home/],
     ['failover web1 --point soon', /"soon" does not name a point/],
     ['failover web1 --provider cloud', /Allowed choices are qemu, command, none/],
     ['failover web1 --check maybe', /--check maybe is not a check/],

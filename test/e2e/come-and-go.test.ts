@@ -143,7 +143,19 @@ describe.skipIf(!canRunLab)(`disks that come and go (${WHY_NO_LAB})`, () => {
       expect(await disksOf(two, without)).toEqual([firstId]);
       const { reason } = (await l.points()).find((p) => p.number === without) ?? {};
       expect(reason).toMatch(new RegExp(`without ${device}: `));
+      expect((await l.points()).find((p) => p.number === without)?.without).toEqual([id]);
       expect((await restored(two, firstId, without)).equals(first.content())).toBe(true);
+      // The latest lacks it: said to whoever restores without saying what; each disk that it has can be had.
+      const restore = (...args: string[]): ReturnType<Lab['run']> =>
+        l.run('cli', 'restore', MACHINE_NAME, '--point', 'latest', ...args, '--sparse');
+      const target = join(l.folder, 'latest.img');
+      const refused = await restore('--to', target);
+      expect(refused).toMatchObject({ code: 2 });
+      expect(refused.stderr).toContain(`does not say which disk, and the point lacks disk ${device} (${id})`);
+      expect(await restore('--to', `${id}=${target}`)).toMatchObject({ code: 2 });
+      const had = await restore('--to', `${firstId}=${target}`);
+      expect(had).toMatchObject({ code: 0 });
+      expect(had.stderr).toContain(`lacks disk ${device}`);
       expect(byId(await l.status(), firstId)?.series).toBe(series);
 
       // Written where nobody tracks it; another disk takes its name.
@@ -365,6 +377,7 @@ describe.skipIf(!canRunLab)(`disks that come and go (${WHY_NO_LAB})`, () => {
     const point = await pointOfFirst(two);
     expect(await disksOf(two, point)).toEqual([firstId]);
     expect((await l.points()).find((p) => p.number === point)?.reason).not.toMatch(/without \/dev/);
+    expect((await l.points()).find((p) => p.number === point)?.without).toBeUndefined();
     expect(byId(await l.status(), firstId)?.series).toBe(series);
     expect((await restored(two, id, whole)).equals(Buffer.alloc(32 * MIB, 3))).toBe(true);
     await allRestorable(two);

@@ -192,6 +192,36 @@ describe('a slot keeps one', () => {
 });
 
 describe('what must stay', () => {
+  test('while the newest point lacks a disk: the last with that disk, and the last with all of them', () => {
+    const policy: RetentionPolicy = { tiers: [{ everyMs: 0, upToMs: HOUR }], applicationTiers: [] };
+    // Both disks to 3, then without b to 6 (c is given up at 5), then without a and b.
+    const of = (number: number, disks: string[], without?: string[]): RetentionPoint => ({
+      ...point(number, START + number * DAY),
+      disks: disks.map((disk) => ({ disk })),
+      ...(without === undefined ? {} : { without }),
+    });
+    const points = [
+      of(1, ['a', 'b', 'c']),
+      of(2, ['a', 'b', 'c']),
+      of(3, ['a', 'b', 'c']),
+      of(4, ['a', 'c'], ['b']),
+      of(5, ['a'], ['b']),
+      of(6, ['a'], ['b']),
+      of(7, ['d'], ['a', 'b']),
+      of(8, ['d'], ['a', 'b']),
+    ];
+    const plan = planRetention(points, policy, START + 8 * DAY, NONE);
+    expect(numbers(plan.keep)).toEqual([3, 6, 8]);
+    expect(plan.keep[0]).toMatchObject({
+      code: 'newest-with-disk',
+      reason: 'the last point with disk b, which the newest lacks',
+    });
+    expect(numbers(planRetention(points.slice(0, 6), policy, START + 6 * DAY, NONE).keep)).toEqual([3, 6]);
+    // Whole again, or given up: nothing is held any more.
+    const again = [...points, of(9, ['a', 'b', 'd'])];
+    expect(numbers(planRetention(again, policy, START + 9 * DAY, NONE).keep)).toEqual([9]);
+  });
+
   test.each(SEEDS)('the newest point and everything held, whatever the grid (seed %i)', (seed) => {
     const random = randomOf(200 + seed);
     for (let round = 0; round < 20; round++) {

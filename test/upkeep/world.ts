@@ -143,7 +143,7 @@ export class World {
   /** Commits a point with these writes on these disks (in order; `parts`: over how many layers), and what must be true of it. */
   async point(
     writes: ReadonlyMap<TestDisk, readonly Write[]>,
-    options: { readonly parts?: number; readonly cutAtMs?: number } = {},
+    options: { readonly parts?: number; readonly cutAtMs?: number; readonly without?: readonly DiskId[] } = {},
   ): Promise<number> {
     const { owned, clock } = this;
     const number = owned.manifest.lastPoint + 1;
@@ -162,6 +162,7 @@ export class World {
       cutAtMs: options.cutAtMs ?? clock.nowMs(),
       consistency: 'crash' as const,
       reason: 'test',
+      ...(options.without === undefined ? {} : { without: [...options.without] }),
       disks: disks.map(({ id }) => ({ disk: id, series: SERIES, digest: digests.get(id) ?? '' })),
       lastSequence: 0,
       stats: { passes: 1, cutMs: 1, freezeMs: 0, changedBytes: 0 },

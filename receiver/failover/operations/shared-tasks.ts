@@ -103,9 +103,9 @@ export const processLatest = (continues: boolean): TaskDefinition => ({
   name: 'Process latest',
   run: async (context) => {
     const planned = context.job.data['finalPoint'];
-    const word = typeof planned === 'number' ? String(planned) : startRequest(context).point;
-    const { view, point } = await choosePoint(context.parts, context.machine, word, context.signal);
-    if (continues) checkContinues(view, point);
+    const words = typeof planned === 'number' ? { point: String(planned) } : startRequest(context);
+    const { view, point } = await choosePoint(context.parts, context.machine, words, context.signal);
+    if (continues) await checkContinues(view, point);
     const when = new Date(point.cutAtMs).toISOString();
     const concerns = view.concerns.map((concern) => `; ${concern}`).join('');
     return {
@@ -161,14 +161,16 @@ async function newestNow(context: TaskContext): Promise<RecoveryPoint> {
   const { parts, machine, job } = context;
   const chosen = recordedNumber(job, 'point');
   const view = await MachineReader.open(parts.store, machine);
-  const { point: word } = startRequest(context);
-  if (job.operation === 'change-point' || !isNewest(word)) return view.findPoint({ by: 'number', number: chosen });
+  const request = startRequest(context);
+  if (job.operation === 'change-point' || !isNewest(request.point))
+    return view.findPoint({ by: 'number', number: chosen });
   try {
-    const { view: at, point } = await choosePoint(parts, machine, word, context.signal);
-    checkContinues(at, point);
+    const { view: at, point } = await choosePoint(parts, machine, request, context.signal);
+    await checkContinues(at, point);
     return point;
   } catch (error) {
-    if (!(error instanceof AfterimageError && (error.kind === 'corrupt' || error.kind === 'refused'))) throw error;
+    // Damaged, of other disks, or without a disk that the chosen one has.
+    if (!(error instanceof AfterimageError && ['corrupt', 'refused', 'usage'].includes(error.kind))) throw error;
     context.say(`a newer point can not be used, so point ${chosen} is: ${error.message}`);
     return view.findPoint({ by: 'number', number: chosen });
   }
