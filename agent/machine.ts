@@ -263,8 +263,6 @@ export class AgentMachine {
         isBack: (disk: AbsentDisk) => this.#isBack(disk),
       };
       if (welcome.mode === 'restore') {
-        const away = this.#absent[0];
-        if (away !== undefined) throw notAllHere(away);
         await new Restoration(deps, open, stop).run(onProgress);
       } else {
         const { messages: pool, arena } = parts.memory;
@@ -417,14 +415,6 @@ export class AgentMachine {
     this.#disks = [];
   }
 }
-
-/** What comes home is the whole machine. */
-const notAllHere = ({ path, reason }: AbsentDisk): AfterimageError =>
-  new AfterimageError(`${path} can't be restored: ${reason}`, {
-    code: 'disk-missing',
-    kind: 'not-found',
-    hint: 'All disks of the machine must be there when it comes home. Connect it, or give another its place: `protect --as`.',
-  });
 
 /** When to ask again: soon with backoff, seldom where an operator has to act first; a machine that is failed over is called home by its being there. */
 function retryMs(ended: unknown, failures: number, random: () => number): number {

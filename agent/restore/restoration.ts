@@ -15,11 +15,14 @@ import type { Clock } from '../../shared/clock.js';
 import { AfterimageError, messageOf } from '../../shared/errors.js';
 import { failpoint } from '../../shared/failpoints.js';
 import { PROGRESS_INTERVAL_MS, RESTORE_ROUNDS_MAX, SCAN_QUIET_MS } from '../../shared/limits.js';
+import { DISK_LOOK_MS } from '../../shared/limits-disks.js';
 import { asPoint, formatBytes, type DiskId } from '../../shared/units.js';
 import type { Restored, RestoreGoal } from '../../shared/wire/messages.js';
 import type { AgentConfig } from '../config.js';
 import type { Sysfs } from '../disks/sysfs.js';
+import type { AbsentDisk } from '../disks/absent.js';
 import { checkDisk } from '../disks/watch.js';
+import { DisksHealth } from '../disks-health.js';
 import type { OpenedDisk } from '../open-disk.js';
 import type { Order, ReceiverSession } from '../session/session.js';
 import type { AgentStatus } from '../status.js';
@@ -38,6 +41,10 @@ export interface RestorationDeps {
   readonly random: () => number;
   readonly status: AgentStatus;
   readonly disks: readonly OpenedDisk[];
+  /** Protected disks that are not open. */
+  readonly absent: readonly AbsentDisk[];
+  /** Whether a disk that is away could be opened now. */
+  readonly isBack: (disk: AbsentDisk) => Promise<boolean>;
 }
 
 interface GoalDisk {
@@ -63,6 +70,9 @@ export class Restoration {
   #work: Promise<void> = Promise.resolve();
   #onReached = (): void => undefined;
   #saidAtMs = -Infinity;
+  #isBusy = false;
+  /** Why the last goal was not reached: the same is asked for again and again while home follows. */
+  #failure = '';
 
   constructor(deps: RestorationDeps, session: ReceiverSession, stop: AbortSignal) {
     this.#deps = deps;
@@ -70,7 +80,10 @@ export class Restoration {
     this.#stop = stop;
   }
 
-  /** Serves goals until the session ends or the agent stops. `onReached`: the disks hold a point that was asked for. */
+  /**
+   * Serves goals until the session ends or the agent stops. `onReached`: the disks hold a point that was asked for. Throws DisksChanged when they have to be
+   * opened anew.
+   */
   async run(onReached: () => void): Promise<void> {
     const { disks, log, status } = this.#deps;
     this.#onReached = onReached;
@@ -83,15 +96,26 @@ export class Restoration {
       this.#stop.addEventListener('abort', () => resolve(), { once: true });
     });
     this.#session.onOrder((order) => this.#onOrder(order));
+    const over = new AbortController();
     try {
-      await Promise.race([this.#session.ended, stopped]);
+      await Promise.race([this.#session.ended, stopped, this.#lookAtDisks(over.signal)]);
     } finally {
+      over.abort();
       this.#giveUp();
       await this.#work;
       for (const target of this.#targets.values()) target.close();
       for (const { disk } of disks) disk.progress = null;
       status.restoring(null);
       log.info('the restoring session is over');
+    }
+  }
+
+  /** Between goals, which find for themselves what is wrong: a disk that comes back is there for the next one. Never resolves before the signal. */
+  async #lookAtDisks(signal: AbortSignal): Promise<void> {
+    const health = new DisksHealth(this.#deps);
+    while (!signal.aborted) {
+      await this.#deps.clock.sleep(DISK_LOOK_MS, signal);
+      if (!signal.aborted && !this.#isBusy) await health.check();
     }
   }
 
@@ -134,21 +158,29 @@ export class Restoration {
 
   /** Never rejects. */
   async #goal(goal: RestoreGoal, signal: AbortSignal): Promise<void> {
-    const { log, status } = this.#deps;
     if (signal.aborted) return;
+    this.#isBusy = true;
+    await this.#tryGoal(goal, signal).finally(() => (this.#isBusy = false));
+  }
+
+  async #tryGoal(goal: RestoreGoal, signal: AbortSignal): Promise<void> {
+    const { log, status } = this.#deps;
     this.#session.pull.begin();
     log.info({ point: goal.point, final: goal.final }, 'restoring');
     try {
       const disks = await this.#reach(goal, signal);
       log.info({ point: goal.point, final: goal.final, disks }, 'the disks hold the point');
       this.#onReached();
+      this.#failure = '';
       status.restoring({ point: goal.point, step: 'reached', percent: 100 });
       await this.#say({ type: 'restored', goal: goal.goal, point: goal.point, disks });
       failpoint('agent.restore.reported');
     } catch (error) {
       if (signal.aborted) return this.#idle(goal);
       if (error instanceof AfterimageError && error.kind === 'disconnected') return;
-      log.error({ err: error, point: goal.point }, `restore failed: ${messageOf(error)}`);
+      const isNews = this.#failure !== messageOf(error);
+      this.#failure = messageOf(error);
+      log[isNews ? 'error' : 'debug']({ err: error, point: goal.point }, `restore failed: ${this.#failure}`);
       status.restoring({ point: goal.point, step: `failed: ${messageOf(error)}`, percent: null });
       const { code, hint } = error instanceof AfterimageError ? error : { code: 'internal', hint: undefined };
       const reason = messageOf(error).slice(0, 2000);
@@ -212,7 +244,7 @@ export class Restoration {
 
   /** Finds the disks, checks them and holds them. Nothing is changed when this throws. */
   #prepare(goal: RestoreGoal): GoalDisk[] {
-    const { config, disks, sysfs } = this.#deps;
+    const { config, disks, absent, sysfs } = this.#deps;
     if (!config.failback.allow) {
       throw refusedRestore(
         'failback-forbidden',
@@ -222,6 +254,14 @@ export class Restoration {
     }
     const found = goal.disks.map((wanted) => {
       const opened = disks.find(({ disk }) => disk.id === wanted.disk);
+      const away = absent.find(({ id }) => id === wanted.disk);
+      if (away !== undefined) {
+        throw refusedRestore(
+          'disk-missing',
+          `${away.path} (disk ${away.id}) can't be restored: ${away.reason}`,
+          `All disks of the copy must be there when it comes home. Connect it, or give its place to a new one: \`afterimage-agent protect --as ${away.id} DEVICE\`.`,
+        );
+      }
       if (opened === undefined) {
         throw refusedRestore(
           'disk-missing',
@@ -233,7 +273,11 @@ export class Restoration {
       checkKeys(opened, wanted, goal.point);
       const verdict = checkDisk(sysfs, opened.inspected.state);
       if (verdict.is !== 'unchanged')
-        throw refusedRestore('disk-changed', verdict.reason, 'Restart the agent: it opens its disks anew.');
+        throw refusedRestore(
+          'disk-changed',
+          verdict.reason,
+          'See that it is as it was; the agent opens its disks anew.',
+        );
       return { opened, wanted };
     });
     return found.map(({ opened, wanted }) => {

@@ -5,6 +5,7 @@
 import { existsSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, describe, expect, it } from 'vitest';
+import { MachineReader } from '../../receiver/catalog/reader.js';
 import type { HomeStep } from '../../receiver/session/home-agent.js';
 import { CLOSE } from '../../shared/wire/close-codes.js';
 import { MIB } from '../../shared/units.js';
@@ -19,14 +20,14 @@ afterEach(async () => {
   home = null;
 });
 
-async function setUp(withHooks: boolean): Promise<HomeLab> {
+async function setUp(withHooks: boolean, disks = [64 * MIB]): Promise<HomeLab> {
   // The hooks write what they did into a file that the test makes known by the environment.
   const path = `/dev/shm/afterimage-hooks-${process.pid}-${Math.random().toString(36).slice(2)}`;
   const failover = {
     preShutdown: [`echo stop >> ${path}`, `test ! -e ${path}.fail`],
     resume: [`echo resume >> ${path}`],
   };
-  const h = await HomeLab.open({ disks: [64 * MIB], agent: withHooks ? { failover } : {} });
+  const h = await HomeLab.open({ disks, agent: withHooks ? { failover } : {} });
   h.lab.undo(() => {
     for (const p of [path, `${path}.fail`]) rmSync(p, { force: true });
   });
@@ -166,6 +167,37 @@ describe.skipIf(!canRunLab)(`final cut (${WHY_NO_LAB})`, () => {
       expect(status.machine.generation).toBe(2);
     },
   );
+
+  it('a disk that is away: refused before anything is stopped; had when it is back', { timeout: 120_000 }, async () => {
+    const h = await setUp(true, [16 * MIB, 8 * MIB]);
+    const { manifest } = await MachineReader.open(h.store, h.machine);
+    const content = h.takeAway(1);
+    const away = await h.lab.until(
+      'away',
+      (s) => s.receiver.mode === 'replicate' && s.disks.some((d) => d.trackerReason === 'it is not open'),
+    );
+    const { device } = h.disk(1);
+    await expect(cut(h)).rejects.toMatchObject({
+      code: 'final-cut-failed',
+      message: expect.stringMatching(new RegExp(`disk ${device} can't be copied: `)) as string,
+      hint: expect.stringMatching(/Nothing was switched; the workload at home runs on/) as string,
+    });
+    expect(ran()).toBe('');
+    expect((await h.lab.status()).finalCut).toBeNull();
+    // Points of the other disk go on, and nothing says that the machine is anywhere else.
+    writeBlocks(h.disk(0), [1, 2, 3]);
+    await h.lab.until('a point', (s) => s.pointsCommitted > away.pointsCommitted);
+    const after = (await MachineReader.open(h.store, h.machine)).manifest;
+    expect(after).toMatchObject({ generation: manifest.generation, epoch: expect.any(Number) as number });
+    expect(after.tail.points.at(-1)?.without).toEqual([h.lab.diskIds[1]]);
+    h.bringBack(1, content);
+    await h.lab.untilProtected();
+    const { point } = await cut(h);
+    expect(ran()).toBe('stop');
+    const last = (await MachineReader.open(h.store, h.machine)).manifest.tail.points.at(-1);
+    expect(last).toMatchObject({ number: point, disks: [{}, {}] });
+    expect(last?.without).toBeUndefined();
+  });
 
   it('without a hook: the proof decides, and says what is missing', { timeout: 120_000 }, async () => {
     const h = await setUp(false);

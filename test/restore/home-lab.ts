@@ -3,7 +3,17 @@
  * a recovery site by hand: it commits points to the chain under a raised generation, and knows what the disk holds at each.
  */
 import { randomBytes, randomUUID } from 'node:crypto';
-import { closeSync, constants, existsSync, openSync, readFileSync, writeSync } from 'node:fs';
+import { execFileSync } from 'node:child_process';
+import {
+  closeSync,
+  constants,
+  existsSync,
+  openSync,
+  readFileSync,
+  truncateSync,
+  writeFileSync,
+  writeSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import { ask } from '../../agent/client.js';
 import { CONTROL } from '../../agent/daemon.js';
@@ -99,6 +109,22 @@ export class HomeLab {
     const image = this.images[index];
     if (image === undefined) throw new Error(`no image ${index}`);
     return image;
+  }
+
+  /** The medium of a disk is gone; returns what it held. */
+  takeAway(index: number): Buffer {
+    const { file, device } = this.disk(index);
+    const content = readFileSync(file);
+    truncateSync(file, 0);
+    execFileSync('losetup', ['-c', device]);
+    return content;
+  }
+
+  bringBack(index: number, content: Buffer): void {
+    const { file, device } = this.disk(index);
+    // In place: the loop device has the file open.
+    writeFileSync(file, content, { flag: 'r+' });
+    execFileSync('losetup', ['-c', device]);
   }
 
   get deps() {

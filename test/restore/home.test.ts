@@ -133,6 +133,47 @@ describe.skipIf(!canRunLab)(`failback (${WHY_NO_LAB})`, () => {
     execFileSync('mount', [h.disk(1).device, at]);
   });
 
+  it(
+    'a disk that is away: refused, and nothing is written; a copy that runs without it comes home; all of it once the disk is back',
+    { timeout: 120_000 },
+    async () => {
+      const h = await setUp([DISK_BYTES, 32 * MIB]);
+      const { device } = h.disk(1);
+      const [first = '', second = ''] = h.lab.diskIds;
+      await h.failOver();
+      await failedOver(h);
+      const point = await h.commit(change(), new Map([[9, randomBlock()]]));
+      const before = h.disk(0).content();
+      const content = h.takeAway(1);
+      await h.letHomeRestore();
+      const gone = new RegExp(`${device} \\(disk ${second}\\) can't be restored: `);
+      await expect(h.restore(point, false)).rejects.toMatchObject({
+        code: 'disk-missing',
+        message: expect.stringMatching(gone) as string,
+        hint: expect.stringMatching(/protect --as/) as string,
+      });
+      expect(h.disk(0).content().equals(before)).toBe(true);
+      // Asked for again, as while home follows: said once in the log.
+      await expect(h.restore(point, true)).rejects.toThrow(gone);
+      expect(h.disk(0).content().equals(before)).toBe(true);
+      expect(h.logText().match(/restore failed/g)).toHaveLength(1);
+
+      // The copy has but the first disk: nothing of the other is asked for.
+      h.lab.diskIds = [first];
+      const alone = await h.commit(new Map([[11, randomBlock()]]));
+      await h.restore(alone, false);
+      expect(h.differences(0)).toEqual([]);
+      h.lab.diskIds = [first, second];
+
+      // Nobody tells the agent that the disk is back.
+      const last = await h.commit(new Map([[12, randomBlock()]]), new Map([[13, randomBlock()]]));
+      h.bringBack(1, content);
+      await h.lab.until('both', (s) => s.receiver.mode === 'restore' && s.disks.every((d) => d.state !== 'Failed'));
+      await h.restore(last, true);
+      expect([h.differences(0), h.differences(1)]).toEqual([[], []]);
+    },
+  );
+
   it('a failback that the configuration forbids writes nothing', async () => {
     const h = await setUp([80 * MIB], { failback: { allow: false } });
     await h.failOver();
