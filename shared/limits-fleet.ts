@@ -20,6 +20,12 @@ export const REDIRECTS_MAX = 2;
 export const HANDOVERS_PER_MINUTE = 60;
 /** A machine that could not get to where it belongs is left alone for this long. */
 export const HANDOVER_PAUSE_MS = 10 * 60_000;
+/**
+ * A receiver that is back (started again, or heard again after a silence) must have shown life for so long before machines that could not reach it are
+ * handed to it: less than a minute with the look that notices it. Twice as long for each further return within HANDOVER_PAUSE_MS: one that
+ * dies again and again gets nothing.
+ */
+export const HANDOVER_BACK_MS = 30_000;
 /** Machines that a receiver calls over at a time, in its sign of life: each has a failover job there. */
 export const CALLS_MAX = 256;
 /** An agent that was called over comes after the commit of its cycle; then whoever waits is told where to go instead. */

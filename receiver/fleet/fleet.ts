@@ -107,7 +107,7 @@ export class Fleet {
     const self: FleetMember = { ...this.#self, liveness: 'live' };
     return {
       self: this.id,
-      members: [self, ...others.map(({ record, liveness }) => ({ ...record, liveness }))],
+      members: [self, ...others.map(({ record, liveness, back }) => ({ ...record, liveness, back }))],
       isSettled: this.#roster.isSettled,
       settleMs: (RECEIVER_MISSES_MAX + 2) * this.#self.heartbeatMs,
       ...(this.#deps.groups === undefined ? {} : { together: this.#deps.groups.together }),

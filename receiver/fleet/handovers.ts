@@ -12,7 +12,16 @@ import type { MachineId } from '../../shared/units.js';
 import { loadRecovery } from '../catalog/recovery-io.js';
 import type { ObjectStore } from '../store/store.js';
 import type { Fleet } from './fleet.js';
-import { directionOf, NO_ROUTE, placementOf, type Direction, type FleetView, type Stranded } from './placement.js';
+import {
+  directionOf,
+  mayReturnAtMs,
+  NO_ROUTE,
+  placementOf,
+  type Direction,
+  type FleetMember,
+  type FleetView,
+  type Stranded,
+} from './placement.js';
 
 export interface SessionHere {
   readonly machine: MachineId;
@@ -58,7 +67,7 @@ export function planHandovers(
     const last = stayed(machine);
     const waits = !view.isSettled
       ? 'the other receivers were not watched for long enough yet'
-      : stranded?.from === receiver.id && nowMs - sinceMs < stranded.pauseMs
+      : stranded?.from === receiver.id && nowMs < strandedUntilMs(receiver, sinceMs, stranded.pauseMs)
         ? `its agent could not get to ${receiver.name}`
         : last?.to === receiver.id && isTooSoon(last.atMs)
           ? `it stays: ${last.reason}`
@@ -67,6 +76,10 @@ export function planHandovers(
   }
   return plan;
 }
+
+/** Until its time is over, or the receiver has come back and shown that it stays. */
+const strandedUntilMs = (receiver: FleetMember, sinceMs: number, pauseMs: number): number =>
+  Math.min(sinceMs + pauseMs, mayReturnAtMs(receiver, sinceMs) ?? Infinity);
 
 export interface HandoverDeps {
   readonly store: ObjectStore;

@@ -5,11 +5,11 @@
  * be ordered home. All others belong where the hash puts them among the receivers that live; machines of a group where it puts the group, since only the
  * receiver that has the agents of all can have them cut together.
  */
-import { HANDOVER_PAUSE_MS, REDIRECTS_MAX } from '../../shared/limits-fleet.js';
+import { HANDOVER_BACK_MS, HANDOVER_PAUSE_MS, REDIRECTS_MAX } from '../../shared/limits-fleet.js';
 import type { MachineId } from '../../shared/units.js';
 import type { Manifest } from '../catalog/manifest.js';
 import type { Recovery } from '../catalog/recovery.js';
-import type { Liveness } from './roster.js';
+import type { Liveness, Return } from './roster.js';
 import { wantedOwner } from './wanted.js';
 
 export interface FleetMember {
@@ -18,6 +18,8 @@ export interface FleetMember {
   readonly addresses: readonly string[];
   readonly weight: number;
   readonly liveness: Liveness;
+  /** Its last return, where one was seen from here. */
+  readonly back?: Return | undefined;
 }
 
 export interface FleetView {
@@ -77,6 +79,15 @@ export const NO_ROUTE: RouteSoFar = { redirects: 0, unreachable: [] };
 export interface Stranded {
   readonly from: string;
   readonly pauseMs: number;
+}
+
+/**
+ * What an agent could not reach was another life of that receiver: when it may be sent there all the same. Null: it has not come back since. What an agent
+ * says of its way may be a little older than its session.
+ */
+export function mayReturnAtMs({ back }: FleetMember, sinceMs: number): number | null {
+  if (back === undefined || back.atMs <= sinceMs - HANDOVER_BACK_MS) return null;
+  return back.atMs + Math.min(HANDOVER_PAUSE_MS, HANDOVER_BACK_MS * 2 ** (back.recent - 1));
 }
 
 export type Direction =

@@ -10,8 +10,10 @@ import {
   type FleetView,
 } from '../../receiver/fleet/placement.js';
 import { planHandovers } from '../../receiver/fleet/handovers.js';
+import type { ReceiverRecord } from '../../receiver/fleet/record.js';
+import { Roster, type RosterEntry } from '../../receiver/fleet/roster.js';
 import { wantedOwner } from '../../receiver/fleet/wanted.js';
-import { HANDOVER_PAUSE_MS, REDIRECTS_MAX } from '../../shared/limits-fleet.js';
+import { HANDOVER_BACK_MS, HANDOVER_PAUSE_MS, REDIRECTS_MAX } from '../../shared/limits-fleet.js';
 import { asMachineId } from '../../shared/units.js';
 
 const A = 'aaaaaaaa-0000-4000-8000-000000000000';
@@ -218,5 +220,61 @@ describe('handovers', () => {
       )[0]?.waits,
     ).toBeNull();
     expect(planHandovers(sessions, both, () => ({ ...stayed, to: C }), 6)[0]?.waits).toBeNull();
+  });
+
+  describe('to a receiver that was killed and is back', () => {
+    // The agent came 5 s after the kill, and had not reached it.
+    const sinceMs = 100_000;
+    const stranded = [{ machine: atB, sinceMs, stranded: { from: B, pauseMs: HANDOVER_PAUSE_MS } }];
+    const goesAt = (back: FleetMember['back'], session = stranded): number => {
+      const view = viewOf(A, [member(A), { ...member(B), back }]);
+      for (let nowMs = sinceMs; ; nowMs += 1_000)
+        if (planHandovers(session, view, never, nowMs)[0]?.waits === null) return nowMs;
+    };
+
+    it('begin once it has shown life for half a minute', () => {
+      expect(goesAt(undefined)).toBe(sinceMs + HANDOVER_PAUSE_MS);
+      expect(goesAt({ atMs: sinceMs + 20_000, recent: 1 })).toBe(sinceMs + 20_000 + HANDOVER_BACK_MS);
+      // Seen back a moment before the agent came, which had dialled its last life.
+      expect(goesAt({ atMs: sinceMs - 2_000, recent: 1 })).toBe(sinceMs - 2_000 + HANDOVER_BACK_MS);
+    });
+
+    it('wait the longer, the more often it came back', () => {
+      expect(goesAt({ atMs: sinceMs + 20_000, recent: 2 })).toBe(sinceMs + 20_000 + 2 * HANDOVER_BACK_MS);
+      expect(goesAt({ atMs: sinceMs + 20_000, recent: 4 })).toBe(sinceMs + 20_000 + 8 * HANDOVER_BACK_MS);
+      expect(goesAt({ atMs: sinceMs + 20_000, recent: 40 })).toBe(sinceMs + HANDOVER_PAUSE_MS);
+    });
+
+    it('are not tried again when the agent could not reach this life either', () => {
+      const atMs = sinceMs - HANDOVER_BACK_MS;
+      expect(goesAt({ atMs, recent: 1 })).toBe(sinceMs + HANDOVER_PAUSE_MS);
+    });
+  });
+});
+
+describe('a receiver that comes back', () => {
+  const record = (number: number, instance: string): ReceiverRecord =>
+    ({ id: B, number, instance, state: 'serving', heartbeatMs: 15_000 }) as ReceiverRecord;
+  const seen = (...looks: [nowMs: number, number: number, instance: string][]): RosterEntry['back'] => {
+    const roster = new Roster();
+    for (const [nowMs, number, instance] of looks) roster.look([record(number, instance)], nowMs);
+    return roster.entries(looks.at(-1)?.[0] ?? 0)[0]?.back;
+  };
+
+  it('is seen by its process, or by its voice after a silence; one that came first is none', () => {
+    expect(seen([0, 1, 'x'])).toBeUndefined();
+    expect(seen([0, 1, 'x'], [15_000, 2, 'x'])).toBeUndefined();
+    expect(seen([0, 1, 'x'], [15_000, 2, 'y'])).toEqual({ atMs: 15_000, recent: 1 });
+    expect(seen([0, 1, 'x'], [15_000, 2, 'y'], [30_000, 3, 'y'])).toEqual({ atMs: 15_000, recent: 1 });
+    expect(seen([0, 1, 'x'], [15_000, 1, 'x'], [30_000, 1, 'x'], [45_000, 1, 'x'], [60_000, 2, 'x'])).toEqual({
+      atMs: 60_000,
+      recent: 1,
+    });
+  });
+
+  it('counts how often it did of late', () => {
+    const times: [number, number, string][] = [0, 1, 2, 3].map((i) => [i * 60_000, i + 1, `life ${i}`]);
+    expect(seen(...times)).toEqual({ atMs: 180_000, recent: 3 });
+    expect(seen(...times, [180_000 + HANDOVER_PAUSE_MS, 9, 'much later'])?.recent).toBe(1);
   });
 });

@@ -83,6 +83,29 @@ describe.skipIf(!canRunLab)('receivers on one store', () => {
     for (const agent of at.agents) await expectKept(agent);
   }, 120_000);
 
+  it('give one that was killed its share back within a minute of its return', { timeout: 180_000 }, async () => {
+    const at = new FleetLab();
+    lab = at;
+    const [a, b] = [await at.receiver('a'), await at.receiver('b')];
+    await a.start();
+    await b.start();
+    for (let i = 0; i < 6; i++) await at.agent(a);
+    await at.untilSettled([a, b]);
+    const ofB = at.agents.filter((agent) => agent.at === b.address);
+    expect(ofB.length).toBeGreaterThan(0);
+    await b.daemon?.kill();
+    await at.untilSettled([a]);
+    await b.start();
+    const startMs = performance.now();
+    await at.untilSettled([a, b]);
+    expect(performance.now() - startMs).toBeLessThan(60_000);
+    await at.stopAgents();
+    for (const agent of at.agents) await expectKept(agent);
+    // There and back, once.
+    for (const agent of ofB)
+      expect(agent.verdicts.map(({ address }) => address).slice(-3)).toEqual([b.address, a.address, b.address]);
+  });
+
   it('fence one that was suspended in the middle of a commit, and give its machine back when it lives', async () => {
     const at = new FleetLab();
     lab = at;
