@@ -67,6 +67,16 @@ export function upkeepMetrics(registry: Registry, status: () => readonly Machine
       },
     });
   }
+  new Gauge({
+    name: 'afterimage_receiver_upkeep_staged_set_aside',
+    help: 'Staged objects that were damaged when the machine was taken over, since the start; their agents send them again',
+    labelNames: ['machine', 'name'],
+    registers: [registry],
+    collect() {
+      this.reset();
+      for (const { machine, name, setAside } of status()) this.set({ machine, name }, setAside.count);
+    },
+  });
   for (const { name, help, of } of READ_METRICS) {
     new Gauge({
       name: `afterimage_receiver_${name}`,

@@ -15,7 +15,10 @@ import type { CliIo } from './io.js';
 export async function takeMachine(store: ObjectStore, machine: MachineId, io: CliIo): Promise<OwnedMachine> {
   const mayTake = (): Promise<void> => mustBeFree(store, machine, io);
   await mayTake();
-  return takeOverForUpkeep({ store, clock: io.clock, randomId: randomUUID }, machine, mayTake);
+  const deps = { store, clock: io.clock, randomId: randomUUID };
+  const { owned, setAside } = await takeOverForUpkeep(deps, machine, mayTake);
+  for (const { object, why } of setAside) io.err.write(`set aside, the agent sends it again: ${object}: ${why}\n`);
+  return owned;
 }
 
 async function mustBeFree(store: ObjectStore, machine: MachineId, io: CliIo): Promise<void> {

@@ -38,6 +38,7 @@ import { planBases, planMerges, planPoints, planShortcuts, withoutPoints } from 
 import { loadHeld, loadHeldAndEndPins } from './retention-held.js';
 import type { ShortcutLimits, ShortcutStep } from './shortcut-plan.js';
 import { newWork, UPKEEP_TASKS, type TaskResult, type UpkeepTask, type Work } from './task-result.js';
+import type { SetAside } from './take-over.js';
 import { winnersOf } from './winners.js';
 import { compareLayers } from '../volume/read-plan.js';
 
@@ -67,6 +68,8 @@ export interface DryRun {
   readonly reads: readonly DiskRead[];
 }
 
+const SET_ASIDE_SHOWN = 20;
+
 export class MachineUpkeep {
   readonly #deps: UpkeepDeps;
   readonly #cache: CatalogCache;
@@ -82,6 +85,13 @@ export class MachineUpkeep {
   reads: readonly DiskRead[] = [];
   /** Of the last GC: what there is, and why it stays. */
   garbage: GcResult | null = null;
+  /** Staged objects that were damaged when the machine was taken over: how many since the start, and the last. */
+  setAside: { readonly count: number; readonly last: readonly SetAside[] } = { count: 0, last: [] };
+
+  tookOver(setAside: readonly SetAside[]): void {
+    const { count, last } = this.setAside;
+    this.setAside = { count: count + setAside.length, last: [...last, ...setAside].slice(-SET_ASIDE_SHOWN) };
+  }
 
   constructor(deps: UpkeepDeps) {
     this.#deps = deps;

@@ -138,7 +138,10 @@ export class UpkeepService {
       if (!isFree || !(await isOurs(machine))) throw othersHave(machine);
     };
     await mayTake();
-    const owned = await takeOverForUpkeep(this.#deps, machine, mayTake);
+    const { owned, setAside } = await takeOverForUpkeep(this.#deps, machine, mayTake);
+    for (const { object, why } of setAside)
+      log.warn({ machine, object, reason: why }, 'upkeep: a staged layer is damaged; the agent sends it again');
+    this.#of(machine).tookOver(setAside);
     log.info({ machine, epoch: owned.epoch }, 'upkeep: took a machine over that nobody writes');
     machines.add(owned);
     return owned;

@@ -5,6 +5,7 @@ import type { MachineId } from '../../shared/units.js';
 import type { Count } from './gc-plan.js';
 import type { MachineUpkeep } from './machine-upkeep.js';
 import type { DiskRead } from './disk-loads.js';
+import type { SetAside } from './take-over.js';
 import type { TaskResult } from './task-result.js';
 
 export interface MachineUpkeepStatus {
@@ -18,6 +19,8 @@ export interface MachineUpkeepStatus {
   /** Names that nobody knows, and objects that are named and not there. */
   readonly unknown: readonly string[];
   readonly missing: readonly string[];
+  /** Staged objects that were found damaged when the machine was taken over, since the start: how many, and the last of them. */
+  readonly setAside: { readonly count: number; readonly last: readonly SetAside[] };
   /** What a restore of the newest point reads of each disk, against one fresh base; empty before the first run. */
   readonly reads: readonly DiskRead[];
 }
@@ -40,6 +43,7 @@ export function statusOf(
         : { ...Object.fromEntries(plan.kept), ...(locked.objects > 0 ? { 'locked by the store': locked } : {}) },
     unknown: plan?.unknown.slice(0, 20) ?? [],
     missing: plan?.missing.slice(0, 20) ?? [],
+    setAside: upkeep.setAside,
     reads: upkeep.reads,
   };
 }

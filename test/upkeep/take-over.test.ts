@@ -126,6 +126,82 @@ it.each(['a comparison', 'a first copy'])(
   },
 );
 
+describe('a staged layer is damaged', () => {
+  /** Three segments of a comparison are staged; the agent knows of so many. Damages one, and the takeover goes on. */
+  async function takenOver(
+    damaged: number,
+    damage: (bytes: Buffer) => Buffer,
+  ): Promise<{ model: TestAgent['model']; names: string[] }> {
+    const before = await withPoint();
+    const agent = agentOf(before.model);
+    await agent.hello(helloOf([{ ...compareAt(1).disks[0], sweep: null } as never]));
+    for (let segment = 0; segment < 3; segment++)
+      await staged(agent, segment, some(segment * SEGMENT_BLOCKS + 2, segment * SEGMENT_BLOCKS + 3), false);
+    await agent.end();
+    const epoch = (await loadHead(store, MACHINE))?.epoch ?? 0;
+    const isOfEpoch = (name: string): boolean => Number(/\/delta\/.*-(\d+)-\d+$/.exec(name)?.[1]) === epoch;
+    const names = [...store.objects.keys()].filter(isOfEpoch);
+    expect(names).toHaveLength(3);
+    const name = names[damaged] ?? '';
+    store.objects.set(name, damage(Buffer.from(store.objects.get(name) ?? Buffer.alloc(0))));
+    const { service } = serviceOn();
+    for (let i = 0; i < 3; i++) {
+      const results = await service.runNow(MACHINE);
+      expect(results.flatMap(({ problem }) => problem ?? [])).toEqual([]);
+      clock.ms += 2 * DELAY_MS;
+    }
+    expect(service.status[0]?.setAside).toMatchObject({ count: 1, last: [{ object: name }] });
+    expect(service.status[0]?.setAside.last[0]?.why).toContain(name);
+    // Nobody needs it, nor what came after it.
+    expect(names.map((n) => store.objects.has(n))).toEqual([0, 1, 2].map((n) => n < damaged));
+    return { model: agent.model, names };
+  }
+
+  const flipped = (at: (length: number) => number) => (bytes: Buffer) => {
+    const i = at(bytes.length);
+    bytes.writeUInt8(bytes.readUInt8(i) ^ 0xff, i);
+    return bytes;
+  };
+
+  it.each([
+    ['its head', 1, flipped(() => 0)],
+    ['its end', 1, flipped((length) => length - 1)],
+    ['it is cut short', 0, (bytes: Buffer) => bytes.subarray(0, 10)],
+    ['it is empty', 2, () => Buffer.alloc(0)],
+  ] as const)('%s: upkeep goes on, and so does the agent', async (_what, damaged, damage) => {
+    const { model } = await takenOver(damaged, damage);
+    const list = (await loadHead(store, MACHINE))?.disks[0]?.staged ?? null;
+    const layers = list === null ? [] : await readLayerList(store, list);
+    expect(layers.map(({ segment }) => segment)).toEqual([0, 1, 2].slice(0, damaged));
+    // The agent knows of all three: it is told that they are not there, and begins again.
+    const back = agentOf(model);
+    const { disks } = await back.hello(
+      helloOf([{ ...compareAt(1).disks[0], sweep: { kind: 'comparison', nextSegment: 3, stagedLayers: 3 } } as never]),
+    );
+    expect(disks).toMatchObject([{ verdict: 'compare', stagedLayers: 0 }]);
+    await back.end();
+    expect(await soundPoints(store)).toEqual([1]);
+  });
+
+  it('an agent that knows only of those before it goes on from them', async () => {
+    const { model } = await takenOver(
+      2,
+      flipped(() => 0),
+    );
+    const { disks } = await agentOf(model).hello(compareAt(1));
+    expect(disks).toMatchObject([{ stagedLayers: 2 }]);
+  });
+
+  it('an agent that knows of fewer is never given a later one in the place of the damaged', async () => {
+    const { model } = await takenOver(
+      0,
+      flipped(() => 0),
+    );
+    const { disks } = await agentOf(model).hello(compareAt(1));
+    expect(disks).toMatchObject([{ stagedLayers: 0 }]);
+  });
+});
+
 describe('is refused, and nothing is changed', () => {
   const unchanged = async (work: () => Promise<unknown>): Promise<void> => {
     const names = [...store.objects.keys()];
