@@ -1,7 +1,7 @@
 /** What each operation comes to when nothing disturbs it, and in which order it acts. */
 import { afterAll, describe, expect, it } from 'vitest';
-import { removeCopiesFolders } from './fakes.js';
-import { run, SCENARIOS } from './scenarios.js';
+import { Process, removeCopiesFolders } from './fakes.js';
+import { perform, run, SCENARIOS } from './scenarios.js';
 
 afterAll(removeCopiesFolders);
 
@@ -43,6 +43,30 @@ describe('operations', () => {
     expect(world.effects).toEqual(['resume home']);
     expect(end).toMatchObject({ state: 'Protected', location: 'Primary', generation: 1, sourceUp: true });
   });
+
+  it.each([
+    ['reprotect', 'ReprotectFailed'],
+    ['failback', 'CommitFailoverCompleted'],
+  ] as const)(
+    '%s while a disk at home is away: told which, the copy runs on, and it succeeds once the disk is there',
+    async (operation, state) => {
+      const { end, world, folder } = await run(scenario(`${operation} while a disk at home is away`));
+      expect(world.effects.filter((effect) => /shutdown|kill|unserve|disconnect/.test(effect))).toEqual(['unserve']);
+      expect(end).toMatchObject({ state, guests: 1, generation: 2, jobState: 'Failed' });
+      const recovery = await world.recovery();
+      expect(recovery?.jobs[0]?.error).toMatchObject({
+        code: 'disk-missing',
+        message: expect.stringContaining('/dev/vda (disk disk0)') as string,
+      });
+      world.home.isDiskAway = false;
+      const process = new Process(world, { folder });
+      await process.engine.start();
+      await perform(process, { operation });
+      expect((await world.recovery())?.state).toBe('Protected');
+      await process.engine.stop();
+      expect(world.violations).toEqual([]);
+    },
+  );
 
   it.each(SCENARIOS.map((s) => s.name))('%s: nobody writes who must not', async (name) => {
     expect((await run(scenario(name))).world.violations).toEqual([]);

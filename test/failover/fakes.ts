@@ -54,6 +54,8 @@ export class World {
     sourceUp: true,
     finalCutFails: false,
     restoreFails: 0,
+    /** A disk of the copy is not there: every restore is refused before it writes. */
+    isDiskAway: false,
     restored: 0,
     isFinal: false,
     disconnects: 0,
@@ -489,6 +491,11 @@ export class Process {
       resumeHome: () => this.#effect('resume home', () => void (home.sourceUp = true)),
       restore: (_machine, goal) =>
         this.#effect(`restore${goal.final ? ' final' : ''}`, () => {
+          if (home.isDiskAway)
+            throw new AfterimageError('/dev/vda (disk disk0) can’t be restored: gone', {
+              code: 'disk-missing',
+              kind: 'refused',
+            });
           if (home.restoreFails > 0 && goal.final) {
             home.restoreFails--;
             throw new AfterimageError('the digest differs', { code: 'digest', kind: 'corrupt' });

@@ -57,6 +57,18 @@ export const SCENARIOS: readonly Scenario[] = [
     then: (world) => (world.home.restoreFails = 1000),
   },
   {
+    name: 'reprotect while a disk at home is away',
+    before: [failover, { operation: 'commit' }],
+    request: { operation: 'reprotect' },
+    then: (world) => Object.assign(world.home, { state: 'restoring', isDiskAway: true }),
+  },
+  {
+    name: 'failback while a disk at home is away',
+    before: [failover, { operation: 'commit' }],
+    request: { operation: 'failback' },
+    then: (world) => Object.assign(world.home, { state: 'restoring', isDiskAway: true }),
+  },
+  {
     name: 'planned failover without a last cut',
     before: [],
     request: { operation: 'planned-failover' },
