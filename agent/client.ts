@@ -4,6 +4,9 @@
 import { request } from 'node:http';
 import { AfterimageError, errnoOf, messageOf } from '../shared/errors.js';
 
+/** Paths of the control socket; `daemon.ts` is the other end. */
+export const CONTROL = { reload: '/reload', sync: '/sync', point: '/point', verify: '/verify' } as const;
+
 interface Answer {
   readonly status: number;
   readonly body: unknown;

@@ -13,6 +13,7 @@ import { createNotifier, keepWatchdog } from '../shared/sd-notify.js';
 import { usageError } from '../shared/errors.js';
 import { VERSION } from '../shared/version.js';
 import { labelSchema } from '../shared/wire/quiesce-record.js';
+import { CONTROL } from './client.js';
 import type { AgentConfig } from './config.js';
 import { AgentMachine } from './machine.js';
 import { realParts } from './machine-parts.js';
@@ -20,9 +21,6 @@ import { agentMetrics } from './metrics.js';
 import { frozenNotePath, thawLeftovers } from './quiesce/frozen-note.js';
 import { takeNotes } from './reboot/notes-folder.js';
 import { requireCredentials } from './session/credentials.js';
-
-/** Paths of the control socket; `client.ts` is the other end. */
-export const CONTROL = { reload: '/reload', sync: '/sync', point: '/point', verify: '/verify' } as const;
 
 const pointRequestSchema = z.strictObject({
   consistency: z.enum(['crash', 'filesystem', 'application']),

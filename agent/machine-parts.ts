@@ -5,7 +5,6 @@
 import { randomUUID } from 'node:crypto';
 import type { Logger } from 'pino';
 import type { Clock } from '../shared/clock.js';
-import { AfterimageError } from '../shared/errors.js';
 import { MESSAGE_BUFFERS } from '../shared/limits.js';
 import type { Transport } from '../shared/wire/transport.js';
 import { AGENT_CONFIG_PATH, type AgentConfig } from './config.js';
@@ -31,7 +30,7 @@ import { connectToReceiver, type ConnectOptions } from './session/connect.js';
 import { keepGeneration, type Credentials } from './session/credentials.js';
 import { keepFleet, loadFleet } from './session/fleet-file.js';
 import type { KnownFleet } from './session/route.js';
-import { EbpfTracker } from './tracker/ebpf/tracker.js';
+import { openTracker } from './tracker/open.js';
 import type { MarkTracker } from './tracker/tracker.js';
 
 /** Of a final cut, what a session uses. */
@@ -115,23 +114,4 @@ export function realParts(
     },
     keepGeneration: (generation) => keepGeneration(config.stateDir, generation),
   };
-}
-
-export function openTracker(
-  config: AgentConfig,
-  clock: Clock,
-): { readonly tracker: EbpfTracker | null; readonly reason: string } {
-  if (config.tracker.prefer === 'scan') return { tracker: null, reason: 'the configuration prefers scan' };
-  try {
-    const mode = config.tracker.mode;
-    const tracker = new EbpfTracker({
-      pinDirectory: config.tracker.pinDir,
-      clock,
-      ...(mode === 'auto' ? {} : { mode }),
-    });
-    return { tracker, reason: '' };
-  } catch (error) {
-    if (config.tracker.prefer === 'ebpf' || !(error instanceof AfterimageError)) throw error;
-    return { tracker: null, reason: error.message };
-  }
 }

@@ -12,10 +12,9 @@ import { AfterimageError, usageError } from '../shared/errors.js';
 import { PROFILE_EVERY_MS, PROFILE_FOR_MS } from '../shared/limits-profile.js';
 import { formatBytes, formatDuration, isDiskId, type DiskId } from '../shared/units.js';
 import { VERSION } from '../shared/version.js';
-import { ask, isRunning } from './client.js';
+import { ask, CONTROL, isRunning } from './client.js';
 import { AGENT_CONFIG_PATH, loadAgentConfig } from './config.js';
 import type { CycleResult } from './cycle/machine-cycle.js';
-import { CONTROL, runAgent } from './daemon.js';
 import { hardwareId } from './describe.js';
 import { initKeys, KEEP_A_COPY, keysText, rotateKeys, showKeys, type KeysShown } from './keys/commands.js';
 import { loadCredentials } from './session/credentials.js';
@@ -131,7 +130,11 @@ program
 program
   .command('run')
   .description('run the agent in the foreground (systemd starts it so)')
-  .action(async () => runAgent(await config(), signalOfProcess()));
+  .action(async () => {
+    // Half of all that this program consists of: who asks for something else need not wait for it, at boot and shutdown above all.
+    const { runAgent } = await import('./daemon.js');
+    await runAgent(await config(), signalOfProcess());
+  });
 
 program
   .command('status')

@@ -8,7 +8,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { ask } from '../agent/client.js';
 import type { CycleResult } from '../agent/cycle/machine-cycle.js';
-import { CONTROL } from '../agent/daemon.js';
+import { CONTROL } from '../agent/client.js';
 import type { AgentSnapshot } from '../agent/status.js';
 import { sh, shAsync, sleep } from './shell.js';
 

@@ -12,7 +12,7 @@ import { ReadPool } from '../cycle/read-pool.js';
 import { inspectDevice, type InspectedDevice } from '../disks/inspect.js';
 import { Sysfs } from '../disks/sysfs.js';
 import { IoPriority } from '../load/io-priority.js';
-import { openTracker } from '../machine-parts.js';
+import { openTracker } from '../tracker/open.js';
 import { loadProtection } from '../protection.js';
 import { removeAllPins } from '../tracker/ebpf/objects.js';
 import { profilePinDirectory, removeStalePins } from './changes.js';

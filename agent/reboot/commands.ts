@@ -5,7 +5,7 @@
 import { loadProtection } from '../protection.js';
 import type { AgentConfig } from '../config.js';
 import { Sysfs } from '../disks/sysfs.js';
-import { openTracker } from '../machine-parts.js';
+import { openTracker } from '../tracker/open.js';
 import { systemClock } from '../../shared/clock.js';
 import { createLogger } from '../../shared/log.js';
 import { armDisks, type ArmDeps } from './arm.js';

@@ -15,7 +15,7 @@ import { createServer, type AddressInfo } from 'node:net';
 import { join } from 'node:path';
 import { parse, stringify } from 'yaml';
 import { ask, isRunning } from '../../agent/client.js';
-import { CONTROL } from '../../agent/daemon.js';
+import { CONTROL } from '../../agent/client.js';
 import type { CycleResult } from '../../agent/cycle/machine-cycle.js';
 import type { AgentSnapshot } from '../../agent/status.js';
 import type { RecoveryPoint } from '../../receiver/catalog/manifest.js';

@@ -16,7 +16,7 @@ import {
 } from 'node:fs';
 import { join } from 'node:path';
 import { ask } from '../../agent/client.js';
-import { CONTROL } from '../../agent/daemon.js';
+import { CONTROL } from '../../agent/client.js';
 import { contentAfterCommit } from '../../receiver/catalog/commit-content.js';
 import { raiseGeneration } from '../../receiver/catalog/generation.js';
 import { LayerWriter } from '../../receiver/catalog/layer-writer.js';
