@@ -30,6 +30,11 @@ test.each([
   ['src/koffi.cc', false],
   ['vendor/node-addon-api/index.js', false],
   ['node_modules/other/index.js', false],
+  ['test/index.js', false],
+  ['lib/handler.test.js', false],
+  ['benchmark/run.mjs', false],
+  ['lib/test/double.js', true],
+  ['lib/testing.js', true],
 ])('%s is shipped: %s', (path, expected) => expect(isShipped(path)).toBe(expected));
 
 test('a Node.js that needs more than libc, libstdc++ and libgcc is refused', () => {
