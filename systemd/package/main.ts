@@ -72,8 +72,8 @@ const program = new Command('package')
   .option('--node <path>', 'the Node.js that goes inside', process.execPath)
   .option('--node-licence <path>', 'its licence, where it does not lie beside it')
   .addOption(
-    new Option('--compress <kind>', 'xz is small, gzip is made and unpacked fast')
-      .choices(['xz', 'gzip'])
+    new Option('--compress <kind>', 'xz is small, gzip is made and unpacked fast, none fastest')
+      .choices(['xz', 'gzip', 'none'])
       .default('xz'),
   )
   .action((names: string[], options: Options) => {

@@ -28,7 +28,7 @@ describe.skipIf(unavailable !== null)('a machine with the package', () => {
     const at = (folder = mkdtempSync('/var/tmp/afterimage-life-'));
     const said: string[] = [];
     const say = (text: string): void => void said.push(text);
-    const options = ['--compress', 'gzip', '--out', at, '--version', '0.1.0'];
+    const options = ['--compress', 'none', '--out', at, '--version', '0.1.0'];
     const program = join(BUILD, 'systemd/package/main.js');
     const made = execFileSync(process.execPath, [program, 'afterimage-agent', ...options], { encoding: 'utf8' }).trim();
     try {

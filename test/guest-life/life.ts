@@ -4,7 +4,7 @@
  */
 import { execFileSync } from 'node:child_process';
 import { mkdirSync } from 'node:fs';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Check } from '../../agent/doctor/check.js';
 import type { CycleResult } from '../../agent/cycle/machine-cycle.js';
@@ -20,7 +20,14 @@ const POLL_MS = 2_000;
 const SENT_BYTES_MAX = 64 * MIB;
 const DATA = '/dev/vdb';
 const ROOT = '/dev/vda';
+const PACKAGES = '/dev/vdc';
 const MOUNTS = 'mount /srv/data && mount /srv/more';
+const CONFIG = '/etc/afterimage/agent.yaml';
+/** The agent looks for other paths before each point, and at what rules take every few seconds; with time for emulation. */
+const NOTICED_LIMIT_MS = 180_000;
+const SHARED_NUMBER = 'naa.5000c500a1b2c3d4';
+/** As `curl` would; starting a program of ours takes seconds of a processor under emulation. */
+const STATUS = String.raw`bash -c 'exec 3<>/dev/tcp/127.0.0.1/7445 && printf "GET /status HTTP/1.0\r\n\r\n" >&3 && cat <&3'`;
 
 export interface LifeOptions {
   /** For images, store, logs; on a filesystem that knows O_DIRECT. */
@@ -38,7 +45,6 @@ export class Life {
   readonly #options: LifeOptions;
   readonly #guest: SourceGuest;
   readonly #site: Site;
-  #files = 0;
 
   private constructor(options: LifeOptions, guest: SourceGuest, site: Site) {
     this.#options = options;
@@ -46,12 +52,22 @@ export class Life {
     this.#site = site;
   }
 
+  /** With a new machine. */
   static async begin(options: LifeOptions): Promise<Life> {
-    const guest = SourceGuest.make(options.folder, options.packages);
+    return Life.#start(options, SourceGuest.make(options.folder, options.packages), false);
+  }
+
+  /** With the machine that another run left in the folder, as after a power cut. */
+  static async goOn(options: LifeOptions): Promise<Life> {
+    return Life.#start(options, SourceGuest.in(options.folder), true);
+  }
+
+  static async #start(options: LifeOptions, guest: SourceGuest, withPaths: boolean): Promise<Life> {
     const site = await Site.start(options.folder);
     const life = new Life(options, guest, site);
     try {
-      options.say(`a Debian machine with systemd and LVM is up (${Math.round(await guest.boot())} s)`);
+      const seconds = Math.round(await guest.boot({ withPaths }));
+      life.#say(`a Debian machine with systemd and LVM is up (${seconds} s)`);
     } catch (error) {
       await life.end();
       throw error;
@@ -80,7 +96,7 @@ export class Life {
     expectThat(out.includes('nothing is protected yet'), `dpkg said: ${out}`);
     const enabled = await this.#guest.try('systemctl is-enabled afterimage-agent afterimage-arm afterimage-close');
     expectThat(!/^enabled/m.test(enabled.stdout), `installing enabled something: ${enabled.stdout}`);
-    this.#options.say('the package is installed; nothing is enabled');
+    this.#say('the package is installed; nothing is enabled');
   }
 
   async protect(): Promise<void> {
@@ -91,7 +107,7 @@ export class Life {
     await this.#write();
     // Under emulation all takes longer than limits that are meant for a machine.
     await this.#guest.run(
-      "mkdir -p /etc/afterimage; printf 'freeze: { deadline: 10s }\\napplicationPoints: { deadline: 10min }\\nhooks: { timeout: 2min }\\n' >/etc/afterimage/agent.yaml",
+      `mkdir -p /etc/afterimage; printf 'freeze: { deadline: 10s }\\napplicationPoints: { deadline: 10min }\\nhooks: { timeout: 2min }\\n' >${CONFIG}`,
     );
     await this.#guest.run('systemctl enable --now afterimage-agent 2>&1');
     await this.#untilProtected();
@@ -119,7 +135,7 @@ export class Life {
       /run-\S+\.service/.test(calls) && !calls.includes('afterimage-agent'),
       `it ran in the sandbox: ${calls}`,
     );
-    this.#options.say(
+    this.#say(
       `application-consistent point ${made.point}, frozen for ${made.cut.freezeMs.toFixed(0)} ms, hooks outside the sandbox`,
     );
 
@@ -134,7 +150,7 @@ export class Life {
     expectThat(left.code !== 0, 'the hook that was under way goes on');
     await this.#untilProtected();
     await this.#guest.run('rm /etc/afterimage/hooks.d/10-app');
-    this.#options.say('the agent was killed amid a hook: it was undone by the service that runs hooks');
+    this.#say('the agent was killed amid a hook: it was undone by the service that runs hooks');
   }
 
   async cleanReboot(): Promise<void> {
@@ -146,12 +162,12 @@ export class Life {
     await this.#prove('clean reboot');
   }
 
-  /** Off and on again: as a reboot, if it isn't for long. */
+  /** Off and on again: as a reboot, if it isn't for long. Comes back with one disk more, behind two paths. */
   async cleanPowerOff(): Promise<void> {
     const before = await this.#disk(DATA);
     await this.#write();
     await this.#guest.powerOff();
-    await this.#guest.boot();
+    await this.#guest.boot({ withPaths: true });
     await this.#afterBoot('power off and on', before, 'goes-on');
     await this.#prove('power off and on');
   }
@@ -163,6 +179,89 @@ export class Life {
     await this.#guest.boot();
     await this.#afterBoot('power cut', before, 'compared', /not shut down cleanly/);
     await this.#prove('power cut');
+  }
+
+  /** One disk behind two paths: refused while nothing joins them, protected once when multipath does, whichever is named, however I/O goes. */
+  async multipath(): Promise<void> {
+    const others = (await this.#untilProtected()).disks.length;
+    const twins = new RegExp(`sd[ab] and sd[ab] carry the same number ${SHARED_NUMBER}`);
+    await this.#refused('afterimage-agent protect /dev/sda', twins);
+    await this.#guest.run(`cp ${CONFIG} /root/agent.yaml; echo 'disks: { include: [{ name: "sd*" }] }' >>${CONFIG}`);
+    await this.#restart();
+    const alone = await this.#untilProtected();
+    expectThat(alone.disks.length === others, `a rule took a path: ${JSON.stringify(alone.disks)}`);
+    const journal = await this.#guest.run('journalctl -b -u afterimage-agent -o cat');
+    expectThat(twins.test(journal), `the rule is silent about the two paths:\n${journal.slice(-3000)}`);
+    this.#say('two paths that nothing joins: refused by name, left alone by rule, the reason is said');
+
+    await this.#guest.run(
+      [
+        'printf "defaults {\\n user_friendly_names yes\\n find_multipaths yes\\n}\\n" >/etc/multipath.conf',
+        'modprobe dm-multipath; systemctl start multipathd',
+        'timeout 120 sh -c "until test -e /dev/mapper/mpatha; do sleep 1; done"',
+      ].join('; '),
+    );
+    const isShared = ({ id }: DiskSnapshot): boolean => id.startsWith('mpath-');
+    const joined = await this.#until('the rule takes the joined paths', 2 * NOTICED_LIMIT_MS, ({ disks }) =>
+      disks.some((disk) => isShared(disk) && disk.state === 'Protected'),
+    );
+    const shared = joined.disks.find(isShared);
+    if (shared === undefined || joined.disks.length !== others + 1)
+      throw new Error(`not protected once: ${JSON.stringify(joined.disks)}`);
+    const said = await this.#guest.run('journalctl -b -u afterimage-agent -o cat | grep "not protected"');
+    expectThat(!/protected already/.test(said), `the second path was tried as well: ${said}`);
+    await this.#refused('afterimage-agent protect /dev/sdb', /protected already, as disk mpath-/);
+    await this.#refused(`afterimage-agent unprotect ${shared.id}`, /would be protected again at once/);
+    this.#say(`joined by multipath: protected once, by rule, as ${shared.device} (${shared.id})`);
+
+    await this.#guest.run(
+      [
+        'set -e; mkfs.ext4 -q /dev/mapper/mpatha; mkdir -p /srv/shared; mount /dev/mapper/mpatha /srv/shared',
+        'head -c 3000000 /dev/urandom >/srv/shared/both; sync',
+        'echo offline >/sys/block/sda/device/state',
+        'head -c 3000000 /dev/urandom >/srv/shared/one; sync; umount /srv/shared',
+      ].join('\n'),
+    );
+    await this.#proveShared(shared);
+    const now = (await this.#untilProtected()).disks.find(isShared);
+    expectThat(now?.series === shared.series, `tracking did not go on: ${JSON.stringify(now)}`);
+    this.#say('written over both paths, then over one alone: the point holds what the disk held, by tracking alone');
+
+    await this.#guest.run(
+      [
+        `set -e; cp /root/agent.yaml ${CONFIG}; systemctl restart afterimage-agent; afterimage-agent unprotect ${shared.id}`,
+        'echo running >/sys/block/sda/device/state',
+        'systemctl stop multipathd.socket multipathd.service; dmsetup remove mpatha; rm /etc/multipath.conf',
+      ].join('\n'),
+    );
+  }
+
+  /** A disk that is protected while it has one path gets another: from then on writes may go past the tracker. */
+  async secondPath(): Promise<void> {
+    const takeAway = 'echo 1 >/sys/block/sdb/device/delete; udevadm settle';
+    await this.#guest.run(`${takeAway}; afterimage-agent protect /dev/sda`);
+    const followed = ({ disks }: AgentSnapshot): DiskSnapshot | undefined =>
+      disks.find(({ id, state }) => id === SHARED_NUMBER && state === 'Protected');
+    const first = await this.#until(
+      'a single path is protected',
+      NOTICED_LIMIT_MS,
+      (now) => followed(now) !== undefined,
+    );
+    await this.#guest.run('for h in /sys/class/scsi_host/*/scan; do echo "- - -" >$h; done; udevadm settle');
+    await this.#until('the second path is noticed', NOTICED_LIMIT_MS, (now) => followed(now) === undefined);
+    await this.#guest.run(
+      'head -c 1000000 /dev/urandom | dd of=/dev/sdb bs=64k oflag=direct iflag=fullblock conv=sync 2>&1',
+    );
+    const said = await this.#guest.run('journalctl -b -u afterimage-agent -o cat | grep "disk is not open"');
+    expectThat(/carry the same number|lead\S* to the same bytes/.test(said), `what was said of it: ${said}`);
+    await this.#guest.run(takeAway);
+    const back = await this.#until('it is back', NOTICED_LIMIT_MS, (now) => followed(now) !== undefined);
+    const [before, now] = [followed(first), followed(back)];
+    if (now === undefined || now.series === before?.series || now.lastSweep?.kind !== 'comparison')
+      throw new Error(`it was not compared: ${JSON.stringify(now)}`);
+    await this.#proveShared(now);
+    this.#say('a second path to a protected disk: its points stop with the reason; compared when that path is gone');
+    await this.#guest.run(`afterimage-agent unprotect ${SHARED_NUMBER}`);
   }
 
   async upgrade(): Promise<void> {
@@ -178,7 +277,7 @@ export class Life {
       disk.series === before.series && disk.lastSweep === null,
       `tracking did not go on: ${JSON.stringify(disk)}`,
     );
-    this.#options.say(`upgraded to ${after.program} while it was written: the same series, nothing compared`);
+    this.#say(`upgraded to ${after.program} while it was written: the same series, nothing compared`);
     await this.#prove('upgrade');
   }
 
@@ -192,44 +291,66 @@ export class Life {
     await this.#guest.run('dpkg -P afterimage-agent 2>&1');
     await this.#guest.run('test ! -e /var/lib/afterimage-agent');
     await this.#guest.run(MOUNTS.replaceAll('mount ', 'mountpoint -q '));
-    this.#options.say('removed: no unit, no pin, the state stays; purged: the state is gone, too');
+    this.#say('removed: no unit, no pin, the state stays; purged: the state is gone, too');
   }
 
   // ---------------------------------------------------------------- steps
 
   async #dpkg(which: 0 | 1): Promise<string> {
-    const path = this.#options.packages[which];
-    return this.#guest.run(`dpkg -i /root/${path.slice(path.lastIndexOf('/') + 1)} 2>&1`);
+    const name = basename(this.#options.packages[which]);
+    return this.#guest.run(
+      `set -e; mkdir -p /media; mount -o ro ${PACKAGES} /media; dpkg -i /media/${name} 2>&1; umount /media`,
+    );
   }
 
   /** Files on each filesystem, with their sums; on stable storage when this returns, in no point yet. */
   async #write(): Promise<void> {
-    const name = `file${this.#files++}`;
     const folders = ['/srv/data', '/srv/more', '/root/files'];
     await this.#guest.run(
       `set -e; mkdir -p /root/files; for d in ${folders.join(' ')}; do
-        head -c 1500000 /dev/urandom >$d/${name}; (cd $d && sha256sum ${name} >>SUMS); done; sync`,
+        touch $d/SUMS; n=file$(wc -l <$d/SUMS); head -c 1500000 /dev/urandom >$d/$n; (cd $d && sha256sum $n >>SUMS); done; sync`,
     );
   }
 
   /** Null while none answers. */
   async #status(): Promise<AgentSnapshot | null> {
-    const { code, stdout } = await this.#guest.try('afterimage-agent status --json');
-    return code === 0 ? (JSON.parse(stdout) as AgentSnapshot) : null;
+    const { code, stdout } = await this.#guest.try(STATUS);
+    const body = stdout.slice(stdout.indexOf('\r\n\r\n'));
+    return code === 0 && body.trim() !== '' ? (JSON.parse(body) as AgentSnapshot) : null;
   }
 
-  async #untilProtected(): Promise<AgentSnapshot> {
-    const endMs = performance.now() + PROTECTED_LIMIT_MS;
+  async #until(what: string, limitMs: number, holds: (status: AgentSnapshot) => boolean): Promise<AgentSnapshot> {
+    const endMs = performance.now() + limitMs;
     for (;;) {
       const status = await this.#status();
-      if (status?.receiver.connected === true && status.state === 'Protected' && status.lastPoint !== null)
-        return status;
+      if (status !== null && holds(status)) return status;
       if (performance.now() > endMs) {
         const journal = await this.#guest.try('journalctl -b -u afterimage-agent -u afterimage-arm -o cat | tail -40');
-        throw new Error(`not protected in time: ${JSON.stringify(status)}\n${journal.stdout}`);
+        throw new Error(`not in time: ${what}: ${JSON.stringify(status)}\n${journal.stdout}`);
       }
       await sleep(POLL_MS);
     }
+  }
+
+  #untilProtected(): Promise<AgentSnapshot> {
+    return this.#until(
+      'protected',
+      PROTECTED_LIMIT_MS,
+      ({ receiver, state, lastPoint }) => receiver.connected && state === 'Protected' && lastPoint !== null,
+    );
+  }
+
+  async #refused(command: string, reason: RegExp): Promise<void> {
+    const { code, stdout, stderr } = await this.#guest.try(command);
+    expectThat(code === 2 && reason.test(stderr), `${command}: exit code ${code}\n${stderr}${stdout}`);
+  }
+
+  #restart(): Promise<string> {
+    return this.#guest.run('systemctl restart afterimage-agent');
+  }
+
+  #say(text: string): void {
+    this.#options.say(`${text} [${this.#guest.processorSeconds().toFixed(0)} s of processor]`);
   }
 
   async #disk(device: string): Promise<DiskSnapshot> {
@@ -242,7 +363,7 @@ export class Life {
     expectThat(fine, `doctor: ${JSON.stringify(checks.filter(({ verdict }) => verdict === 'fail'))}`);
     const reboot = checks.find(({ name }) => name === 'reboot');
     expectThat(reboot?.verdict === 'ok', `doctor on reboots: ${JSON.stringify(reboot)}`);
-    this.#options.say(`doctor: ${checks.length} checks, none fails`);
+    this.#say(`doctor: ${checks.length} checks, none fails`);
   }
 
   async #afterBoot(what: string, before: DiskSnapshot, word: DiskWord, reason?: RegExp): Promise<void> {
@@ -258,7 +379,7 @@ export class Life {
         `after ${what} it was compared: ${JSON.stringify(disk)}\n${journal.stdout}\n${this.#guest.console()}`,
       );
     }
-    this.#options.say(`${what}: the data disk's series goes on, nothing is compared`);
+    this.#say(`${what}: the data disk's series goes on, nothing is compared`);
   }
 
   #compared(disk: DiskSnapshot, reason: RegExp): void {
@@ -269,7 +390,7 @@ export class Life {
     expectThat(sweep.readBytes >= disk.sizeBytes, `compared, but only ${sweep.readBytes} bytes were read`);
     expectThat(sweep.sentBytes < SENT_BYTES_MAX, `the comparison sent ${sweep.sentBytes} bytes that the receiver had`);
     const bytes = `${formatBytes(sweep.readBytes)} read, ${formatBytes(sweep.sentBytes)} sent`;
-    this.#options.say(`${disk.device} was compared: ${bytes} (${sweep.reason})`);
+    this.#say(`${disk.device} was compared: ${bytes} (${sweep.reason})`);
   }
 
   /** A point of now, restored and compared. */
@@ -290,7 +411,15 @@ export class Life {
     await this.#guest.run(MOUNTS);
     await this.#guest.run('set -e; for d in /srv/data /srv/more; do (cd $d && sha256sum --quiet -c SUMS); done');
     if (this.#options.withRoot) this.#proveRoot(restored.root);
-    this.#options.say(`${what}: point ${point} restored, it holds what the disks held`);
+    this.#say(`${what}: point ${point} restored, it holds what the disks held`);
+  }
+
+  /** The disk behind two paths; it must not be in use. */
+  async #proveShared({ id }: DiskSnapshot): Promise<void> {
+    const { point } = JSON.parse(await this.#guest.run('afterimage-agent sync-now --json')) as { point: number };
+    const restored = join(this.#options.folder, 'restored-shared');
+    await this.#site.restore(point, { [id]: restored });
+    execFileSync('cmp', [this.#guest.disks.shared, restored]);
   }
 
   /** The root is in use: its point is as after a power cut. Its files must be there, and its filesystem whole. */

@@ -1,16 +1,19 @@
 /**
  * The recovery site of a guest on this host: a receiver with its store in a folder, and what an operator does there. Nothing outlives end().
  */
-import { readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { stringify } from 'yaml';
+import { parse, stringify } from 'yaml';
 import { Daemon, runToEnd } from '../e2e/program.js';
 import { freePort } from '../guest/guest.js';
 
 const POLL_MS = 100;
 const START_LIMIT_MS = 60_000;
 export const NAME = 'source';
+
+const portOf = (config: string): number | null =>
+  existsSync(config) ? (parse(readFileSync(config, 'utf8')) as { listen: { port: number } }).listen.port : null;
 
 export class Site {
   readonly #folder: string;
@@ -23,8 +26,10 @@ export class Site {
     this.#receiver = receiver;
   }
 
+  /** At the port of before, when the folder has been a site's: machines know it. */
   static async start(folder: string): Promise<Site> {
-    const [port, statusPort] = [await freePort(), await freePort()];
+    const port = portOf(join(folder, 'receiver.yaml')) ?? (await freePort());
+    const statusPort = await freePort();
     const config = {
       store: `file:${join(folder, 'store')}`,
       stateDir: join(folder, 'receiver'),
@@ -34,6 +39,7 @@ export class Site {
     };
     writeFileSync(join(folder, 'receiver.yaml'), stringify(config));
     const log = join(folder, 'receiver.log');
+    writeFileSync(log, '');
     const receiver = new Daemon('receiver', ['--config', join(folder, 'receiver.yaml'), 'run'], log, {});
     const endMs = performance.now() + START_LIMIT_MS;
     while (!readFileSync(log, 'utf8').includes('receiver is ready')) {
