@@ -231,7 +231,7 @@ export class Life {
       [
         `set -e; cp /root/agent.yaml ${CONFIG}; systemctl restart afterimage-agent; afterimage-agent unprotect ${shared.id}`,
         'echo running >/sys/block/sda/device/state',
-        'systemctl stop multipathd.socket multipathd.service; dmsetup remove mpatha; rm /etc/multipath.conf',
+        'systemctl stop multipathd.socket multipathd.service; dmsetup remove --retry mpatha; rm /etc/multipath.conf',
       ].join('\n'),
     );
   }
