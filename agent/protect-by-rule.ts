@@ -9,7 +9,7 @@ import type { DiskId } from '../shared/units.js';
 import type { AgentConfig } from './config.js';
 import { idByItself, identityOf } from './disks/identity.js';
 import { backingFacts, devicePath, wholeDisks } from './disks/locate.js';
-import { waysTo } from './disks/multipath.js';
+import { multipathAbove, waysTo } from './disks/multipath.js';
 import { ruleVerdict, type Candidate } from './disks/rules.js';
 import type { BlockDevice, Sysfs } from './disks/sysfs.js';
 import { loadProtection, type ProtectionList } from './protection.js';
@@ -74,9 +74,11 @@ export class RuleProtection {
   }
 }
 
+/** A path is taken by what it says of itself, as the disk that it is a path of: who gives that up is told of the rule. */
 function candidateOf(device: BlockDevice, whole: readonly BlockDevice[], list: ProtectionList): Candidate {
+  const disk = multipathAbove(device, (name) => whole.find((other) => other.name === name) ?? null) ?? device;
   try {
-    const subject = { kind: 'block', device, parent: device, backing: backingFacts(device) } as const;
+    const subject = { kind: 'block', device: disk, parent: disk, backing: backingFacts(disk) } as const;
     return { device, id: identityOf(subject, whole, list.kept, () => UNKNOWN_ID).id };
   } catch (error) {
     if (!(error instanceof AfterimageError)) throw error;
