@@ -217,15 +217,15 @@ export class Life {
     await this.#guest.run(
       [
         'set -e; mkfs.ext4 -q /dev/mapper/mpatha; mkdir -p /srv/shared; mount /dev/mapper/mpatha /srv/shared',
-        'head -c 3000000 /dev/urandom >/srv/shared/both; sync',
+        'head -c 3000000 /dev/urandom >/srv/shared/first; sync',
         'echo offline >/sys/block/sda/device/state',
-        'head -c 3000000 /dev/urandom >/srv/shared/one; sync; umount /srv/shared',
+        'head -c 3000000 /dev/urandom >/srv/shared/second; sync; umount /srv/shared',
       ].join('\n'),
     );
     await this.#proveShared(shared);
     const now = (await this.#untilProtected()).disks.find(isShared);
     expectThat(now?.series === shared.series, `tracking did not go on: ${JSON.stringify(now)}`);
-    this.#say('written over both paths, then over one alone: the point holds what the disk held, by tracking alone');
+    this.#say('written over one path, then over the other: the point holds what the disk held, by tracking alone');
 
     await this.#guest.run(
       [
