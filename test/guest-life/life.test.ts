@@ -1,6 +1,6 @@
 /**
  * The shorter form of `npm run guest-life`: the package in a real machine with systemd and LVM, its service enabled, doctor, first copy, a clean reboot that needs no
- * comparison; points restored and compared after each. Power cut, upgrade, removal, hooks and the root disk are in the long one.
+ * comparison; points restored and compared after each. Power cut, upgrade, removal, hooks, multipath and the root disk are in the long one.
  */
 import { execFileSync } from 'node:child_process';
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
