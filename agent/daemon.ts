@@ -59,10 +59,7 @@ export async function runAgent(config: AgentConfig, signal: AbortSignal): Promis
     ...endpoints,
     listen: { socketPath: config.controlSocket },
     post: {
-      [CONTROL.reload]: () => {
-        machine.reload();
-        return Promise.resolve({});
-      },
+      [CONTROL.reload]: () => machine.reload().then(() => ({})),
       [CONTROL.sync]: () => machine.syncNow(),
       [CONTROL.point]: (body) => {
         const request = pointRequestSchema.safeParse(body);

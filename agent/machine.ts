@@ -59,6 +59,8 @@ export class AgentMachine {
   #absent: AbsentDisk[] = [];
   #replication: Replication | null = null;
   #reopen = new AbortController();
+  /** Resolves when the disks that are open now are closed. */
+  #closed: Promise<void> = Promise.resolve();
   #generation: number;
   #keys: SourceKeys | null = null;
   #finalCut: FinalCutting | null = null;
@@ -104,6 +106,8 @@ export class AgentMachine {
     void this.#followRules(signal);
     while (!signal.aborted) {
       this.#reopen = new AbortController();
+      let closed = (): void => undefined;
+      this.#closed = new Promise((resolve) => (closed = resolve));
       const stop = AbortSignal.any([signal, this.#reopen.signal]);
       try {
         await this.#openDisks();
@@ -125,6 +129,7 @@ export class AgentMachine {
         }
       } finally {
         await this.#closeDisks();
+        closed();
       }
     }
     this.#deps.parts.tracker.tracker?.close();
@@ -135,7 +140,7 @@ export class AgentMachine {
     const { clock, parts } = this.#deps;
     while (parts.protectByRule !== undefined && !signal.aborted) {
       await clock.sleep(DISK_RULES_LOOK_MS, signal);
-      if (!signal.aborted && (await this.#lookByRules())) this.reload();
+      if (!signal.aborted && (await this.#lookByRules())) void this.reload();
     }
   }
 
@@ -150,9 +155,14 @@ export class AgentMachine {
     }
   }
 
-  /** Opens the disks anew: the list of protected disks was changed. */
-  reload(): void {
+  /**
+   * Opens the disks anew: the list of protected disks was changed. Resolves when those that were open are closed: what was kept of one that is given up can
+   * be removed then.
+   */
+  reload(): Promise<void> {
+    const closed = this.#closed;
     this.#reopen.abort();
+    return closed;
   }
 
   syncNow(): Promise<CycleResult> {

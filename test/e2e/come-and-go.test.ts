@@ -2,7 +2,7 @@
  * Disks that come, go, fail and change while the agent runs: each is handled by itself, and the points of the others go on.
  */
 import { execFileSync } from 'node:child_process';
-import { readFileSync, truncateSync, writeFileSync, openSync, writeSync, closeSync } from 'node:fs';
+import { existsSync, readFileSync, truncateSync, writeFileSync, openSync, writeSync, closeSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, describe, expect, it } from 'vitest';
 import { parse, stringify } from 'yaml';
@@ -372,7 +372,14 @@ describe.skipIf(!canRunLab)(`disks that come and go (${WHY_NO_LAB})`, () => {
     const firstId = l.diskIds[0] ?? '';
     const { series } = byId(await l.status(), firstId) ?? {};
     const whole = (await l.syncNow()).point;
+    const hashes = join(l.folder, 'agent', 'hashes', id);
+    expect(existsSync(hashes)).toBe(true);
+    const cycle = l.syncNow().catch(() => 'ended with its session');
     await l.command('agent', 'unprotect', device);
+    // The agent let go of it before what was kept of it was removed.
+    expect((await l.status()).disks.map((d) => d.id)).not.toContain(id);
+    expect(existsSync(hashes)).toBe(false);
+    await cycle;
     await l.until('gone', (s) => s.disks.length === 1 && s.receiver.connected, 60_000);
     const point = await pointOfFirst(two);
     expect(await disksOf(two, point)).toEqual([firstId]);
