@@ -38,7 +38,13 @@ const noFinalCut: FinalCutting = {
 export interface AgentWorld {
   readonly scheduler: Scheduler;
   readonly log: (process: SimProcess) => Logger;
-  readonly connect: (process: SimProcess, machine: SimMachine) => Promise<Transport>;
+  readonly connect: (
+    process: SimProcess,
+    machine: SimMachine,
+    to: { readonly address: string; readonly timeoutMs: number | undefined },
+  ) => Promise<Transport>;
+  /** Addresses of receivers that agents are configured with, that of the enrolment first; absent: there is one, and nothing of it is kept. */
+  readonly addresses?: readonly string[];
   /** The agent's code ended by an error that nothing caught. */
   readonly onCrash: (what: string) => void;
   /** Null: the machine doesn't encrypt. */
@@ -90,7 +96,8 @@ export class AgentNode {
   ) {
     this.#world = world;
     this.#rng = rng;
-    this.#config = agentConfigSchema.parse({ interval, freeze: { enabled: false } });
+    const receivers = world.addresses?.slice(1) ?? [];
+    this.#config = agentConfigSchema.parse({ interval, freeze: { enabled: false }, receivers });
     this.#sysfs = new SimSysfs(machine.disks);
     this.process = new SimProcess(world.scheduler, `${machine.name}#0`);
     this.process.kill();
@@ -118,7 +125,7 @@ export class AgentNode {
         machine: machine.id,
         name: machine.name,
         generation: machine.generation,
-        receiver: 'receiver:7443',
+        receiver: this.#world.addresses?.[0] ?? 'receiver:7443',
         keyPem: '',
         certificatePem: '',
         caPem: '',
@@ -174,7 +181,8 @@ export class AgentNode {
         }),
       finalCut: () => Promise.resolve(noFinalCut),
       sourceKeys: () => Promise.resolve(this.#world.sourceKeys(machine, keys)),
-      connect: () => this.#world.connect(process, machine),
+      connect: ({ receiver: address }, { timeoutMs }) => this.#world.connect(process, machine, { address, timeoutMs }),
+      ...(this.#world.addresses === undefined ? {} : { fleet: machine.fleetFile(process) }),
       keepGeneration: (generation) => {
         machine.generation = generation;
         return Promise.resolve();

@@ -43,6 +43,7 @@ const BASE: Partial<Plan> = {
   store: { error: 0.01, lostRequest: 0.01, lostReply: 0.01, late: 0.01, repeated: 0.01 },
   tracker: { missedCompletion: 0, missedSubmission: 0, falseHit: 0 },
   upkeep: null,
+  fleet: null,
 };
 
 /** A thing of which some methods are replaced. */

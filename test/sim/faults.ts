@@ -36,6 +36,8 @@ const TRAP_STEPS_MAX = 60;
 const TAKEOVER_STEPS = 5;
 const LAYER = /\/disks\/[^/]+\/(base|delta)\//;
 const DOWN_MAX_MS = 20_000;
+/** Then whoever has asked a receiver to stop ends it. */
+const LEAVE_MAX_MS = 30_000;
 const WALL_JUMP_MAX_MS = 3 * 60 * 60 * 1000;
 
 export class Faults {
@@ -65,6 +67,7 @@ export class Faults {
     const { store, network, agents, receivers } = this.#world;
     store.heal();
     network.mend();
+    this.#leaveSomeone();
     for (const receiver of receivers) {
       receiver.cutStore(false);
       receiver.process.resume();
@@ -127,6 +130,12 @@ export class Faults {
         });
         return;
       }
+      case 'fleet-change':
+        this.#changeFleet();
+        return;
+      case 'lasting-cut':
+        this.#cutForGood(agent, receiver);
+        return;
       case 'reroute':
         routes[rng.below(routes.length)] = rng.below(receivers.length);
         return;
@@ -163,7 +172,10 @@ export class Faults {
   /** One that falls asleep over it decides on a head that is long gone when it goes on; meanwhile the agent is served elsewhere. */
   #takeOver(agent: AgentNode, receiver: ReceiverNode): void {
     const { rng, receivers, routes } = this.#world;
-    const isServing = routes.some((route) => receivers[route] === receiver);
+    const isServing =
+      this.#world.plan.fleet === null
+        ? routes.some((route) => receivers[route] === receiver)
+        : receiver.serves(agent.machine.id);
     if (!isServing && rng.chance(0.7)) this.#stall(receiver, rng.whole(1, TAKEOVER_STEPS));
     receiver.takeOver(agent.machine);
   }
@@ -178,6 +190,52 @@ export class Faults {
     const name = rng.pick(layers);
     this.#world.scheduler.note(`${name} is ${store.rot(name, rng)}`);
     rotted(machine, name);
+  }
+
+  /** A receiver comes, leaves, or is lost; all of them may be gone for a while. */
+  #changeFleet(): void {
+    const { rng, receivers } = this.#world;
+    const absent = receivers.filter(({ isAway, isUp }) => isAway && !isUp);
+    const present = receivers.filter(({ isAway }) => !isAway);
+    if (absent.length > 0 && (present.length === 0 || rng.chance(0.5))) {
+      const comes = rng.pick(absent);
+      comes.isAway = false;
+      comes.start();
+      return;
+    }
+    if (present.length === 0) return;
+    const goes = rng.pick(present);
+    if (rng.chance(0.4)) {
+      this.#soon(goes.process, () => {
+        goes.isAway = true;
+        goes.kill();
+      });
+      return;
+    }
+    goes.isAway = true;
+    const { process } = goes;
+    process.deliver(() => void goes.leave());
+    this.#later(LEAVE_MAX_MS, 'receiver was given its time to stop', () => process.kill());
+  }
+
+  /** In the end each agent knows one that is there, and reaches it. */
+  #leaveSomeone(): void {
+    const { plan, network, receivers, agents } = this.#world;
+    const [first] = receivers;
+    if (first?.isAway !== true) return;
+    const present = receivers.filter(({ isAway }) => !isAway);
+    const hasWay = ({ machine }: AgentNode): boolean =>
+      present.some(({ name }) => !network.isCutForGood(machine.name, name));
+    if (plan.fleet?.areAllKnown === true && agents.every(hasWay)) return;
+    first.isAway = false;
+    // It may be about to stop.
+    first.kill();
+  }
+
+  /** Not from the first, so that an agent has always somewhere to go. */
+  #cutForGood(agent: AgentNode, receiver: ReceiverNode): void {
+    const { network, receivers } = this.#world;
+    if (receiver !== receivers[0]) network.cutForGood(agent.machine.name, receiver.name);
   }
 
   #stall(receiver: ReceiverNode, steps: number): void {

@@ -4,6 +4,7 @@
  */
 import type { StateFile, StateFolder } from '../../agent/cycle/hash-store/files.js';
 import type { ReadSource } from '../../agent/cycle/read-source.js';
+import { NO_FLEET, type KnownFleet } from '../../agent/session/route.js';
 import { asMachineId, type DiskId, type MachineId } from '../../shared/units.js';
 import { bytesOfBlocks } from '../../shared/blocks/geometry.js';
 import { MemoryFolder } from '../hash-store/memory-folder.js';
@@ -35,6 +36,7 @@ export class SimMachine {
   readonly #rng: Rng;
   readonly #folders = new Map<DiskId, MemoryFolder>();
   #isStateFull = false;
+  #knownFleet: KnownFleet = NO_FLEET;
   generation = 1;
   readonly encrypts: boolean;
 
@@ -144,6 +146,20 @@ export class SimMachine {
         return got(position, blocks);
       },
       close: () => undefined,
+    };
+  }
+
+  /** The receivers that its agent knows, over a restart: replaced as a whole, or not at all. */
+  fleetFile(process: SimProcess): {
+    readonly load: () => Promise<KnownFleet>;
+    readonly keep: (fleet: KnownFleet) => Promise<void>;
+  } {
+    return {
+      load: () => Promise.resolve(this.#knownFleet),
+      keep: async (fleet) => {
+        await process.after(this.#rng.between(0, FILE_CALL_MS), 'keeps the receivers that it knows');
+        this.#knownFleet = fleet;
+      },
     };
   }
 

@@ -2,66 +2,21 @@
  * What is right. Watches the store and the messages, remembers which instant each cycle's cut was, and compares every listed point, block by block,
  * with what the disks held at that instant: read by the real catalog and read plan, from the objects as they lie in the store.
  */
-import { digestToText, hashBlockAt } from '../../shared/blocks/hash.js';
 import { AfterimageError, messageOf } from '../../shared/errors.js';
-import { CHUNK_PLAIN_BYTES_MAX } from '../../shared/limits.js';
-import { SCRUB_NOTES_KEPT } from '../../shared/limits-scrub.js';
-import type { LayerIndex } from '../../shared/layer/layer.js';
-import type { DiskId } from '../../shared/units.js';
 import { decodeAgentMessage, decodeReceiverMessage, TAG_CONTROL } from '../../shared/wire/messages.js';
-import type { LayerRef, Manifest, RecoveryPoint } from '../../receiver/catalog/manifest.js';
+import type { Manifest, RecoveryPoint } from '../../receiver/catalog/manifest.js';
 import { isOpen, type Damage } from '../../receiver/catalog/damage.js';
-import { damagePrefix, machinePrefix, scrubPrefix } from '../../receiver/catalog/names.js';
-import { loadHead, MachineReader, type PointDisk } from '../../receiver/catalog/reader.js';
-import { digestOfUnit } from '../../receiver/volume/block-hashes.js';
-import { provePieces } from '../../receiver/volume/chunk-check.js';
-import { IndexCache } from '../../receiver/volume/index-cache.js';
-import { LayerReader } from '../../receiver/volume/layer-reader.js';
-import { planPoint } from '../../receiver/volume/plan-point.js';
-import { byChunk, workOf, type Piece } from '../../receiver/volume/unit-work.js';
-import { leaks } from '../crypto/world.js';
-import { beginningOf, parseBlock } from './blocks.js';
-import type { SimDisk } from './disk.js';
+import { damagePrefix, machinePrefix } from '../../receiver/catalog/names.js';
+import { loadHead, MachineReader } from '../../receiver/catalog/reader.js';
+import { whyNeeded } from './deletions.js';
+import { Images } from './images.js';
+import { Known } from './known.js';
 import type { SimMachine } from './machine.js';
-import { boundaryOf, damageIn, damageNames, garbageOf, headOf, highest, listedBy, namedBy, plainOf } from './needed.js';
+import { boundaryOf, damageIn, damageNames, garbageOf, headOf, listedBy, namedBy, plainOf } from './needed.js';
+import { leaksOf, openIn } from './secrets.js';
 import type { SimStore, StoreWatcher } from './store.js';
-import type { Flip } from './tracker.js';
-
-/** Contents of a chunk's blocks by their position: two numbers each. */
-type Contents = Map<number, Int32Array>;
-
-interface Image {
-  readonly low: Int32Array;
-  readonly high: Int32Array;
-}
-
-/** What is known of one machine. */
-class Known {
-  /** The flip that each cycle's commit names as its cut. */
-  readonly cuts = new Map<string, Flip>();
-  /** Points that an agent was told of, with their cycle. */
-  readonly acknowledged = new Map<number, string>();
-  /** The cycle that each number stands for, once a manifest has listed it. */
-  readonly cycles = new Map<number, string>();
-  /** By the head. */
-  listed: readonly number[] = [];
-  readonly dropped = new Set<number>();
-  /** Points that somebody was told are kept, by the name that holds them. */
-  readonly held = new Map<string, number>();
-  headNumber = 0;
-  /** The process that wrote each epoch. */
-  readonly writers = new Map<number, string>();
-  /** Objects that are not what they were. */
-  readonly rotted = new Set<string>();
-  /** Of these, what a scrub says was mended, and what can't be had any more. */
-  readonly mended = new Set<string>();
-  readonly lost = new Set<string>();
-  readonly numbers = new Map<number, string>();
-}
 
 const MANIFEST_NAME = /^machines\/([0-9a-f-]{36})\/manifest\/(\d+)$/;
-/** Blocks of a disk whose hashes are looked for in the objects. */
-const SECRETS_MAX = 12;
 /** Differences of one image that are told. */
 const SHOWN = 5;
 
@@ -70,15 +25,17 @@ export class Model implements StoreWatcher {
   readonly #store: SimStore;
   readonly #machines: readonly SimMachine[];
   readonly #known = new Map<string, Known>();
-  #indexes = new IndexCache();
-  readonly #contents = new Map<string, Contents>();
-  readonly #plain = Buffer.alloc(CHUNK_PLAIN_BYTES_MAX);
   readonly #nowMs: () => number;
+  readonly #images: Images;
   checkedPoints = 0;
   /** Points that could not be read for what has rotted, when they were looked at. */
   unreadable = 0;
   /** Nothing of these may be readable in the store. */
   encrypted: readonly SimMachine[] = [];
+  /** Ids of receivers by the names of their hosts. */
+  receiverIds: ReadonlyMap<string, string> = new Map();
+  /** Things that were deleted by one that had lost the machine by then: what was decided when it still had it. */
+  lateDeletions = 0;
   /** No point is dropped before this age. */
   keepsAllForMs = Infinity;
 
@@ -86,6 +43,7 @@ export class Model implements StoreWatcher {
     this.#store = store;
     this.#nowMs = nowMs;
     this.#machines = machines;
+    this.#images = new Images(store, (what) => this.violated(what));
     for (const machine of machines) this.#known.set(machine.id, new Known());
     store.watchers.push(this);
   }
@@ -114,8 +72,7 @@ export class Model implements StoreWatcher {
   /** An object of a machine has rotted: it is read anew from now on. */
   rotted(machine: SimMachine, name: string): void {
     this.#of(machine.id).rotted.add(name);
-    this.#indexes = new IndexCache();
-    for (const key of this.#contents.keys()) if (key.startsWith(`${name} `)) this.#contents.delete(key);
+    this.#images.forget(name);
   }
 
   isDamaged(machine: SimMachine): boolean {
@@ -140,7 +97,7 @@ export class Model implements StoreWatcher {
 
   /** A message arrives at a receiver. */
   heardByReceiver(machine: SimMachine, bytes: Buffer): void {
-    if (machine.encrypts) this.#mustBeSealed(machine, 'a message of its agent', bytes);
+    if (machine.encrypts) this.#mustBe(openIn(machine, 'a message of its agent', bytes));
     if (bytes[0] !== TAG_CONTROL) return;
     const message = decodeAgentMessage(Buffer.from(bytes));
     if (message.type !== 'commit') return;
@@ -158,7 +115,7 @@ export class Model implements StoreWatcher {
 
   created(name: string, bytes: Buffer, by: string): void {
     const secret = this.encrypted.find(({ id }) => name.startsWith(machinePrefix(id)));
-    if (secret !== undefined) this.#mustBeSealed(secret, `${name} by ${by}`, bytes);
+    if (secret !== undefined) this.#mustBe(openIn(secret, `${name} by ${by}`, bytes));
     this.#noteDamage(name, bytes);
     const match = MANIFEST_NAME.exec(name);
     const known = this.#known.get(match?.[1] ?? '');
@@ -220,38 +177,12 @@ export class Model implements StoreWatcher {
   }
 
   deleting(name: string, by: string): void {
-    for (const machine of this.#machines) {
-      if (!name.startsWith(machinePrefix(machine.id))) continue;
-      const why = this.#whyNeeded(machine, name);
-      if (why !== null) this.violated(`${by} deletes ${name}: ${why}`);
-      return;
-    }
-    this.violated(`${by} deletes ${name}, which is nobody's to delete`);
-  }
-
-  #whyNeeded(machine: SimMachine, name: string): string | null {
-    const head = headOf(this.#store, machine.id);
-    const [folder = '', rest = ''] = name.slice(machinePrefix(machine.id).length).split(/\/(.*)/s);
-    switch (folder) {
-      case 'disks':
-      case 'history':
-        return head !== null && namedBy(this.#store, head).has(name) ? `manifest ${head.number} names it` : null;
-      case 'manifest': {
-        const { epochStart, number } = plainOf(this.#store.objects.get(name) ?? Buffer.alloc(0)) as Manifest;
-        if (epochStart === number) return 'it begins an epoch';
-        return number > boundaryOf(this.#store, machine.id) ? 'it is above the boundary' : null;
-      }
-      case 'boundary':
-        return Number(rest) >= boundaryOf(this.#store, machine.id) ? 'it is the boundary' : null;
-      case 'pins':
-        return null;
-      case 'scrub': {
-        const newest = highest(this.#store, scrubPrefix(machine.id));
-        return Number(rest) > newest - SCRUB_NOTES_KEPT ? 'it is among the newest notes' : null;
-      }
-      default:
-        return 'such objects are kept for ever';
-    }
+    const why = whyNeeded(this.#store, this.#machines, this.receiverIds, name, by.split('#')[0] ?? by);
+    if (why !== null) this.violated(`${by} deletes ${name}: ${why}`);
+    const machine = this.#machines.find(({ id }) => name.startsWith(machinePrefix(id)));
+    if (machine === undefined) return;
+    const epoch = headOf(this.#store, machine.id)?.epoch ?? 0;
+    if (this.#of(machine.id).writers.get(epoch) !== by) this.lateDeletions++;
   }
 
   /** After enough upkeep nothing is left that nobody needs. */
@@ -259,34 +190,14 @@ export class Model implements StoreWatcher {
     return this.#machines.flatMap((machine) => garbageOf(this.#store, machine.id));
   }
 
-  /** When the disks are still: neither a block of an encrypted machine, nor its plain hash, nor a digest of those is anywhere in the store. */
+  /** When the disks are still. */
   checkSecrets(): void {
-    for (const machine of this.encrypted) {
-      const prefix = machinePrefix(machine.id);
-      const objects = [...this.#store.objects].filter(([name]) => name.startsWith(prefix));
-      for (const disk of machine.disks) {
-        const { blockBytes } = disk.geometry;
-        const secrets = new Map<number, Buffer>();
-        let digest = 0n;
-        for (const block of disk.touched()) {
-          const { low, high } = disk.halvesOf(block);
-          if (low === 0 && high === 0) continue;
-          const bytes = Buffer.alloc(blockBytes);
-          disk.copy(bytes, 0, block, 1);
-          digest ^= hashBlockAt(bytes, 0, blockBytes, block);
-          if (low !== 0 && secrets.size < SECRETS_MAX) secrets.set(block, bytes);
-        }
-        const text = digestToText(digest);
-        const found = leaks(objects, secrets, blockBytes);
-        for (const [name, bytes] of objects) if (bytes.includes(text)) found.push(`its digest in ${name}`);
-        for (const what of found.slice(0, SHOWN)) this.violated(`${machine.name} ${disk.id} is encrypted: ${what}`);
-      }
-    }
+    for (const machine of this.encrypted)
+      for (const what of leaksOf(this.#store, machine)) this.violated(what);
   }
 
-  #mustBeSealed(machine: SimMachine, where: string, bytes: Buffer): void {
-    const open = machine.disks.find((disk) => bytes.includes(beginningOf(disk.number)));
-    if (open !== undefined) this.violated(`${where} holds a block of ${machine.name} ${open.id} in the clear`);
+  #mustBe(wrong: string | null): void {
+    if (wrong !== null) this.violated(wrong);
   }
 
   /** Compares all that is listed with what was. `isSettled`: what can't be read for rot must be named as damaged by now. */
@@ -315,7 +226,7 @@ export class Model implements StoreWatcher {
         this.violated(`${machine.name}: the newest point ${point.number} lacks ${disk.id}`);
         continue;
       }
-      const image = await this.#imageOf(reader, machine, disk, point, at);
+      const image = await this.#images.of(reader, machine, disk, point, at);
       const wrong: string[] = [];
       for (let block = 0; block < disk.geometry.blockCount; block++) {
         const now = disk.halvesOf(block);
@@ -361,7 +272,7 @@ export class Model implements StoreWatcher {
     }
     for (const at of point.disks) {
       const disk = machine.diskOf(at.disk);
-      const image = await this.#imageOf(reader, machine, disk, point, at);
+      const image = await this.#images.of(reader, machine, disk, point, at);
       const wrong: string[] = [];
       for (let block = 0; block < disk.geometry.blockCount; block++) {
         const { settled, inFlight } = disk.allowedAt(block, order);
@@ -390,84 +301,6 @@ export class Model implements StoreWatcher {
       this.violated(`${where}: ${wrong.length} blocks are wrong: ${wrong.slice(0, SHOWN).join('; ')}`);
   }
 
-  /** A disk at a point, as a restore would read it. */
-  async #imageOf(
-    reader: MachineReader,
-    machine: SimMachine,
-    disk: SimDisk,
-    point: RecoveryPoint,
-    at: PointDisk,
-  ): Promise<Image> {
-    const layerReader = this.#layerReader(machine, at.disk, at.blockBytes);
-    const plan = await planPoint(layerReader, at, await reader.layersFor(at.disk, point.number));
-    const image = { low: new Int32Array(disk.geometry.blockCount), high: new Int32Array(disk.geometry.blockCount) };
-    let digest = 0n;
-    for (const unit of plan.units) {
-      digest ^= await digestOfUnit(layerReader, plan, unit);
-      if (unit.kind === 'zero') continue;
-      const index = await layerReader.index(unit.layer);
-      const { pieces } = workOf(plan, unit, index);
-      const chunks = [...byChunk(pieces).keys()];
-      const contents = await this.#contentsOf(layerReader, unit.layer, index, disk, chunks);
-      for (const piece of pieces) {
-        const chunk = contents.get(piece.chunk);
-        for (let i = 0; i < piece.count; i++) {
-          image.low[piece.first + i] = chunk?.[(piece.position + i) * 2] ?? -1;
-          image.high[piece.first + i] = chunk?.[(piece.position + i) * 2 + 1] ?? -1;
-        }
-      }
-    }
-    if (digestToText(digest) !== at.digest) {
-      this.violated(
-        `${machine.name} point ${point.number} ${at.disk}: digest ${digestToText(digest)}, listed ${at.digest}`,
-      );
-    }
-    return image;
-  }
-
-  #layerReader(machine: SimMachine, disk: DiskId, blockBytes: number): LayerReader {
-    return new LayerReader(this.#store, { machine: machine.id, disk, blockBytes }, this.#indexes);
-  }
-
-  /** Decodes and proves chunks of a layer once. Those that aren't needed may have rotted. */
-  async #contentsOf(
-    reader: LayerReader,
-    layer: LayerRef,
-    index: LayerIndex,
-    disk: SimDisk,
-    chunks: readonly number[],
-  ): Promise<Contents> {
-    const name = `${reader.nameOf(layer)} ${layer.indexChecksum}`;
-    const contents = this.#contents.get(name) ?? new Map<number, Int32Array>();
-    this.#contents.set(name, contents);
-    const unknown = chunks.filter((chunk) => !contents.has(chunk));
-    if (unknown.length === 0) return contents;
-    const pieces = byChunk(dataPieces(index));
-    const { blockBytes } = disk.geometry;
-    const plain = this.#plain;
-    const scratch = Buffer.alloc(blockBytes);
-    for await (const chunk of reader.chunks(layer, index, unknown)) {
-      const mine = pieces.get(chunk.number) ?? [];
-      provePieces(reader.nameOf(layer), index, chunk, mine, plain);
-      const halves = new Int32Array(chunk.header.dataBlocks * 2).fill(-1);
-      for (const piece of mine) {
-        for (let i = 0; i < piece.count; i++) {
-          const position = piece.position + i;
-          const block = plain.subarray(position * blockBytes, (position + 1) * blockBytes);
-          const parsed = parseBlock(block, disk.number, piece.first + i, scratch);
-          if (parsed === null) {
-            this.violated(`${reader.nameOf(layer)}: block ${piece.first + i} holds what was never written to it`);
-            continue;
-          }
-          halves[position * 2] = parsed.low;
-          halves[position * 2 + 1] = parsed.high;
-        }
-      }
-      contents.set(chunk.number, halves);
-    }
-    return contents;
-  }
-
   #of(machine: string): Known {
     const known = this.#known.get(machine);
     if (known === undefined) throw new Error(`no machine ${machine}`);
@@ -475,17 +308,3 @@ export class Model implements StoreWatcher {
   }
 }
 
-function dataPieces(index: LayerIndex): Piece[] {
-  const pieces: Piece[] = [];
-  for (let i = 0; i < index.first.length; i++) {
-    if (index.zero[i] === 1) continue;
-    pieces.push({
-      chunk: index.chunk[i] ?? 0,
-      first: index.first[i] ?? 0,
-      count: index.count[i] ?? 0,
-      position: index.position[i] ?? 0,
-      hashAt: index.hashAt[i] ?? 0,
-    });
-  }
-  return pieces;
-}

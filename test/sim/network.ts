@@ -166,7 +166,9 @@ export class Network {
   readonly #open = new Set<SimTransport>();
   /** Pairs of process names between which nothing passes. */
   readonly #cut = new Set<string>();
-  #held: (() => void)[] = [];
+  /** ... and never will. */
+  readonly #cutForGood = new Set<string>();
+  #held: { readonly from: SimTransport; readonly to: SimTransport; readonly run: () => void }[] = [];
 
   constructor(scheduler: Scheduler, rng: Rng, latencyMs: number) {
     this.scheduler = scheduler;
@@ -181,11 +183,21 @@ export class Network {
 
   mend(): void {
     this.#cut.clear();
-    for (const run of this.#held.splice(0)) run();
+    for (const { from, to, run } of this.#held.splice(0)) this.#pass(from, to, run);
+  }
+
+  /** Whatever is mended, these two hosts hear nothing of each other. */
+  cutForGood(a: string, b: string): void {
+    this.#cutForGood.add(pairOf(a, b));
+  }
+
+  isCutForGood(a: string, b: string): boolean {
+    return this.#cutForGood.has(pairOf(a, b));
   }
 
   isCut(a: SimProcess, b: SimProcess): boolean {
-    return this.#cut.has(pairOf(hostOf(a), hostOf(b)));
+    const pair = pairOf(hostOf(a), hostOf(b));
+    return this.#cut.has(pair) || this.#cutForGood.has(pair);
   }
 
   canHear(end: SimTransport): boolean {
@@ -198,12 +210,13 @@ export class Network {
     from: SimProcess,
     findPeer: () => { readonly process: SimProcess; readonly accept: (transport: SimTransport) => void } | null,
     watch: (agentEnd: SimTransport, receiverEnd: SimTransport) => void,
+    timeoutMs = CONNECT_TIMEOUT_MS,
   ): Promise<SimTransport> {
     await from.after(this.#travelMs(), 'dials');
     const peer = findPeer();
     if (peer === null || !peer.process.isAlive) throw gone('connection refused');
     if (this.isCut(from, peer.process) || peer.process.isPaused) {
-      await from.after(CONNECT_TIMEOUT_MS, 'no answer to a dial');
+      await from.after(timeoutMs, 'no answer to a dial');
       throw gone('no answer');
     }
     const mine = new SimTransport(this, from);
@@ -268,7 +281,7 @@ export class Network {
   }
 
   #pass(from: SimTransport, to: SimTransport, run: () => void): void {
-    if (this.isCut(from.process, to.process)) this.#held.push(run);
+    if (this.isCut(from.process, to.process)) this.#held.push({ from, to, run });
     else run();
   }
 

@@ -27,7 +27,9 @@ export const FAULTS = [
   'missed-marks',
   'bit-rot',
 ] as const;
-export type Fault = (typeof FAULTS)[number];
+/** ... of several receivers that share machines. */
+export const FLEET_FAULTS = ['fleet-change', 'lasting-cut'] as const;
+export type Fault = (typeof FAULTS)[number] | (typeof FLEET_FAULTS)[number];
 
 export interface Plan {
   readonly machines: readonly MachineShape[];
@@ -50,6 +52,23 @@ export interface Plan {
   readonly tracker: TrackerFaults;
   /** Null: receivers look after nothing, all stays. */
   readonly upkeep: UpkeepPlan | null;
+  /** Null: each agent knows one receiver, and the world decides which that is. */
+  readonly fleet: FleetPlan | null;
+}
+
+/** Receivers that know each other by the store alone, and share the machines. */
+export interface FleetPlan {
+  /** Beside those that the world has anyway. */
+  readonly machines: readonly MachineShape[];
+  /** Of each receiver, its share relative to the others'. */
+  readonly weights: readonly number[];
+  /** So many of the last are not there at the beginning. */
+  readonly joining: number;
+  /** Agents are configured with the addresses of all; else they know the first, and are told of the others. */
+  readonly areAllKnown: boolean;
+  readonly heartbeatMs: number;
+  readonly handoversPerMinute: number;
+  readonly faults: ReadonlySet<Fault>;
 }
 
 export interface UpkeepPlan {
@@ -100,11 +119,53 @@ export function planOf(rng: Rng): Plan {
       falseHit: rng.pick([0, 0.02]),
     },
     upkeep: rng.chance(0.65) ? upkeepOf(rng) : null,
+    fleet: rng.fork('fleet').chance(0.4) ? fleetOf(rng.fork('fleets'), isCalm) : null,
   };
   // Without a scrub nobody would find it.
   if (!isCalm && plan.upkeep?.scrubEveryMs != null && rng.fork('rot').chance(CHANCE_OF_A_FAULT)) faults.add('bit-rot');
   return plan;
 }
+
+/** A plan as the world runs it: with the machines, receivers and faults of its fleet. */
+export function withFleet(plan: Plan): Plan {
+  const { fleet } = plan;
+  if (fleet === null) return plan;
+  // Agents find their receivers by themselves.
+  const faults = [...plan.faults].filter((fault) => fault !== 'reroute');
+  return {
+    ...plan,
+    machines: [...plan.machines, ...fleet.machines],
+    receivers: fleet.weights.length,
+    faults: new Set([...faults, ...fleet.faults]),
+  };
+}
+
+function fleetOf(rng: Rng, isCalm: boolean): FleetPlan {
+  const receivers = rng.pick([2, 3, 3, 4]);
+  return {
+    machines: Array.from({ length: rng.whole(1, 3) }, () => ({ ...SMALL, encrypts: rng.chance(0.1) })),
+    weights: Array.from({ length: receivers }, () => rng.pick([1, 1, 2])),
+    joining: rng.below(receivers),
+    areAllKnown: rng.chance(0.5),
+    heartbeatMs: rng.pick([1_000, 3_000, 5_000]),
+    handoversPerMinute: rng.pick([12, 60, 600]),
+    faults: new Set(FLEET_FAULTS.filter(() => !isCalm && rng.chance(0.6))),
+  };
+}
+
+/** Machines of a fleet are many, and cost little. */
+const SMALL: MachineShape = {
+  disks: [{ sizeBytes: 1 * MIB, blockBytes: 16 * KIB }],
+  workload: {
+    writers: 1,
+    thinkMs: 500,
+    deviceMs: 5,
+    hotShare: 0.1,
+    burstBlocks: 4,
+    burstChance: 0,
+    raceChance: 0.05,
+  },
+};
 
 /** Days of retention in minutes: the same grid, with other units. */
 const GRIDS: readonly RetentionPolicy['tiers'][] = [

@@ -6,19 +6,25 @@ import type { Logger } from 'pino';
 import { AfterimageError, messageOf } from '../../shared/errors.js';
 import { UPKEEP_BYTES_PER_SECOND } from '../../shared/limits-upkeep.js';
 import { MIB, type MachineId } from '../../shared/units.js';
+import { CLOSE } from '../../shared/wire/close-codes.js';
 import { encodeControl } from '../../shared/wire/messages.js';
 import { resumeGeneration } from '../../receiver/catalog/generation.js';
 import { OwnedMachines } from '../../receiver/catalog/owned-machines.js';
+import { Fleet } from '../../receiver/fleet/fleet.js';
+import { Handovers } from '../../receiver/fleet/handovers.js';
+import { loadHead } from '../../receiver/catalog/reader.js';
+import { loadRecovery } from '../../receiver/catalog/recovery-io.js';
 import { authenticator } from '../../receiver/session/identity.js';
+import type { Candidate } from '../../receiver/fleet/wanted.js';
 import { SessionRegistry } from '../../receiver/session/registry.js';
 import type { ObjectStore } from '../../receiver/store/store.js';
 import { Mending } from '../../receiver/upkeep/mending.js';
 import { ScrubTask } from '../../receiver/upkeep/scrub-task.js';
-import { UpkeepService } from '../../receiver/upkeep/service.js';
+import { UpkeepService, type UpkeepServiceDeps } from '../../receiver/upkeep/service.js';
 import type { SimKeys } from './keys.js';
 import type { SimMachine } from './machine.js';
 import type { SimTransport } from './network.js';
-import type { UpkeepPlan } from './plan.js';
+import type { FleetPlan, UpkeepPlan } from './plan.js';
 import { SimProcess } from './process.js';
 import type { Rng } from './rng.js';
 import type { Scheduler } from './scheduler.js';
@@ -32,8 +38,11 @@ export interface ReceiverWorld {
   readonly onCrash: (what: string) => void;
   readonly keys: SimKeys;
   readonly upkeep: UpkeepPlan | null;
-  /** What a receiver believes of who looks after a machine. */
-  readonly isOurs: (machine: MachineId, receiver: string) => boolean;
+  readonly fleet: FleetPlan | null;
+  /** Whether a machine's agent is routed to a receiver, where they don't find each other by themselves. */
+  readonly isRouted: (machine: MachineId, receiver: string) => boolean;
+  /** Whether what a receiver believes of who looks after a machine is wrong this time. */
+  readonly isLied: () => boolean;
   /** Stands between receiver and store: planted bugs. */
   readonly wrapStore: (store: ObjectStore) => ObjectStore;
 }
@@ -44,23 +53,46 @@ export const certificateOf = (machine: MachineId): string => machine.replaceAll(
 /** Points are proven once in so many passes. */
 const PROVE_PASSES = 3;
 
+/** What a process of a receiver runs. */
+interface Life {
+  readonly registry: SessionRegistry;
+  readonly store: ObjectStore;
+  readonly client: StoreClient;
+  readonly fleet: Fleet | null;
+  readonly stop: AbortController;
+  /** Loops that end after `stop`. */
+  readonly loops: Promise<void>[];
+  readonly open: Set<SimTransport>;
+  isListening: boolean;
+}
+
+type Deps = Pick<UpkeepServiceDeps, 'store' | 'clock' | 'log' | 'randomId' | 'machines' | 'owner' | 'isOurs'>;
+
 export class ReceiverNode {
   readonly #world: ReceiverWorld;
   readonly #rng: Rng;
-  #registry: SessionRegistry | null = null;
-  #client: StoreClient | null = null;
-  #store: ObjectStore | null = null;
+  readonly #weight: number;
+  #life: Life | null = null;
   #starts = 0;
   #isStoreCut = false;
   process: SimProcess;
+  /** As it is kept in the state folder: the same for each process on this host. */
+  readonly id: string;
+  readonly address: string;
+  /** It was stopped, or lost, and isn't started again for now. */
+  isAway = false;
 
   constructor(
     world: ReceiverWorld,
     readonly name: string,
     rng: Rng,
+    weight = 1,
   ) {
     this.#world = world;
     this.#rng = rng;
+    this.#weight = weight;
+    this.id = rng.fork('id').uuid();
+    this.address = `${name}:7443`;
     this.process = new SimProcess(world.scheduler, `${name}#0`);
     this.process.kill();
   }
@@ -69,36 +101,91 @@ export class ReceiverNode {
     return this.process.isAlive;
   }
 
+  /** Takes new connections. */
+  get isListening(): boolean {
+    return this.isUp && this.#life?.isListening === true;
+  }
+
+  get candidate(): Candidate {
+    return { id: this.id, weight: this.#weight };
+  }
+
+  /** The machine's agent replicates to this receiver, as far as it knows. */
+  serves(machine: MachineId): boolean {
+    const machines = this.isUp ? (this.#life?.registry.machines ?? []) : [];
+    return machines.some((m) => m.machine === machine && m.connected && m.mode === 'replicate');
+  }
+
   start(): void {
-    if (this.isUp) return;
-    const { scheduler, store, storeLatencyMs, wrapStore } = this.#world;
+    if (this.isUp || this.isAway) return;
+    const { scheduler, store: service, storeLatencyMs, wrapStore } = this.#world;
     const process = new SimProcess(scheduler, `${this.name}#${++this.#starts}`);
     this.process = process;
     const rng = this.#rng.fork(process.name);
-    this.#client = new StoreClient(scheduler, store, process, rng.fork('store'), storeLatencyMs);
-    this.#client.isCut = this.#isStoreCut;
-    this.#store = wrapStore(this.#client);
-    this.#world.keys.attach(this.#store, process, rng.fork('keys'));
-    const machines = new OwnedMachines();
+    const client = new StoreClient(scheduler, service, process, rng.fork('store'), storeLatencyMs);
+    client.isCut = this.#isStoreCut;
+    const store = wrapStore(client);
+    this.#world.keys.attach(store, process, rng.fork('keys'));
     const log = this.#world.log(process);
-    const deps = { store: this.#store, clock: process.clock, randomId: () => rng.uuid(), log, machines };
-    this.#registry = new SessionRegistry({ ...deps, program: 'simulation' });
+    const base = { store, clock: process.clock, randomId: () => rng.uuid(), log };
+    const fleet = this.#fleetOf(base, () => registry.sessions.length);
+    const machines = new OwnedMachines();
+    const more = fleet === null ? {} : { fleet };
+    const registry: SessionRegistry = new SessionRegistry({ ...base, machines, program: 'simulation', ...more });
+    const life: Life = {
+      ...{ registry, store, client, fleet, stop: new AbortController(), loops: [], open: new Set(), isListening: true },
+    };
+    this.#life = life;
+    if (fleet !== null) this.#share(life, fleet, base, rng.fork('handovers'));
     if (this.#world.upkeep === null) return;
-    const service = this.#keepUp(deps, this.#world.upkeep);
+    const deps = { ...base, machines, owner: fleet?.owner ?? null, isOurs: this.#claims(store, fleet) };
+    const upkeep = this.#keepUp(life, deps, this.#world.upkeep);
     const { scrubEveryMs } = this.#world.upkeep;
-    if (scrubEveryMs !== null) this.#scrub(deps, service, this.#registry, rng.fork('scrub'), scrubEveryMs);
+    if (scrubEveryMs !== null) this.#scrub(life, deps, upkeep, rng.fork('scrub'), scrubEveryMs);
   }
 
-  #keepUp(
-    deps: Omit<ConstructorParameters<typeof UpkeepService>[0], 'isOurs' | 'policyOf'>,
-    { intervalMs, deletionDelayMs, policy }: UpkeepPlan,
-  ): UpkeepService {
-    const service = new UpkeepService(
-      {
-        ...deps,
-        isOurs: (machine) => Promise.resolve(this.#world.isOurs(machine, this.name)),
-        policyOf: () => Promise.resolve(policy),
+  #fleetOf(base: Pick<Deps, 'store' | 'clock' | 'log' | 'randomId'>, machines: () => number): Fleet | null {
+    const { fleet: plan } = this.#world;
+    if (plan === null) return null;
+    const { id, name, address } = this;
+    const load = (): { machines: number; bytesPerSecond: number } => ({ machines: machines(), bytesPerSecond: 0 });
+    const self = { id, name, addresses: [address], program: 'simulation' };
+    return new Fleet({ ...base, load }, { ...self, weight: this.#weight, heartbeatMs: plan.heartbeatMs });
+  }
+
+  #share(life: Life, fleet: Fleet, base: Pick<Deps, 'store' | 'clock' | 'log'>, rng: Rng): void {
+    const perMinute = this.#world.fleet?.handoversPerMinute ?? 1;
+    fleet.start();
+    const handovers = new Handovers({ ...base, random: rng.unit, fleet, sessions: life.registry, perMinute });
+    this.#loop(life, 'handing over', handovers.run(life.stop.signal));
+  }
+
+  /** Of machines that nobody writes here: whether their upkeep is this receiver's, as it believes. */
+  #claims(store: ObjectStore, fleet: Fleet | null): Deps['isOurs'] {
+    const { isRouted, isLied } = this.#world;
+    return async (machine) => {
+      const isOurs =
+        fleet === null
+          ? isRouted(machine, this.name)
+          : fleet.isOurs(machine, await loadHead(store, machine), await loadRecovery(store, machine)).ours;
+      return isLied() ? !isOurs : isOurs;
+    };
+  }
+
+  /** A loop that must end when the receiver stops, and not before. */
+  #loop({ stop, loops }: Life, what: string, running: Promise<void>): void {
+    const ended = running.then(
+      () => {
+        if (!stop.signal.aborted) this.#world.onCrash(`${what} of ${this.name} ended by itself`);
       },
+      (error: unknown) => this.#world.onCrash(`${what} of ${this.name} ended: ${messageOf(error)}`),
+    );
+    loops.push(ended);
+  }
+
+  #keepUp(life: Life, deps: Deps, { intervalMs, deletionDelayMs, policy }: UpkeepPlan): UpkeepService {
+    const service = new UpkeepService(
+      { ...deps, policyOf: () => Promise.resolve(policy) },
       {
         ...{ intervalMs, deletionDelayMs, bytesPerSecond: UPKEEP_BYTES_PER_SECOND },
         // Of small disks with few points, too.
@@ -106,36 +193,37 @@ export class ReceiverNode {
         bases: { readAmplification: 1.2, liveBytesMin: 10_000 },
       },
     );
-    service.run(new AbortController().signal).then(
-      () => this.#world.onCrash(`upkeep of ${this.name} ended by itself`),
-      (error: unknown) => this.#world.onCrash(`upkeep of ${this.name} ended: ${messageOf(error)}`),
-    );
+    this.#loop(life, 'upkeep', service.run(life.stop.signal));
     return service;
   }
 
-  #scrub(
-    { store, clock, log }: Pick<ConstructorParameters<typeof UpkeepService>[0], 'store' | 'clock' | 'log'>,
-    upkeep: UpkeepService,
-    registry: SessionRegistry,
-    rng: Rng,
-    everyMs: number,
-  ): void {
+  #scrub(life: Life, { store, clock, log, isOurs }: Deps, upkeep: UpkeepService, rng: Rng, everyMs: number): void {
     const bytesPerSecond = UPKEEP_BYTES_PER_SECOND;
     const mending = new Mending({
       ...{ store, beneath: store, clock, log, bytesPerSecond },
       ownerOf: (machine) => upkeep.ownerOf(machine),
-      resend: (...asked) => registry.homeAgents.resend(...asked),
+      resend: (...asked) => life.registry.homeAgents.resend(...asked),
     });
     const scrub = new ScrubTask({
-      ...{ store, clock, log, random: rng.unit },
+      ...{ store, clock, log, random: rng.unit, isOurs },
       settings: { enabled: true, bytesPerSecond, everyMs, prove: { by: 'interval', everyMs: PROVE_PASSES * everyMs } },
-      isOurs: (machine) => Promise.resolve(this.#world.isOurs(machine, this.name)),
       repair: (machine, ended) => mending.mend(machine, ended),
     });
-    scrub.run(new AbortController().signal).then(
-      () => this.#world.onCrash(`the scrub of ${this.name} ended by itself`),
-      (error: unknown) => this.#world.onCrash(`the scrub of ${this.name} ended: ${messageOf(error)}`),
-    );
+    this.#loop(life, 'the scrub', scrub.run(life.stop.signal));
+  }
+
+  /** Stops as the daemon does: says that it leaves, ends its sessions, lets what is under way come to its end. */
+  async leave(): Promise<void> {
+    const life = this.#life;
+    const { process } = this;
+    if (life === null) return;
+    life.stop.abort();
+    await life.fleet?.leave();
+    life.isListening = false;
+    for (const transport of life.open) transport.close(CLOSE.goingAway.code, 'the receiver is stopping');
+    await life.registry.settled();
+    await Promise.all(life.loops);
+    process.kill();
   }
 
   kill(): void {
@@ -145,15 +233,17 @@ export class ReceiverNode {
   /** Nothing passes between this host and the store. */
   cutStore(isCut: boolean): void {
     this.#isStoreCut = isCut;
-    if (this.#client !== null) this.#client.isCut = isCut;
+    if (this.#life !== null) this.#life.client.isCut = isCut;
   }
 
   /** Takes a machine over without a session of its agent, as failover and upkeep do. */
   takeOver(machine: SimMachine): void {
-    if (!this.isUp || this.#store === null) return;
+    const life = this.#life;
+    if (!this.isUp || life === null) return;
     const { process } = this;
     const rng = this.#rng.fork(`takeover ${process.name} ${this.#world.scheduler.nowMs}`);
-    const deps = { store: this.#store, clock: process.clock, randomId: () => rng.uuid() };
+    const owner = life.fleet?.owner ?? null;
+    const deps = { store: life.store, clock: process.clock, randomId: () => rng.uuid(), owner };
     const work = async (): Promise<void> => {
       const owned = await resumeGeneration(deps, machine.id, machine.generation);
       await owned.commit((current) => current);
@@ -169,10 +259,11 @@ export class ReceiverNode {
 
   /** As the session server does it: who a peer is, is decided before a byte of the session is read. */
   accept(machine: MachineId, transport: SimTransport): void {
-    const registry = this.#registry;
-    const store = this.#store;
-    if (registry === null || store === null) return;
-    void this.#admit(registry, store, machine, transport);
+    const life = this.#life;
+    if (life === null) return;
+    life.open.add(transport);
+    void transport.closed.then(() => life.open.delete(transport));
+    void this.#admit(life.registry, life.store, machine, transport);
   }
 
   async #admit(

@@ -3,6 +3,7 @@
  * the same whenever the seed is.
  */
 import { pino, type Logger } from 'pino';
+import { HANDOVER_PAUSE_MS } from '../../shared/limits-fleet.js';
 import { PIN_TTL_MS } from '../../shared/limits-retention.js';
 import { RESEND_ANSWER_MS } from '../../shared/limits-scrub.js';
 import type { MarkTracker } from '../../agent/tracker/tracker.js';
@@ -17,13 +18,21 @@ import { SimMachine } from './machine.js';
 import { Model } from './model.js';
 import { Network } from './network.js';
 import { Operator } from './operator.js';
-import { planOf, type Plan, type UpkeepPlan } from './plan.js';
+import { planOf, withFleet, type FleetPlan, type Plan, type UpkeepPlan } from './plan.js';
 import { EPOCH_MS, SimProcess } from './process.js';
 import { certificateOf, ReceiverNode } from './receiver-node.js';
 import { Reader } from './reader.js';
 import { Rng } from './rng.js';
 import { Scheduler } from './scheduler.js';
+import { misplaced } from './spread.js';
 import { SimStore } from './store.js';
+import { headOf } from './needed.js';
+
+/** Where an agent dials. */
+interface Dialled {
+  readonly address: string;
+  readonly timeoutMs: number | undefined;
+}
 
 /** Bugs that are planted by standing between the real parts; each must be caught. */
 export interface Bugs {
@@ -66,6 +75,12 @@ export interface WorldResult {
   readonly encrypted: number;
   /** Virtual time from the end of the faults until all was well. */
   readonly healedMs: number | null;
+  /** ... and from then until each machine was where it belongs; null: receivers don't share machines. */
+  readonly spreadMs: number | null;
+  /** Receivers that share the machines at the end; 0: they don't. */
+  readonly receivers: number;
+  /** Objects that were deleted by one that had lost the machine by then. */
+  readonly lateDeletions: number;
   readonly faults: ReadonlyMap<string, number>;
   /** Messages of the logs, without their numbers: which parts of the code the world came through. */
   readonly seen: ReadonlySet<string>;
@@ -78,6 +93,10 @@ const CHANCE_OF_A_WRONG_HINT = 0.05;
 const CLEANING_PASSES = 10;
 /** What has rotted is found, asked for and mended within this: an agent is given its time to answer, twice. */
 const MENDING_MS = 2 * RESEND_ANSWER_MS + 300_000;
+/** A machine that could not get to where it belongs is left alone for a while, and goes there at the rate of handovers. */
+const SPREADING_MS = HANDOVER_PAUSE_MS + 180_000;
+/** Where all are where they belong, nothing moves for so many heartbeats. */
+const STILL_BEATS = 8;
 /** A point's age is counted from its cut, which a receiver sees a moment later. */
 const AGE_SLACK_MS = 2_000;
 
@@ -116,7 +135,7 @@ class World {
   constructor(options: WorldOptions) {
     this.#options = options;
     const rng = new Rng(options.seed);
-    this.#plan = { ...planOf(rng.fork('plan')), ...options.plan };
+    this.#plan = withFleet({ ...planOf(rng.fork('plan')), ...options.plan });
     const plan = this.#plan;
     this.#scheduler = new Scheduler(rng.fork('scheduler'));
     this.#lies = rng.fork('lies');
@@ -148,16 +167,23 @@ class World {
         log: (process: SimProcess) => this.#log(process),
         onCrash: (what: string) => this.#model.violated(what),
         upkeep: plan.upkeep,
-        isOurs: (machine: string, receiver: string) => this.#isRouted(machine, receiver),
+        fleet: plan.fleet,
+        isRouted: (machine: string, receiver: string) => this.#isRouted(machine, receiver),
+        isLied: () => this.#faults.isOn && this.#lies.chance(CHANCE_OF_A_WRONG_HINT),
         wrapStore: (store: ObjectStore) => bugs.wrapStore?.(store, this.#store) ?? store,
       };
-      return new ReceiverNode(world, `receiver${i}`, rng.fork(`receiver${i}`));
+      return new ReceiverNode(world, `receiver${i}`, rng.fork(`receiver${i}`), plan.fleet?.weights[i]);
     });
+    this.#model.receiverIds = new Map(this.#receivers.map(({ name, id }) => [name, id]));
+    for (const receiver of this.#receivers.slice(plan.receivers - (plan.fleet?.joining ?? 0))) receiver.isAway = true;
+    const addresses = this.#receivers.map(({ address }) => address);
+    const known = plan.fleet?.areAllKnown === true ? addresses : addresses.slice(0, 1);
     this.#agents = this.#machines.map((machine, i) => {
       const world = {
         scheduler: this.#scheduler,
         log: (process: SimProcess) => this.#log(process),
-        connect: (process: SimProcess) => this.#connect(process, machine, i),
+        connect: (process: SimProcess, _machine: SimMachine, to: Dialled) => this.#connect(process, machine, i, to),
+        ...(plan.fleet === null ? {} : { addresses: known }),
         onCrash: (what: string) => this.#model.violated(what),
         sourceKeys: (of: SimMachine, keys: Rng) => this.#keys.ofSource(of, keys),
         wrapTracker: bugs.wrapTracker ?? ((tracker: MarkTracker) => tracker),
@@ -230,19 +256,19 @@ class World {
     const healedMs = this.#isBroken ? null : await this.#heal(healingMs);
     for (const reader of this.#readers) reader.stop();
     for (const operator of this.#operators) operator.stop();
+    const spreadMs = this.#isBroken || this.#plan.fleet === null ? null : await this.#spread(this.#plan.fleet);
     if (!this.#isBroken) await this.#mend();
     if (!this.#isBroken && this.#plan.upkeep !== null) await this.#clean(this.#plan.upkeep);
     if (!this.#isBroken) await this.#model.check(true);
     if (!this.#isBroken) for (const machine of this.#machines) await this.#model.checkNewest(machine);
     if (!this.#isBroken) this.#model.checkSecrets();
-    return this.#result(healedMs);
+    return this.#result(healedMs, spreadMs);
   }
 
-  /** Agents reach one receiver; the others mostly know that, and are wrong at times. */
+  /** Agents reach one receiver, where receivers don't share them. */
   #isRouted(machine: string, receiver: string): boolean {
     const agent = this.#agents.findIndex((a) => a.machine.id === machine);
-    const isTrue = this.#receivers[this.#routes[agent] ?? 0]?.name === receiver;
-    return this.#faults.isOn && this.#lies.chance(CHANCE_OF_A_WRONG_HINT) ? !isTrue : isTrue;
+    return this.#receivers[this.#routes[agent] ?? 0]?.name === receiver;
   }
 
   unhandled(error: unknown): void {
@@ -270,6 +296,27 @@ class World {
       this.#model.violated(`${agent.machine.name} is not well after ${limitMs / 1000} s: ${disks?.join(', ')} ${why}`);
     }
     return null;
+  }
+
+  /** Runs until each machine is with the one receiver that it belongs to; then it must stay there. */
+  async #spread({ heartbeatMs }: FleetPlan): Promise<number | null> {
+    const startMs = this.#scheduler.nowMs;
+    const canReach = (machine: SimMachine, receiver: ReceiverNode): boolean =>
+      !this.#network.isCutForGood(machine.name, receiver.name);
+    const sharing = { store: this.#store, machines: this.#machines, receivers: this.#receivers, canReach };
+    while (misplaced(sharing).length > 0 && this.#scheduler.nowMs < startMs + SPREADING_MS)
+      await this.#scheduler.run(this.#scheduler.nowMs + LOOK_MS);
+    const spreadMs = this.#scheduler.nowMs - startMs;
+    for (const what of misplaced(sharing)) this.#model.violated(`after ${spreadMs / 1000} s still: ${what}`);
+    if (this.#isBroken) return null;
+    // One that must come back to it again and again may be on its way just now.
+    const still = this.#machines.filter((machine) => this.#receivers.every((r) => !r.isUp || canReach(machine, r)));
+    const epochs = (): (number | undefined)[] => still.map(({ id }) => headOf(this.#store, id)?.epoch);
+    const before = epochs();
+    await this.#scheduler.run(this.#scheduler.nowMs + STILL_BEATS * heartbeatMs);
+    for (const [i, epoch] of epochs().entries())
+      if (epoch !== before[i]) this.#model.violated(`${still[i]?.name} was taken over although it was where it belongs`);
+    return spreadMs;
   }
 
   /**
@@ -317,11 +364,14 @@ class World {
     });
   }
 
-  #connect(process: SimProcess, machine: SimMachine, agent: number): ReturnType<Network['dial']> {
+  #connect(process: SimProcess, machine: SimMachine, agent: number, to: Dialled): ReturnType<Network['dial']> {
+    const isShared = this.#plan.fleet !== null;
     return this.#network.dial(
       process,
       () => {
-        const receiver = this.#receivers[this.#routes[agent] ?? 0];
+        const receiver = isShared
+          ? this.#receivers.find(({ address, isListening }) => isListening && address === to.address)
+          : this.#receivers[this.#routes[agent] ?? 0];
         if (receiver === undefined) return null;
         return { process: receiver.process, accept: (transport) => receiver.accept(machine.id, transport) };
       },
@@ -329,6 +379,7 @@ class World {
         agentEnd.onArrival = (bytes) => this.#model.heardByAgent(machine, bytes);
         receiverEnd.onArrival = (bytes) => this.#model.heardByReceiver(machine, bytes);
       },
+      to.timeoutMs,
     );
   }
 
@@ -343,7 +394,7 @@ class World {
     return pino(options, { write });
   }
 
-  #result(healedMs: number | null): WorldResult {
+  #result(healedMs: number | null, spreadMs: number | null): WorldResult {
     const points = this.#machines.reduce((sum, machine) => sum + this.#model.acknowledgedOf(machine).size, 0);
     return {
       seed: this.#options.seed,
@@ -364,6 +415,9 @@ class World {
       rotations: this.#operators.reduce((sum, operator) => sum + operator.rotations, 0),
       encrypted: this.#model.encrypted.length,
       healedMs,
+      spreadMs,
+      receivers: this.#plan.fleet === null ? 0 : this.#receivers.filter(({ isUp }) => isUp).length,
+      lateDeletions: this.#model.lateDeletions,
       faults: this.#faults.counts,
       seen: this.#seen,
     };
