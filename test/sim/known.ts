@@ -23,4 +23,3 @@ export class Known {
   readonly lost = new Set<string>();
   readonly numbers = new Map<number, string>();
 }
-

@@ -30,7 +30,9 @@ function told(result: WorldResult, wallMs: number): string {
     `${result.events} events, ${result.writes} writes, ${result.points} points, ${result.requests} requests, ${result.objects} objects, ${result.readings} readings, ${result.holds} holds, ${result.encrypted} encrypted, ${result.rot.rotted} rotted, ${result.rot.mended} mended, ${result.rot.lost} lost`,
     ...(result.receivers === 0
       ? []
-      : [`${result.receivers} receivers share, spread in ${result.spreadMs === null ? '-' : (result.spreadMs / 1000).toFixed(0)} s`]),
+      : [
+          `${result.receivers} receivers share, spread in ${result.spreadMs === null ? '-' : (result.spreadMs / 1000).toFixed(0)} s`,
+        ]),
     `${result.lateDeletions} late deletions`,
     `healed in ${result.healedMs === null ? '-' : (result.healedMs / 1000).toFixed(0)} s`,
     `faults: ${faults === '' ? 'none' : faults}`,

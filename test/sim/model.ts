@@ -192,8 +192,7 @@ export class Model implements StoreWatcher {
 
   /** When the disks are still. */
   checkSecrets(): void {
-    for (const machine of this.encrypted)
-      for (const what of leaksOf(this.#store, machine)) this.violated(what);
+    for (const machine of this.encrypted) for (const what of leaksOf(this.#store, machine)) this.violated(what);
   }
 
   #mustBe(wrong: string | null): void {
@@ -307,4 +306,3 @@ export class Model implements StoreWatcher {
     return known;
   }
 }
-

@@ -154,7 +154,7 @@ function fleetOf(rng: Rng, isCalm: boolean): FleetPlan {
 }
 
 /** Machines of a fleet are many, and cost little. */
-const SMALL: MachineShape = {
+export const SMALL: MachineShape = {
   disks: [{ sizeBytes: 1 * MIB, blockBytes: 16 * KIB }],
   workload: {
     writers: 1,

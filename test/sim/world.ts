@@ -315,7 +315,8 @@ class World {
     const before = epochs();
     await this.#scheduler.run(this.#scheduler.nowMs + STILL_BEATS * heartbeatMs);
     for (const [i, epoch] of epochs().entries())
-      if (epoch !== before[i]) this.#model.violated(`${still[i]?.name} was taken over although it was where it belongs`);
+      if (epoch !== before[i])
+        this.#model.violated(`${still[i]?.name} was taken over although it was where it belongs`);
     return spreadMs;
   }
 
