@@ -48,13 +48,13 @@ describe('simulated fleets', () => {
 const SEEN: readonly RegExp[] = [
   /agent is sent to another receiver/,
   /going to another receiver/,
-  /a commit under way came too late|was taken over by another receiver/,
+  /was taken over by another receiver/,
   /upkeep: took a machine over that nobody writes/,
   /upkeep: taken over/,
 ];
 
 it('a seed makes the same fleet each time, to the last event', async () => {
-  const [seed = 0] = FLEET_SEEDS;
+  const seed = 2019;
   const plan = { faultyMs: 15_000 };
   const first = await runWorld({ seed, plan });
   const second = await runWorld({ seed, plan });
