@@ -6,12 +6,13 @@ import { MachineReader } from '../catalog/reader.js';
 import type { Instance } from '../catalog/recovery.js';
 import type { CheckContext } from './compute/provider.js';
 import { Copy } from './copy.js';
-import { listCopies, loadCopy, removeCopy, saveCopy, specOf, type CopyFile } from './copy-file.js';
+import { recordsIn, specOf, type CopyFile, type CopyRecords } from './copy-file.js';
 import type { FailoverParts, FailoverSettings } from './parts.js';
 
 export class Copies {
   readonly #parts: FailoverParts;
   readonly #settings: FailoverSettings;
+  readonly #records: CopyRecords;
   readonly #open = new Map<string, Copy>();
   /** One change of a copy at a time. */
   readonly #turns = new Map<string, Promise<unknown>>();
@@ -19,6 +20,7 @@ export class Copies {
   constructor(parts: FailoverParts, settings: FailoverSettings) {
     this.#parts = parts;
     this.#settings = settings;
+    this.#records = parts.copies ?? recordsIn(settings.folder);
   }
 
   of(machine: MachineId): Copy[] {
@@ -41,7 +43,7 @@ export class Copies {
       const { manifest } = await MachineReader.open(this.#parts.store, machine);
       const { name, description } = manifest.machine;
       const file: CopyFile = { machine: { id: machine, name }, description, instance, fate: 'kept' };
-      const copy = await Copy.open(this.#parts, this.#settings, file, signal);
+      const copy = await Copy.open(this.#parts, this.#settings, this.#records, file, signal);
       this.#open.set(instance.id, copy);
       return copy;
     });
@@ -49,20 +51,20 @@ export class Copies {
 
   /** Whether this host has the volumes of a copy. */
   async has(instance: string): Promise<boolean> {
-    return (await loadCopy(this.#settings.folder, instance)) !== null;
+    return (await this.#records.load(instance)) !== null;
   }
 
   fileOf(instance: string): Promise<CopyFile | null> {
-    return loadCopy(this.#settings.folder, instance);
+    return this.#records.load(instance);
   }
 
   onDisk(): Promise<string[]> {
-    return listCopies(this.#settings.folder);
+    return this.#records.list();
   }
 
   /** Resolved: the guest of this copy writes no more. Works with nothing but its record. */
   async kill(instance: string, context: CheckContext): Promise<void> {
-    const file = await loadCopy(this.#settings.folder, instance);
+    const file = await this.#records.load(instance);
     if (file === null) return;
     const spec = specOf(this.#settings.folder, file, (path, name) => this.#parts.nbdUri(path, name));
     await this.#parts.provider(file.instance.provider).kill(spec, context);
@@ -71,27 +73,27 @@ export class Copies {
   /** Ends the copy and removes everything that this host has of it. */
   discard(instance: string, context: CheckContext): Promise<void> {
     return this.#inTurn(instance, async () => {
-      const file = await loadCopy(this.#settings.folder, instance);
+      const file = await this.#records.load(instance);
       if (file === null) return;
       const { folder } = this.#settings;
-      await saveCopy(folder, { ...file, fate: 'discarded' });
+      await this.#records.save({ ...file, fate: 'discarded' });
       const spec = specOf(folder, file, (path, name) => this.#parts.nbdUri(path, name));
       const provider = this.#parts.provider(file.instance.provider);
       await provider.kill(spec, context);
       await this.#close(instance);
       await provider.cleanup(spec, context);
-      await removeCopy(folder, instance);
+      await this.#records.remove(instance);
     });
   }
 
   /** Somebody else has the machine: the guest is ended, the folder stays for whoever wants what was not replicated. */
   lose(instance: string, context: CheckContext): Promise<void> {
     return this.#inTurn(instance, async () => {
-      const file = await loadCopy(this.#settings.folder, instance);
+      const file = await this.#records.load(instance);
       if (file === null || file.fate === 'lost') return;
       await this.kill(instance, context);
       await this.#close(instance);
-      await saveCopy(this.#settings.folder, { ...file, fate: 'lost' });
+      await this.#records.save({ ...file, fate: 'lost' });
     });
   }
 

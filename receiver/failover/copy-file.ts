@@ -24,6 +24,26 @@ const copyFileSchema = z.strictObject({
 });
 export type CopyFile = Omit<z.infer<typeof copyFileSchema>, 'version'>;
 
+/** The records of the copies on this host, by the ids of the copies. */
+export interface CopyRecords {
+  save(file: CopyFile): Promise<void>;
+  /** Saves it unless what stands there says the same. */
+  keep(file: CopyFile): Promise<void>;
+  /** Null when there is no such copy on this host. */
+  load(instance: string): Promise<CopyFile | null>;
+  list(): Promise<string[]>;
+  /** With all else that this host has of the copy. */
+  remove(instance: string): Promise<void>;
+}
+
+export const recordsIn = (root: string): CopyRecords => ({
+  save: (file) => saveCopy(root, file),
+  keep: (file) => keepCopy(root, file),
+  load: (instance) => loadCopy(root, instance),
+  list: () => listCopies(root),
+  remove: (instance) => removeCopy(root, instance),
+});
+
 const FOLDER_MODE = 0o700;
 const FILE_MODE = 0o600;
 const NAME = 'copy.json';
@@ -35,7 +55,7 @@ export const volumeFolder = (root: string, instance: string, disk: string): stri
 /** The provider's own. */
 export const guestFolder = (root: string, instance: string): string => join(copyFolder(root, instance), 'guest');
 
-export async function saveCopy(root: string, file: CopyFile): Promise<void> {
+async function saveCopy(root: string, file: CopyFile): Promise<void> {
   const folder = copyFolder(root, file.instance.id);
   const socket = socketPathOf(root, file.instance.id);
   if (Buffer.byteLength(socket) >= SOCKET_PATH_BYTES_MAX) {
@@ -51,7 +71,7 @@ export async function saveCopy(root: string, file: CopyFile): Promise<void> {
 }
 
 /** Saves it unless what stands there says the same: a host that is full must not lose a copy whose record it has. */
-export async function keepCopy(root: string, file: CopyFile): Promise<void> {
+async function keepCopy(root: string, file: CopyFile): Promise<void> {
   const before = await loadCopy(root, file.instance.id);
   if (before === null || !isDeepStrictEqual(lasting(before), lasting(file))) await saveCopy(root, file);
 }
@@ -61,7 +81,7 @@ const lasting = (file: CopyFile): unknown =>
   JSON.parse(JSON.stringify({ ...file, instance: { ...file.instance, bootCheck: null, rtoMs: null } }));
 
 /** Null when there is no such copy on this host. */
-export async function loadCopy(root: string, instance: string): Promise<CopyFile | null> {
+async function loadCopy(root: string, instance: string): Promise<CopyFile | null> {
   const path = join(copyFolder(root, instance), NAME);
   try {
     const { version: _, ...file } = copyFileSchema.parse(JSON.parse(await readFile(path, 'utf8')));
@@ -78,7 +98,7 @@ export async function loadCopy(root: string, instance: string): Promise<CopyFile
 }
 
 /** Ids of all copies on this host; empty when there never was one. */
-export async function listCopies(root: string): Promise<string[]> {
+async function listCopies(root: string): Promise<string[]> {
   const entries = await readdir(root).catch((error: unknown) => {
     if (errnoOf(error) === 'ENOENT') return [];
     throw error;
@@ -87,7 +107,7 @@ export async function listCopies(root: string): Promise<string[]> {
 }
 
 /** Removes all that this host has of a copy, its record last. */
-export async function removeCopy(root: string, instance: string): Promise<void> {
+async function removeCopy(root: string, instance: string): Promise<void> {
   const folder = copyFolder(root, instance);
   const entries = await readdir(folder).catch((error: unknown) => {
     if (errnoOf(error) === 'ENOENT') return [];

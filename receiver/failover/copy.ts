@@ -18,7 +18,7 @@ import type { PointContent } from '../volume/content.js';
 import { LastingPoint } from '../volume/lasting-point.js';
 import { cancelled } from '../volume/plan-point.js';
 import type { CheckContext, ComputeProvider, LaunchSpec } from './compute/provider.js';
-import { keepCopy, socketPathOf, specOf, volumeFolder, type CopyFile } from './copy-file.js';
+import { socketPathOf, specOf, volumeFolder, type CopyFile, type CopyRecords } from './copy-file.js';
 import { differences } from './differ.js';
 import type { InstanceView } from './operations.js';
 import type { CopyReplicator, CopyVolume, FailoverParts, FailoverSettings } from './parts.js';
@@ -79,11 +79,12 @@ export class Copy {
   static async open(
     parts: FailoverParts,
     settings: FailoverSettings,
+    records: CopyRecords,
     file: CopyFile,
     signal: AbortSignal,
   ): Promise<Copy> {
     const copy = new Copy(parts, settings, file);
-    await keepCopy(settings.folder, file);
+    await records.keep(file);
     try {
       await copy.#serve(signal);
     } catch (error) {

@@ -15,6 +15,7 @@ import type { ObjectStore } from '../store/store.js';
 import type { BlockDevice } from '../volume/block-device.js';
 import type { PointContent } from '../volume/content.js';
 import type { CutSource } from '../volume/cut.js';
+import type { CopyRecords } from './copy-file.js';
 import type { CheckContext, ComputeProvider, LaunchSpec } from './compute/provider.js';
 
 export interface VolumeStats {
@@ -92,6 +93,8 @@ export interface FailoverParts {
   readonly owner?: ManifestOwner | null;
   /** Absent: this receiver is alone on its store. */
   readonly fleet?: OtherReceivers;
+  /** What this host remembers of its copies; absent: files in the settings' folder. */
+  readonly copies?: CopyRecords;
   openContent(view: MachineReader, point: RecoveryPoint, disk: PointDisk, signal?: AbortSignal): Promise<PointContent>;
   openVolume(options: VolumeOptions): Promise<CopyVolume>;
   startNbd(socketPath: string, exports: readonly NbdExport[]): Promise<{ stop(): Promise<void> }>;

@@ -69,7 +69,7 @@ export function realParts(options: RealPartsOptions): FailoverParts {
   };
 }
 
-function replicatorOf(replicator: VolumeReplicator, clock: Clock): CopyReplicator {
+export function replicatorOf(replicator: VolumeReplicator, clock: Clock): CopyReplicator {
   return {
     run: (signal) => replicator.run(signal),
     pointNow: async (reason) => (await replicator.pointNow(reason)).number,

@@ -80,6 +80,12 @@ export class SimDisk {
     return (this.#history.get(block) ?? []).map((s) => s.low);
   }
 
+  /** What a block holds before anything is written. */
+  begin(block: number, halves: Halves): void {
+    this.#now.set(block, halves);
+    pushTo(this.#history, block, { ...halves, order: this.#scheduler.nextOrder() });
+  }
+
   submit(block: number, content: number, onDone: () => void): Flight {
     if (this.#flights.has(block)) throw new Error(`block ${block} is in flight`);
     this.hooks.submitted(block);

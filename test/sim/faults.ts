@@ -10,6 +10,7 @@ import type { Network } from './network.js';
 import type { Fault, Plan } from './plan.js';
 import type { ReceiverNode } from './receiver-node.js';
 import type { SimProcess } from './process.js';
+import { recoveryOf } from './rights.js';
 import type { Rng } from './rng.js';
 import type { Scheduler } from './scheduler.js';
 import type { SimStore } from './store.js';
@@ -133,6 +134,9 @@ export class Faults {
       case 'fleet-change':
         this.#changeFleet();
         return;
+      case 'failover':
+        this.#failOver(agent.machine);
+        return;
       case 'lasting-cut':
         this.#cutForGood(agent, receiver);
         return;
@@ -232,6 +236,19 @@ export class Faults {
     first.kill();
   }
 
+  /** An operator fails a machine over, or takes that back; mostly where the copy is. */
+  #failOver(machine: SimMachine): void {
+    const { rng, store, receivers } = this.#world;
+    const up = receivers.filter(({ isUp }) => isUp);
+    // Nobody here has the keys of a source that encrypts.
+    if (machine.encrypts || up.length === 0) return;
+    const copy = recoveryOf(store, machine)?.failover ?? null;
+    const holder = up.find(({ id }) => id === copy?.receiver);
+    const asked = holder !== undefined && rng.chance(0.8) ? holder : rng.pick(up);
+    if (copy !== null && rng.chance(0.6)) asked.command(machine.id, { operation: 'cancel' });
+    else asked.command(machine.id, { operation: 'failover', point: 'latest', shutdown: false, commit: false });
+  }
+
   /** Not from the first, so that an agent has always somewhere to go. */
   #cutForGood(agent: AgentNode, receiver: ReceiverNode): void {
     const { network, receivers } = this.#world;
@@ -262,7 +279,8 @@ export class Faults {
 
   /** Pins are honoured while clocks differ by less than their time to live, and no promise is made beyond. */
   get #wallMaxMs(): number {
-    return (this.#world.plan.upkeep?.readers ?? 0) > 0 ? PIN_TTL_MS / 3 : WALL_JUMP_MAX_MS;
+    const { upkeep, faults } = this.#world.plan;
+    return (upkeep?.readers ?? 0) > 0 || faults.has('failover') ? PIN_TTL_MS / 3 : WALL_JUMP_MAX_MS;
   }
 
   #reroute(away: ReceiverNode): void {

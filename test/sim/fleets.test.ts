@@ -23,6 +23,7 @@ describe('simulated fleets', () => {
     const faults = new Set(results.flatMap((result) => [...result.faults.keys()]));
     for (const fault of [
       'fleet-change',
+      'failover',
       'lasting-cut',
       'receiver-crash',
       'receiver-stall',
@@ -36,6 +37,10 @@ describe('simulated fleets', () => {
         [...seen].filter((line) => what.test(line)),
         what.source,
       ).not.toEqual([]);
+    expect(
+      results.reduce((sum, { changesOfHands }) => sum + changesOfHands, 0),
+      'machines that were failed over, or came home',
+    ).toBeGreaterThan(1);
     // Upkeep is done by two of the same machine: one had planned it when the other took over.
     expect(
       results.reduce((sum, { lateDeletions }) => sum + lateDeletions, 0),

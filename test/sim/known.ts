@@ -1,9 +1,24 @@
 /** What the model remembers of one machine. */
+import type { DiskId } from '../../shared/units.js';
+import type { SimDisk } from './disk.js';
+import { Rights } from './rights.js';
 import type { Flip } from './tracker.js';
+
+export interface CopyCut {
+  readonly disk: SimDisk;
+  readonly order: number;
+}
 
 export class Known {
   /** The flip that each cycle's commit names as its cut. */
   readonly cuts = new Map<string, Flip>();
+  /** Of cycles that a copy has committed, the disks of that copy and the instant of each one's cut. */
+  readonly copyCuts = new Map<string, ReadonlyMap<DiskId, CopyCut>>();
+  /** The last cut of each disk of a copy: the next commit of a copy is of these. */
+  readonly lastCut = new Map<DiskId, CopyCut>();
+  readonly rights = new Rights();
+  /** How often its agent was told that the machine is failed over. */
+  refusals = 0;
   /** Points that an agent was told of, with their cycle. */
   readonly acknowledged = new Map<number, string>();
   /** The cycle that each number stands for, once a manifest has listed it. */

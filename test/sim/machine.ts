@@ -44,7 +44,7 @@ export class SimMachine {
     scheduler: Scheduler,
     readonly name: string,
     number: number,
-    shape: MachineShape,
+    readonly shape: MachineShape,
     rng: Rng,
     nextContent: () => number,
   ) {

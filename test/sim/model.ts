@@ -3,17 +3,20 @@
  * with what the disks held at that instant: read by the real catalog and read plan, from the objects as they lie in the store.
  */
 import { AfterimageError, messageOf } from '../../shared/errors.js';
+import { CLOSE } from '../../shared/wire/close-codes.js';
 import { decodeAgentMessage, decodeReceiverMessage, TAG_CONTROL } from '../../shared/wire/messages.js';
 import type { Manifest, RecoveryPoint } from '../../receiver/catalog/manifest.js';
 import { isOpen, type Damage } from '../../receiver/catalog/damage.js';
 import { damagePrefix, machinePrefix } from '../../receiver/catalog/names.js';
 import { loadHead, MachineReader } from '../../receiver/catalog/reader.js';
 import { whyNeeded } from './deletions.js';
+import type { SimDisk } from './disk.js';
 import { Images } from './images.js';
 import { Known } from './known.js';
 import type { SimMachine } from './machine.js';
 import { boundaryOf, damageIn, damageNames, garbageOf, headOf, listedBy, namedBy, plainOf } from './needed.js';
 import { leaksOf, openIn } from './secrets.js';
+import { recoveryOf, type Writer } from './rights.js';
 import type { SimStore, StoreWatcher } from './store.js';
 
 const MANIFEST_NAME = /^machines\/([0-9a-f-]{36})\/manifest\/(\d+)$/;
@@ -110,7 +113,30 @@ export class Model implements StoreWatcher {
   heardByAgent(machine: SimMachine, bytes: Buffer): void {
     if (bytes[0] !== TAG_CONTROL) return;
     const message = decodeReceiverMessage(Buffer.from(bytes));
+    if (message.type === 'refused' && message.code === CLOSE.failedOver.code) this.#of(machine.id).refusals++;
     if (message.type === 'committed') this.#of(machine.id).acknowledged.set(message.point, message.cycle);
+  }
+
+  /** How often a machine's agent was told that it is failed over. */
+  refusalsOf(machine: SimMachine): number {
+    return this.#of(machine.id).refusals;
+  }
+
+  /** How often the right to write a machine changed hands. */
+  get changesOfHands(): number {
+    return [...this.#known.values()].reduce((sum, { rights }) => sum + rights.changes, 0);
+  }
+
+  /** A copy's disk was cut. */
+  cutOfCopy(machine: SimMachine, disk: SimDisk, order: number): void {
+    this.#of(machine.id).lastCut.set(disk.id, { disk, order });
+  }
+
+  /** A copy of a machine begins with this point: what its agent was told is safe must be in it. */
+  copied(machine: SimMachine, point: number): void {
+    const newest = Math.max(0, ...this.#of(machine.id).acknowledged.keys());
+    if (point < newest && !this.isDamaged(machine))
+      this.violated(`${machine.name} runs from point ${point}, and its agent was told of ${newest}`);
   }
 
   created(name: string, bytes: Buffer, by: string): void {
@@ -160,6 +186,7 @@ export class Model implements StoreWatcher {
       if (before !== cycle) this.violated(`${name}: point ${number} was cycle ${before}, is ${cycle}`);
       if (known.dropped.has(number)) this.violated(`${name}: point ${number} was dropped, and is listed again`);
     }
+    this.#checkRights(known, manifest, name, listed);
     const newest = Math.max(0, ...known.listed);
     for (const number of known.listed) {
       if (listed.has(number)) continue;
@@ -174,6 +201,21 @@ export class Model implements StoreWatcher {
       }
     }
     known.listed = [...listed.keys()];
+  }
+
+  #checkRights(known: Known, manifest: Manifest, name: string, listed: ReadonlyMap<number, string>): void {
+    const machine = this.#machines.find(({ id }) => id === manifest.machine.id);
+    if (machine === undefined) return;
+    const newest = Math.max(0, ...known.listed);
+    const added = new Map<number, Writer | null>();
+    for (const [number, cycle] of listed) {
+      if (number <= newest) continue;
+      const isHome = known.cuts.has(cycle);
+      if (!isHome && known.lastCut.size > 0) known.copyCuts.set(cycle, new Map(known.lastCut));
+      added.set(number, isHome ? 'home' : known.copyCuts.has(cycle) ? 'copy' : null);
+    }
+    for (const what of known.rights.follow(manifest, recoveryOf(this.#store, machine), added))
+      this.violated(`${name} ${what}`);
   }
 
   deleting(name: string, by: string): void {
@@ -264,13 +306,16 @@ export class Model implements StoreWatcher {
   }
 
   async #checkPoint(reader: MachineReader, machine: SimMachine, point: RecoveryPoint, known: Known): Promise<void> {
-    const order = known.cuts.get(point.cycle)?.order;
-    if (order === undefined) {
+    const flip = known.cuts.get(point.cycle);
+    const ofCopy = known.copyCuts.get(point.cycle);
+    if (flip === undefined && ofCopy === undefined) {
       this.violated(`${machine.name}: point ${point.number} is of cycle ${point.cycle}, which nobody committed`);
       return;
     }
     for (const at of point.disks) {
-      const disk = machine.diskOf(at.disk);
+      const cut = ofCopy?.get(at.disk);
+      const disk = cut?.disk ?? machine.diskOf(at.disk);
+      const order = cut?.order ?? flip?.order ?? 0;
       const image = await this.#images.of(reader, machine, disk, point, at);
       const wrong: string[] = [];
       for (let block = 0; block < disk.geometry.blockCount; block++) {

@@ -28,7 +28,7 @@ export const FAULTS = [
   'bit-rot',
 ] as const;
 /** ... of several receivers that share machines. */
-export const FLEET_FAULTS = ['fleet-change', 'lasting-cut'] as const;
+export const FLEET_FAULTS = ['fleet-change', 'lasting-cut', 'failover'] as const;
 export type Fault = (typeof FAULTS)[number] | (typeof FLEET_FAULTS)[number];
 
 export interface Plan {

@@ -10,6 +10,9 @@ import { CLOSE } from '../../shared/wire/close-codes.js';
 import { encodeControl } from '../../shared/wire/messages.js';
 import { resumeGeneration } from '../../receiver/catalog/generation.js';
 import { OwnedMachines } from '../../receiver/catalog/owned-machines.js';
+import { FailoverEngine } from '../../receiver/failover/engine.js';
+import type { OperationRequest } from '../../receiver/failover/operations.js';
+import { replicatorOf } from '../../receiver/failover/real-parts.js';
 import { Fleet } from '../../receiver/fleet/fleet.js';
 import { Handovers } from '../../receiver/fleet/handovers.js';
 import { loadHead } from '../../receiver/catalog/reader.js';
@@ -21,17 +24,19 @@ import type { ObjectStore } from '../../receiver/store/store.js';
 import { Mending } from '../../receiver/upkeep/mending.js';
 import { ScrubTask } from '../../receiver/upkeep/scrub-task.js';
 import { UpkeepService, type UpkeepServiceDeps } from '../../receiver/upkeep/service.js';
+import { IndexCache } from '../../receiver/volume/index-cache.js';
+import { openPointContent } from '../../receiver/volume/point-content.js';
+import { VolumeReplicator } from '../../receiver/volume/replicate.js';
+import { CopyHost, type CopyWorld } from './copy-host.js';
 import type { SimKeys } from './keys.js';
 import type { SimMachine } from './machine.js';
 import type { SimTransport } from './network.js';
 import type { FleetPlan, UpkeepPlan } from './plan.js';
 import { SimProcess } from './process.js';
 import type { Rng } from './rng.js';
-import type { Scheduler } from './scheduler.js';
 import { StoreClient, type SimStore } from './store.js';
 
-export interface ReceiverWorld {
-  readonly scheduler: Scheduler;
+export interface ReceiverWorld extends CopyWorld {
   readonly store: SimStore;
   readonly storeLatencyMs: number;
   readonly log: (process: SimProcess) => Logger;
@@ -50,6 +55,8 @@ export interface ReceiverWorld {
 /** Fingerprint of the certificate that a simulated machine was enrolled with. */
 export const certificateOf = (machine: MachineId): string => machine.replaceAll('-', '').padEnd(64, '0');
 
+/** Between two points of a copy. */
+const COPY_INTERVAL_MS = 2_000;
 /** Points are proven once in so many passes. */
 const PROVE_PASSES = 3;
 
@@ -59,6 +66,7 @@ interface Life {
   readonly store: ObjectStore;
   readonly client: StoreClient;
   readonly fleet: Fleet | null;
+  readonly engine: FailoverEngine | null;
   readonly stop: AbortController;
   /** Loops that end after `stop`. */
   readonly loops: Promise<void>[];
@@ -68,10 +76,13 @@ interface Life {
 
 type Deps = Pick<UpkeepServiceDeps, 'store' | 'clock' | 'log' | 'randomId' | 'machines' | 'owner' | 'isOurs'>;
 
+type BaseDeps = Pick<Deps, 'store' | 'clock' | 'log' | 'randomId'>;
+
 export class ReceiverNode {
   readonly #world: ReceiverWorld;
   readonly #rng: Rng;
   readonly #weight: number;
+  readonly #copies: CopyHost;
   #life: Life | null = null;
   #starts = 0;
   #isStoreCut = false;
@@ -91,6 +102,7 @@ export class ReceiverNode {
     this.#world = world;
     this.#rng = rng;
     this.#weight = weight;
+    this.#copies = new CopyHost(world, rng.fork('copies'));
     this.id = rng.fork('id').uuid();
     this.address = `${name}:7443`;
     this.process = new SimProcess(world.scheduler, `${name}#0`);
@@ -132,10 +144,22 @@ export class ReceiverNode {
     const machines = new OwnedMachines();
     const more = fleet === null ? {} : { fleet };
     const registry: SessionRegistry = new SessionRegistry({ ...base, machines, program: 'simulation', ...more });
+    const engine = fleet === null ? null : this.#engineOf(base, machines, fleet, registry);
     const life: Life = {
-      ...{ registry, store, client, fleet, stop: new AbortController(), loops: [], open: new Set(), isListening: true },
+      ...{
+        registry,
+        store,
+        client,
+        fleet,
+        engine,
+        stop: new AbortController(),
+        loops: [],
+        open: new Set(),
+        isListening: true,
+      },
     };
     this.#life = life;
+    engine?.start().catch((error: unknown) => log.error({ err: error }, 'not every machine could be resumed'));
     if (fleet !== null) this.#share(life, fleet, base, rng.fork('handovers'));
     if (this.#world.upkeep === null) return;
     const deps = { ...base, machines, owner: fleet?.owner ?? null, isOurs: this.#claims(store, fleet) };
@@ -144,13 +168,47 @@ export class ReceiverNode {
     if (scrubEveryMs !== null) this.#scrub(life, deps, upkeep, rng.fork('scrub'), scrubEveryMs);
   }
 
-  #fleetOf(base: Pick<Deps, 'store' | 'clock' | 'log' | 'randomId'>, machines: () => number): Fleet | null {
+  #fleetOf(base: BaseDeps, machines: () => number): Fleet | null {
     const { fleet: plan } = this.#world;
     if (plan === null) return null;
     const { id, name, address } = this;
     const load = (): { machines: number; bytesPerSecond: number } => ({ machines: machines(), bytesPerSecond: 0 });
     const self = { id, name, addresses: [address], program: 'simulation' };
     return new Fleet({ ...base, load }, { ...self, weight: this.#weight, heartbeatMs: plan.heartbeatMs });
+  }
+
+  #engineOf(base: BaseDeps, machines: OwnedMachines, fleet: Fleet, registry: SessionRegistry): FailoverEngine {
+    const { store, clock, randomId, log } = base;
+    const indexes = new IndexCache();
+    return new FailoverEngine(
+      {
+        ...base,
+        ...this.#copies.parts(this.process),
+        home: registry.homeAgents,
+        owner: fleet.owner,
+        fleet,
+        openContent: (view, point, disk, signal) => openPointContent(store, view, point, disk, indexes, signal),
+        replicator: ({ owned, volumes }) => {
+          machines.add(owned);
+          const options = { owned, volumes, intervalMs: COPY_INTERVAL_MS, reason: 'running copy' };
+          return replicatorOf(new VolumeReplicator({ store, clock, randomId, log }, options), clock);
+        },
+      },
+      {
+        ...{ receiver: this.id, receiverName: this.name, folder: `/${this.name}`, provider: 'none', hydrate: null },
+      },
+    );
+  }
+
+  /** An operator gives a command on this host. */
+  command(machine: MachineId, request: OperationRequest): void {
+    const engine = this.isUp ? this.#life?.engine : null;
+    if (engine == null) return;
+    this.process.deliver(() => {
+      engine.begin(machine, request).catch((error: unknown) => {
+        if (!(error instanceof AfterimageError)) this.#world.onCrash(`${request.operation}: ${messageOf(error)}`);
+      });
+    });
   }
 
   #share(life: Life, fleet: Fleet, base: Pick<Deps, 'store' | 'clock' | 'log'>, rng: Rng): void {
@@ -223,6 +281,7 @@ export class ReceiverNode {
     for (const transport of life.open) transport.close(CLOSE.goingAway.code, 'the receiver is stopping');
     await life.registry.settled();
     await Promise.all(life.loops);
+    await life.engine?.stop();
     process.kill();
   }
 

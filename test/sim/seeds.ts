@@ -5,8 +5,9 @@
  */
 export const SEEDS: readonly number[] = [702, 705, 708, 710, 713, 715, 723, 727, 732, 908, 922, 970, 1010];
 
-/** ... in which receivers share machines, chosen likewise: between them they have all faults, take-overs for upkeep, and agents that can't get to where they belong. */
-export const FLEET_SEEDS: readonly number[] = [2011, 2019, 2022, 2024, 2034, 2038, 2043, 2045];
+/** ... in which receivers share machines, chosen likewise: between them they have all faults, take-overs for upkeep, agents that can't get to where they
+ * belong, and machines that are failed over and come home. */
+export const FLEET_SEEDS: readonly number[] = [2011, 2019, 2022, 2034, 3011, 3065, 3071, 3082];
 
 /** Virtual time with faults in these. */
 export const FAULTY_MS = 40_000;

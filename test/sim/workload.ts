@@ -26,6 +26,8 @@ export class Workload {
   readonly #rng: Rng;
   readonly #shape: WorkloadShape;
   readonly #nextContent: () => number;
+  /** False: writes wait. */
+  mayWrite: () => boolean = () => true;
   #running = 0;
   #isOn = false;
 
@@ -77,6 +79,10 @@ export class Workload {
   }
 
   #write(run: number): void {
+    if (!this.mayWrite()) {
+      this.#think(run);
+      return;
+    }
     const disk = this.#rng.pick(this.#disks);
     const first = this.#block(disk);
     const isBurst = this.#rng.chance(this.#shape.burstChance);

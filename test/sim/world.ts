@@ -12,6 +12,7 @@ import { createIdentity } from '../../receiver/session/identity.js';
 import type { ObjectStore } from '../../receiver/store/store.js';
 import { AgentNode, hardwareIdOf } from './agent-node.js';
 import { useSynchronousCodec } from './codec.js';
+import type { SimDisk } from './disk.js';
 import { Faults } from './faults.js';
 import { SimKeys } from './keys.js';
 import { SimMachine } from './machine.js';
@@ -24,6 +25,7 @@ import { certificateOf, ReceiverNode } from './receiver-node.js';
 import { Reader } from './reader.js';
 import { Rng } from './rng.js';
 import { Scheduler } from './scheduler.js';
+import { recoveryOf } from './rights.js';
 import { misplaced } from './spread.js';
 import { SimStore } from './store.js';
 import { headOf } from './needed.js';
@@ -81,6 +83,8 @@ export interface WorldResult {
   readonly receivers: number;
   /** Objects that were deleted by one that had lost the machine by then. */
   readonly lateDeletions: number;
+  /** How often the right to write a machine went to a copy, or home again. */
+  readonly changesOfHands: number;
   readonly faults: ReadonlyMap<string, number>;
   /** Messages of the logs, without their numbers: which parts of the code the world came through. */
   readonly seen: ReadonlySet<string>;
@@ -95,6 +99,11 @@ const CLEANING_PASSES = 10;
 const MENDING_MS = 2 * RESEND_ANSWER_MS + 300_000;
 /** A machine that could not get to where it belongs is left alone for a while, and goes there at the rate of handovers. */
 const SPREADING_MS = HANDOVER_PAUSE_MS + 180_000;
+/** A source that is refused asks again every few seconds, unless it could reach nobody for long. */
+const TOLD_MS = 120_000;
+/** Machines that were failed over are home again after this; an operator gives the command again and again. */
+const HOMECOMING_MS = 600_000;
+const COMMAND_MS = 5_000;
 /** Where all are where they belong, nothing moves for so many heartbeats. */
 const STILL_BEATS = 8;
 /** A point's age is counted from its cut, which a receiver sees a moment later. */
@@ -161,6 +170,10 @@ class World {
     this.#receivers = Array.from({ length: plan.receivers }, (_, i) => {
       const world = {
         scheduler: this.#scheduler,
+        machines: this.#machines,
+        nextContent: () => ++this.#contents,
+        cut: (machine: SimMachine, disk: SimDisk) => this.#model.cutOfCopy(machine, disk, this.#scheduler.nextOrder()),
+        opened: (machine: SimMachine, point: number) => this.#model.copied(machine, point),
         store: this.#store,
         storeLatencyMs: plan.storeLatencyMs,
         keys: this.#keys,
@@ -253,6 +266,7 @@ class World {
     }
     this.#faults.stop();
     for (const machine of this.#machines) machine.workload.stop();
+    if (!this.#isBroken && this.#plan.faults.has('failover')) await this.#comeHome();
     const healedMs = this.#isBroken ? null : await this.#heal(healingMs);
     for (const reader of this.#readers) reader.stop();
     for (const operator of this.#operators) operator.stop();
@@ -298,6 +312,35 @@ class World {
     return null;
   }
 
+  /** Whoever was failed over: its source is refused and told so; then the failover is cancelled, and home goes on. */
+  async #comeHome(): Promise<void> {
+    const isAway = (machine: SimMachine): boolean => recoveryOf(this.#store, machine)?.home.mode === 'refused';
+    const away = this.#machines.filter(isAway);
+    const before = away.map((machine) => this.#model.refusalsOf(machine));
+    const untold = (): SimMachine[] => away.filter((m, i) => isAway(m) && this.#model.refusalsOf(m) === before[i]);
+    let limitMs = this.#scheduler.nowMs + TOLD_MS;
+    while (untold().length > 0 && this.#scheduler.nowMs < limitMs && !this.#isBroken)
+      await this.#scheduler.run(this.#scheduler.nowMs + LOOK_MS);
+    for (const { name } of untold()) this.#model.violated(`${name} is failed over, and its source was not told`);
+    const isHome = (machine: SimMachine): boolean => {
+      const recovery = recoveryOf(this.#store, machine);
+      return recovery === null || (recovery.job === null && recovery.home.mode === 'replicate');
+    };
+    limitMs = this.#scheduler.nowMs + HOMECOMING_MS;
+    while (!this.#machines.every(isHome) && this.#scheduler.nowMs < limitMs && !this.#isBroken) {
+      for (const machine of this.#machines) {
+        if (isHome(machine)) continue;
+        for (const receiver of this.#receivers) receiver.command(machine.id, { operation: 'cancel' });
+      }
+      await this.#scheduler.run(this.#scheduler.nowMs + COMMAND_MS);
+    }
+    for (const machine of this.#machines) {
+      if (isHome(machine)) continue;
+      const { state, job } = recoveryOf(this.#store, machine) ?? {};
+      this.#model.violated(`${machine.name} did not come home: ${state}, ${JSON.stringify(job?.tasks.at(-1))}`);
+    }
+  }
+
   /** Runs until each machine is with the one receiver that it belongs to; then it must stay there. */
   async #spread({ heartbeatMs }: FleetPlan): Promise<number | null> {
     const startMs = this.#scheduler.nowMs;
@@ -331,7 +374,8 @@ class World {
     }
     await this.#heal(this.#plan.healingMs);
     // A pin whose removal was lost is honoured until it has expired twice.
-    const pinnedMs = this.#readers.length > 0 ? 2 * PIN_TTL_MS : 0;
+    const pins = this.#readers.length > 0 || this.#plan.faults.has('failover');
+    const pinnedMs = pins ? 2 * PIN_TTL_MS : 0;
     const limitMs = this.#scheduler.nowMs + CLEANING_PASSES * (intervalMs + deletionDelayMs) + pinnedMs;
     while (this.#model.garbage().length > 0 && this.#scheduler.nowMs < limitMs && !this.#isBroken)
       await this.#scheduler.run(this.#scheduler.nowMs + LOOK_MS);
@@ -419,6 +463,7 @@ class World {
       spreadMs,
       receivers: this.#plan.fleet === null ? 0 : this.#receivers.filter(({ isUp }) => isUp).length,
       lateDeletions: this.#model.lateDeletions,
+      changesOfHands: this.#model.changesOfHands,
       faults: this.#faults.counts,
       seen: this.#seen,
     };

@@ -11,7 +11,7 @@ import { MachineReader } from '../../catalog/reader.js';
 import type { Instance } from '../../catalog/recovery.js';
 import { checkContinues, choosePoint, isNewest } from '../choose-point.js';
 import type { Copy } from '../copy.js';
-import { loadCopy, specOf } from '../copy-file.js';
+import { specOf } from '../copy-file.js';
 import { withData, type RecoveryContent } from '../jobs.js';
 import type { OperationRequest } from '../operations.js';
 import { askOwner } from '../ownership.js';
@@ -66,7 +66,7 @@ export async function checkProvider(context: TaskContext, kind: Instance['kind']
   const file = { machine: { id, name }, description, instance, fate: 'kept' as const };
   const spec = specOf(settings.folder, file, (path, exported) => parts.nbdUri(path, exported));
   const running = kind === 'failover' ? context.content.failover : null;
-  const replaced = running?.receiver === settings.receiver ? await loadCopy(settings.folder, running.id) : null;
+  const replaced = running?.receiver === settings.receiver ? await context.copies.fileOf(running.id) : null;
   const problems = await parts
     .provider(instance.provider)
     .problems(

@@ -1,0 +1,291 @@
+/**
+ * What a receiver's host has of the copies of machines that were failed over to it: their records, volumes and guests. They outlive the receiver's process;
+ * a guest writes while its volumes are served and nobody holds them. What a copy's first content is comes through the real reading of its point.
+ */
+import { BlockSet } from '../../shared/blocks/block-set.js';
+import { CHUNK_PLAIN_BYTES_MAX } from '../../shared/limits.js';
+import type { CopyFile, CopyRecords } from '../../receiver/failover/copy-file.js';
+import type { ComputeProvider } from '../../receiver/failover/compute/provider.js';
+import type { CopyVolume, FailoverParts, VolumeOptions } from '../../receiver/failover/parts.js';
+import type { VolumeCut } from '../../receiver/volume/cut.js';
+import { parseBlock, renderBlock, type Halves } from './blocks.js';
+import { SimDisk } from './disk.js';
+import type { SimMachine } from './machine.js';
+import type { SimProcess } from './process.js';
+import type { Rng } from './rng.js';
+import type { Scheduler } from './scheduler.js';
+import { Workload } from './workload.js';
+
+/** Of one call to files or guests of the host, at most. */
+const CALL_MS = 2;
+
+export interface CopyWorld {
+  readonly scheduler: Scheduler;
+  readonly machines: readonly SimMachine[];
+  readonly nextContent: () => number;
+  /** A copy's disk was cut: what it holds now is what the next point of the copy must hold. */
+  readonly cut: (machine: SimMachine, disk: SimDisk) => void;
+  /** A copy is made, of this point. */
+  readonly opened: (machine: SimMachine, point: number) => void;
+}
+
+/** A volume as it lies on the host. */
+interface Lying {
+  readonly disk: SimDisk;
+  readonly baseKey: string;
+  changed: BlockSet;
+  /** Of a cut that was begun and of which nobody has said what became of it. */
+  cut: BlockSet | null;
+}
+
+interface Guest {
+  readonly workload: Workload;
+  startedAtMs: number;
+  isRunning: boolean;
+}
+
+export class CopyHost {
+  readonly #world: CopyWorld;
+  readonly #rng: Rng;
+  readonly #records = new Map<string, string>();
+  readonly #volumes = new Map<string, Lying>();
+  readonly #guests = new Map<string, Guest>();
+  /** By the id of the copy: the process that serves its volumes. */
+  readonly #served = new Map<string, SimProcess>();
+  #held = 0;
+
+  constructor(world: CopyWorld, rng: Rng) {
+    this.#world = world;
+    this.#rng = rng;
+  }
+
+  /** Guests that run in earnest: nobody but them may write their machines. */
+  stop(): void {
+    for (const { workload } of this.#guests.values()) workload.stop();
+  }
+
+  parts(
+    process: SimProcess,
+  ): Pick<FailoverParts, 'copies' | 'openVolume' | 'startNbd' | 'nbdUri' | 'provider' | 'bootCheck'> {
+    process.onDeath(() => {
+      for (const [id, by] of this.#served) if (by === process) this.#served.delete(id);
+      this.#held = 0;
+    });
+    return {
+      copies: this.#recordsFor(process),
+      openVolume: (options) => this.#open(process, options),
+      startNbd: async (socketPath) => {
+        const id = socketPath.split('/').at(-2) ?? '';
+        await this.#call(process, 'serves a copy');
+        this.#served.set(id, process);
+        return {
+          stop: () => {
+            if (this.#served.get(id) === process) this.#served.delete(id);
+            return Promise.resolve();
+          },
+        };
+      },
+      nbdUri: (socketPath, name) => `nbd+unix:///${name}?socket=${socketPath}`,
+      provider: () => this.#provider(process),
+      bootCheck: () => Promise.reject(new Error('no boot check in the simulation')),
+    };
+  }
+
+  #call(process: SimProcess, what: string): Promise<void> {
+    return process.after(this.#rng.between(0, CALL_MS), what);
+  }
+
+  #recordsFor(process: SimProcess): CopyRecords {
+    const load = async (id: string): Promise<CopyFile | null> => {
+      await this.#call(process, 'reads the record of a copy');
+      const text = this.#records.get(id);
+      return text === undefined ? null : (JSON.parse(text) as CopyFile);
+    };
+    const save = async (file: CopyFile): Promise<void> => {
+      const text = JSON.stringify(file);
+      await this.#call(process, 'keeps the record of a copy');
+      this.#records.set(file.instance.id, text);
+    };
+    return {
+      ...{ load, save, keep: save },
+      list: async () => {
+        await this.#call(process, 'lists copies');
+        return [...this.#records.keys()].sort();
+      },
+      remove: async (id) => {
+        await this.#call(process, 'removes a copy');
+        for (const folder of this.#volumes.keys()) if (folder.includes(id)) this.#volumes.delete(folder);
+        this.#records.delete(id);
+      },
+    };
+  }
+
+  #machineOf(instance: string): SimMachine {
+    const file = JSON.parse(this.#records.get(instance) ?? 'null') as CopyFile | null;
+    const machine = this.#world.machines.find(({ id }) => id === file?.machine.id);
+    if (machine === undefined) throw new Error(`copy ${instance} has no record`);
+    return machine;
+  }
+
+  async #open(process: SimProcess, options: VolumeOptions): Promise<CopyVolume> {
+    const { folder, baseKey } = options;
+    const machine = this.#machineOf(folder.split('/').at(-3) ?? '');
+    let lying = this.#volumes.get(folder);
+    if (lying !== undefined && lying.baseKey !== baseKey) throw new Error(`${folder} stands on ${lying.baseKey}`);
+    if (lying === undefined) {
+      this.#world.opened(machine, Number(baseKey.split(' ')[0]));
+      lying = { disk: await this.#fill(machine, options), baseKey, changed: new BlockSet(), cut: null };
+      await this.#call(process, 'opens a volume');
+      this.#volumes.set(folder, lying);
+      const found = lying;
+      lying.disk.hooks = { submitted: () => undefined, completed: (block) => found.changed.add(block) };
+    }
+    // Nobody knows what became of it.
+    if (lying.cut !== null) lying.changed.addAll(lying.cut);
+    lying.cut = null;
+    return this.#volume(process, machine, lying);
+  }
+
+  async #fill(machine: SimMachine, { disk: id, content }: VolumeOptions): Promise<SimDisk> {
+    const { number } = machine.diskOf(id);
+    const { blockBytes, sizeBytes, blockCount } = content.geometry;
+    const disk = new SimDisk(this.#world.scheduler, number, id, { blockBytes, sizeBytes });
+    const scratch = Buffer.alloc(blockBytes);
+    const bytes = Buffer.alloc(CHUNK_PLAIN_BYTES_MAX);
+    for (const run of await content.runs(0, blockCount)) {
+      for (let at = 0; !run.zero && at < run.count; at += CHUNK_PLAIN_BYTES_MAX / blockBytes) {
+        const count = Math.min(run.count - at, CHUNK_PLAIN_BYTES_MAX / blockBytes);
+        await content.read(run.first + at, count, bytes.subarray(0, count * blockBytes));
+        for (let i = 0; i < count; i++) {
+          const block = run.first + at + i;
+          const halves = parseBlock(bytes.subarray(i * blockBytes, (i + 1) * blockBytes), number, block, scratch);
+          if (halves === null)
+            throw new Error(`${machine.name} ${id}: block ${block} of a copy holds what nobody wrote`);
+          disk.begin(block, halves);
+        }
+      }
+    }
+    return disk;
+  }
+
+  #volume(process: SimProcess, machine: SimMachine, lying: Lying): CopyVolume {
+    const { disk } = lying;
+    const { blockBytes, sizeBytes } = disk.geometry;
+    const unused = (): never => {
+      throw new Error('guests of the simulation write to their disks by themselves');
+    };
+    let isHolding = false;
+    const resume = (): void => {
+      if (isHolding) this.#held--;
+      isHolding = false;
+    };
+    return {
+      ...{ disk: disk.id, geometry: disk.geometry, sizeBytes, blockBytes, readOnly: false },
+      get changedBlocks() {
+        return lying.changed.size;
+      },
+      ...{
+        tryRead: unused,
+        read: unused,
+        write: unused,
+        zero: unused,
+        trim: unused,
+        flush: unused,
+        allocation: unused,
+      },
+      hold: async () => {
+        isHolding = true;
+        this.#held++;
+        while (disk.inFlight.length > 0) await process.after(1, 'waits for writes to a copy');
+      },
+      cut: () => cutOf(lying, () => this.#world.cut(machine, disk)),
+      resume,
+      markChanged: (blocks) => lying.changed.addAll(blocks),
+      hydrate: () => Promise.resolve(),
+      stats: () => ({ localBytes: 0, hydratedPercent: null }),
+      close: () => this.#call(process, 'closes a volume'),
+    };
+  }
+
+  #provider(process: SimProcess): ComputeProvider {
+    const end = async (id: string): Promise<void> => {
+      await this.#call(process, 'ends a guest');
+      const guest = this.#guests.get(id);
+      guest?.workload.stop();
+      if (guest !== undefined) guest.isRunning = false;
+    };
+    return {
+      kind: 'none',
+      problems: () => Promise.resolve([]),
+      start: async ({ instance }) => {
+        await this.#call(process, 'starts a guest');
+        const guest = this.#guests.get(instance) ?? this.#guestOf(instance);
+        this.#guests.set(instance, guest);
+        guest.startedAtMs = process.clock.nowMs();
+        guest.isRunning = true;
+        guest.workload.start();
+      },
+      state: async ({ instance }) => {
+        await this.#call(process, 'looks at a guest');
+        const guest = this.#guests.get(instance);
+        const isRunning = guest?.isRunning === true;
+        return {
+          running: isRunning,
+          detail: isRunning ? 'running' : 'not there',
+          startedAtMs: guest?.startedAtMs ?? null,
+        };
+      },
+      shutdown: async ({ instance }) => {
+        await end(instance);
+        return 'clean';
+      },
+      kill: ({ instance }) => end(instance),
+      cleanup: async ({ instance }) => {
+        await end(instance);
+        this.#guests.delete(instance);
+      },
+    };
+  }
+
+  #guestOf(instance: string): Guest {
+    const { scheduler, nextContent } = this.#world;
+    const machine = this.#machineOf(instance);
+    const disks = [...this.#volumes].filter(([folder]) => folder.includes(instance)).map(([, { disk }]) => disk);
+    const rng = this.#rng.fork(instance);
+    const workload = new Workload(scheduler, disks, rng, machine.shape.workload, nextContent);
+    workload.mayWrite = () => this.#held === 0 && this.#served.get(instance)?.isRunning === true;
+    return { workload, startedAtMs: 0, isRunning: false };
+  }
+}
+
+/** The blocks that changed, as they are now. */
+function cutOf(lying: Lying, onCut: () => void): VolumeCut {
+  const { disk, changed } = lying;
+  const { blockBytes } = disk.geometry;
+  if (disk.inFlight.length > 0 || lying.cut !== null) throw new Error('a cut of a copy while something is under way');
+  const now = new Map<number, Halves>();
+  for (const { first, count } of changed.extents())
+    for (let block = first; block < first + count; block++) now.set(block, disk.halvesOf(block));
+  lying.changed = new BlockSet();
+  lying.cut = changed;
+  onCut();
+  return {
+    changed,
+    read: (first, count, into) => {
+      for (let i = 0; i < count; i++)
+        renderBlock(
+          into,
+          i * blockBytes,
+          blockBytes,
+          disk.number,
+          first + i,
+          now.get(first + i) ?? { low: 0, high: 0 },
+        );
+      return Promise.resolve();
+    },
+    end: (outcome) => {
+      if (outcome === 'given-up') lying.changed.addAll(changed);
+      lying.cut = null;
+    },
+  };
+}
