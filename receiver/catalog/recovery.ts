@@ -6,6 +6,7 @@
 import { z } from 'zod';
 import { isDiskId, isUuid, type DiskId, type MachineId } from '../../shared/units.js';
 import { launchSettingsSchema } from './launch.js';
+import type { RecoveryPoint } from './manifest.js';
 
 export const RECOVERY_VERSION = 1;
 
@@ -70,12 +71,17 @@ export const instanceSchema = z.strictObject({
   generation: count,
   createdAtMs: count,
   settings: launchSettingsSchema,
+  /** Of the point; its digests stay in the manifests, which hide them where the receiver encrypts. Older programs wrote them here and ask for the field: it is empty. */
   disks: z.array(z.strictObject({ disk: diskId, sizeBytes: count, blockBytes: count, digest: z.string() })),
   bootCheck: bootResultSchema.nullable(),
   /** From the command to the end of the boot check (to the start of the guest without one). */
   rtoMs: count.nullable(),
 });
 export type Instance = z.infer<typeof instanceSchema>;
+
+/** The disks of a point as they stand in the record of a copy: nothing that tells what they hold. */
+export const disksOfCopy = (disks: RecoveryPoint['disks']): Instance['disks'] =>
+  disks.map(({ disk, sizeBytes, blockBytes }) => ({ disk, sizeBytes, blockBytes, digest: '' }));
 
 export const taskSchema = z.strictObject({
   name: z.string(),

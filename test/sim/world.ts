@@ -104,6 +104,8 @@ const TOLD_MS = 120_000;
 /** Machines that were failed over are home again after this; an operator gives the command again and again. */
 const HOMECOMING_MS = 600_000;
 const COMMAND_MS = 5_000;
+/** A command that was given before may begin its job so late: the other receiver is asked first, and its record may be under way for long. */
+const COMMANDS_LATE_MS = 150_000;
 /** Where all are where they belong, nothing moves for so many heartbeats. */
 const STILL_BEATS = 8;
 /** A point's age is counted from its cut, which a receiver sees a moment later. */
@@ -327,9 +329,12 @@ class World {
       return recovery === null || (recovery.job === null && recovery.home.mode === 'replicate');
     };
     limitMs = this.#scheduler.nowMs + HOMECOMING_MS;
-    while (!this.#machines.every(isHome) && this.#scheduler.nowMs < limitMs && !this.#isBroken) {
+    let homeSinceMs = this.#scheduler.nowMs;
+    const isOver = (): boolean => this.#scheduler.nowMs - homeSinceMs >= COMMANDS_LATE_MS || this.#isBroken;
+    while (!isOver() && this.#scheduler.nowMs < limitMs) {
       for (const machine of this.#machines) {
         if (isHome(machine)) continue;
+        homeSinceMs = this.#scheduler.nowMs + COMMAND_MS;
         for (const receiver of this.#receivers) receiver.command(machine.id, { operation: 'cancel' });
       }
       await this.#scheduler.run(this.#scheduler.nowMs + COMMAND_MS);

@@ -8,7 +8,7 @@ import { writeCheck } from '../../catalog/recovery-records.js';
 import { loadLaunchSettings } from '../../catalog/recovery-io.js';
 import type { RecoveryPoint } from '../../catalog/manifest.js';
 import { MachineReader } from '../../catalog/reader.js';
-import type { Instance } from '../../catalog/recovery.js';
+import { disksOfCopy, type Instance } from '../../catalog/recovery.js';
 import { checkContinues, choosePoint, isNewest } from '../choose-point.js';
 import type { Copy } from '../copy.js';
 import { specOf } from '../copy-file.js';
@@ -47,7 +47,7 @@ export async function instanceFor(
     generation,
     createdAtMs: parts.clock.nowMs(),
     settings: bootCheck === undefined ? launch : { ...launch, bootCheck },
-    disks: point.disks.map((d) => ({ ...d })),
+    disks: disksOfCopy(point.disks),
     bootCheck: null,
     rtoMs: null,
   };
@@ -151,7 +151,7 @@ export const takeOverGeneration: TaskDefinition = {
       detail: `generation ${generation}${note}`,
       data: { point: point.number },
       change: (content) =>
-        withCopy(content, 'failover', { generation, point: point.number, disks: point.disks.map((d) => ({ ...d })) }),
+        withCopy(content, 'failover', { generation, point: point.number, disks: disksOfCopy(point.disks) }),
     };
   },
 };
