@@ -326,7 +326,10 @@ class World {
     for (const { name } of untold()) this.#model.violated(`${name} is failed over, and its source was not told`);
     const isHome = (machine: SimMachine): boolean => {
       const recovery = recoveryOf(this.#store, machine);
-      return recovery === null || (recovery.job === null && recovery.home.mode === 'replicate');
+      if (recovery === null) return true;
+      // A job that had changed nothing when its receiver was lost leaves home as it is, whatever the record says of it.
+      const isUnderWay = this.#receivers.some(({ id, isUp }) => isUp && id === recovery.job?.receiver);
+      return !isUnderWay && recovery.home.mode === 'replicate' && recovery.failover === null;
     };
     limitMs = this.#scheduler.nowMs + HOMECOMING_MS;
     let homeSinceMs = this.#scheduler.nowMs;
