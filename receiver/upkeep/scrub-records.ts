@@ -86,10 +86,13 @@ export async function checkRecords(
         last = number;
       }
       await pace(sizeBytes);
-      const bytes = await store.get(name, DAMAGE_BYTES_MAX).catch((error: unknown) => {
-        if (isCorrupt(error)) return null;
+      const read = await store.get(name, DAMAGE_BYTES_MAX).catch((error: unknown) => {
+        if (isCorrupt(error)) return 'too-large' as const;
         throw error;
       });
+      // Pins and boundaries go at any time: it was removed since it was listed.
+      if (read === null && !isKept) continue;
+      const bytes = read === 'too-large' ? null : read;
       readBytes += bytes?.length ?? 0;
       const checksum = bytes === null ? '' : digestToText(checksum64(bytes));
       const was = noted.get(short);
