@@ -103,7 +103,7 @@ const PLANTED: readonly Planted[] = [
   },
   {
     bug: 'every receiver does the upkeep of every machine',
-    says: /was taken over although it was where it belongs/,
+    says: /was taken over although it was where it belongs|is served by receiver\d, and its manifest names/,
     plan: { upkeep: UPKEEP },
     fleet: { joining: 0, faults: new Set() },
     spy: () => vi.spyOn(Fleet.prototype, 'isOurs').mockReturnValue({ ours: true, reason: 'planted' }),
