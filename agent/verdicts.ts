@@ -47,7 +47,14 @@ export async function applyVerdict(
     resumeSweep(disk, said.reason);
     return;
   }
-  if (disk.store.unknownSegments > 0) await refill(disk, session);
+  if (disk.store.unknownSegments > 0 && !(await refill(disk, session))) {
+    await beginSweep(
+      disk,
+      'comparison',
+      'the hash store was lost, and the receiver can not say what it has: a layer is damaged',
+    );
+    return;
+  }
   disk.need = null;
   disk.setState('Protected', said.reason);
 }

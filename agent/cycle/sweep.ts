@@ -16,6 +16,9 @@ import { knownSegment } from './known-hashes.js';
 import type { ProtectedDisk } from './protected-disk.js';
 import type { OnBlocks } from './reader.js';
 
+/** No block has it but by a chance of one in 2⁶⁴. */
+const NO_HASH = 0xffff_ffff_ffff_ffffn;
+
 export interface SweepContext {
   readonly session: ReceiverSession;
   readonly pool: MessagePool;
@@ -61,8 +64,12 @@ export async function sweep(disk: ProtectedDisk, plan: SweepPlan, context: Sweep
       if (disk.progress !== null)
         disk.progress.processedBytes = Math.min(segment * SEGMENT_BYTES, disk.progress.totalBytes);
       if (extents.length === 0) continue;
-      const known = plan.kind === 'first-copy' ? null : await knownSegment(disk, context.session, segment);
-      const { hashes, chunks } = await sendSegment(disk, context, target, segment, extents, known);
+      const isCompared = plan.kind !== 'first-copy';
+      const known = isCompared ? await knownSegment(disk, context.session, segment) : null;
+      const { hashes, chunks } =
+        isCompared && known === null
+          ? await sendSegment(disk, context, target, segment, [wholeOf(disk, segment)], unlikeAny(disk, segment))
+          : await sendSegment(disk, context, target, segment, extents, known);
       failpoint('agent.sweep.segment-read');
       const sequence = await context.session.endSegment(disk.id, segment, target);
       failpoint('agent.sweep.segment-sent');
@@ -75,6 +82,15 @@ export async function sweep(disk: ProtectedDisk, plan: SweepPlan, context: Sweep
     await Promise.all(staging);
   }
 }
+
+function wholeOf(disk: ProtectedDisk, segment: SegmentNumber): Extent {
+  const { first, count } = segmentBlocks(disk.geometry, segment);
+  return { first, count };
+}
+
+/** What nobody knows differs from whatever the disk has. All of them are replaced. */
+const unlikeAny = (disk: ProtectedDisk, segment: SegmentNumber): BigUint64Array =>
+  new BigUint64Array(wholeOf(disk, segment).count).fill(NO_HASH);
 
 function extentsOf(disk: ProtectedDisk, plan: SweepPlan, segment: SegmentNumber): Extent[] {
   const { first, count } = segmentBlocks(disk.geometry, segment);

@@ -236,7 +236,7 @@ export class ReceiverSession {
     return this.#ask(message, answered, COMMIT_TIMEOUT_MS, 'commit', onSent);
   }
 
-  /** Block hashes of a segment as the receiver has them. One request at a time. */
+  /** Block hashes of a segment as the receiver has them; empty when it doesn't know. One request at a time. */
   async requestHashes(disk: DiskId, segment: number): Promise<BigUint64Array> {
     const answered = new Promise<BigUint64Array>((resolve, reject) => {
       this.#hashes = { disk, segment, resolve, reject };

@@ -108,7 +108,7 @@ export class IngestSession {
     this.#status = status;
     this.#policy = new PolicyLink(deps.policies, identity.machine, (message) => this.#send(message), deps.log);
     this.#fleet = new FleetLink(deps.fleet, (message) => this.#send(message));
-    this.#hashes = new SegmentHashes(deps.store, identity.machine);
+    this.#hashes = new SegmentHashes(deps.store, identity.machine, deps.log);
     this.#log = deps.log.child({ machine: identity.machine, name: identity.name });
     this.home = new HomeSession(
       deps.clock,

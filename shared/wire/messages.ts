@@ -319,7 +319,7 @@ export const receiverMessageSchema = z.discriminatedUnion('type', [
     intervalMs: count.min(1).nullable(),
     applicationIntervalMs: count.min(1).nullable(),
   }),
-  /** u64 LE per block of the segment, 0 for zero blocks. */
+  /** u64 LE per block of the segment, 0 for zero blocks; empty when it isn't known, as a layer is damaged. */
   z.strictObject({ type: z.literal('hashes'), disk: diskId, segment: count, hashes: z.instanceof(Uint8Array) }),
 
   /** Shut the workload down, and make a point that holds all that was ever written. */

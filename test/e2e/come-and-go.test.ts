@@ -282,6 +282,10 @@ describe.skipIf(!canRunLab)(`disks that come and go (${WHY_NO_LAB})`, () => {
       await l.startAgent();
       await l.untilProtected();
       const { series } = byId(await l.status(), l.diskIds[0] ?? '') ?? {};
+      const bystander = `/dev/loop${900 + (process.pid % 90)}`;
+      writeFileSync(join(l.folder, 'bystander.img'), Buffer.alloc(MIB));
+      losetup(bystander, join(l.folder, 'bystander.img'));
+      l.undo(() => detach(bystander));
       losetup('--direct-io=on', device, file);
       l.undo(() => detach(device));
       const both = await l.until('protected by rule', (s) => s.disks.length === 2 && s.state === 'Protected', 60_000);
