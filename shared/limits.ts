@@ -91,7 +91,7 @@ export const COMPOSED_MEMORY_PART = 8;
 /** Regions of so many segments that are composed at once: while one is written, another is read. */
 export const COMPOSED_REGIONS_AT_ONCE = 2;
 /** Layers of such a region that are read at once: enough that no thread waits. */
-export const COMPOSED_UNITS_AT_ONCE = 4;
+export const COMPOSED_UNITS_AT_ONCE = 8;
 /** Writes of such a region at once: as many as the pool has threads to wait with. */
 export const COMPOSED_WRITES_AT_ONCE = 4;
 /** Fewer runs in deltas are written quickly, however they stand. */

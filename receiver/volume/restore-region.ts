@@ -16,6 +16,7 @@ import {
 import type { LayerIndex } from '../../shared/layer/layer.js';
 import { provePieces } from './chunk-check.js';
 import type { Region } from './composed-regions.js';
+import type { InTurn } from './in-turn.js';
 import { spansOf } from './layer-reader.js';
 import { inParallel } from './local/parallel.js';
 import { cancelled } from './plan-point.js';
@@ -29,10 +30,31 @@ import { byChunk, workOf } from './unit-work.js';
 
 type Span = readonly [offset: number, lengthBytes: number];
 
-/** Returns the XOR of the region's block hashes. The bytes are written, not yet durable. */
-export async function restoreRegion(context: UnitContext, region: Region, room: SharedRoom): Promise<bigint> {
+/**
+ * Returns the XOR of the region's block hashes. The bytes are written, not yet durable. `composing`: regions are composed one after the other, each by all
+ * threads, so that one is written while the next is composed; together they would all compose, and then all wait for the disk.
+ */
+export async function restoreRegion(
+  context: UnitContext,
+  region: Region,
+  room: SharedRoom,
+  composing: InTurn,
+): Promise<bigint> {
+  const { digest, marks } = await composing.run(() => composeRegion(context, region, room));
+  if (context.signal.aborted) throw cancelled('restore');
+  await writeOut(context, region, room, markedSpans(context.plan.geometry, region, marks));
+  return digest;
+}
+
+interface Composed {
+  /** XOR of the block hashes. */
+  readonly digest: bigint;
+  /** By block of the region; 1: its data is to be written. */
+  readonly marks: Uint8Array;
+}
+
+async function composeRegion(context: UnitContext, region: Region, room: SharedRoom): Promise<Composed> {
   const { plan, target } = context;
-  // 1: a block whose data is to be written.
   const marks = new Uint8Array(region.count);
   let digest = 0n;
   const take = async (number: number): Promise<void> => {
@@ -53,9 +75,7 @@ export async function restoreRegion(context: UnitContext, region: Region, room: 
   const deltas = region.units.filter(isDelta);
   const others = region.units.filter((number) => !isDelta(number));
   for (const units of [others, deltas]) await inParallel(units, COMPOSED_UNITS_AT_ONCE, take);
-  if (context.signal.aborted) throw cancelled('restore');
-  await writeOut(context, region, room, markedSpans(plan.geometry, region, marks));
-  return digest;
+  return { digest, marks };
 }
 
 /** What of a unit belongs to a region. */

@@ -12,6 +12,7 @@ import { COMPOSED_INDEX_BYTES_MAX, COMPOSED_REGIONS_AT_ONCE, RESTORE_WORKERS } f
 import type { PointDisk } from '../catalog/reader.js';
 import { composedLimits, composedRegions, type ComposedLimits, type Region } from './composed-regions.js';
 import { indexBytes } from './index-cache.js';
+import { InTurn } from './in-turn.js';
 import type { LayerReader } from './layer-reader.js';
 import { loadIndexes } from './load-indexes.js';
 import { cancelled, planFingerprint } from './plan-point.js';
@@ -188,12 +189,13 @@ function partsOf({ job: { plan, reader }, regions }: CheckedRestore): Parts {
   }
   const regionOf = (part: number): Region => regions[part] as Region;
   const roomBytes = (regions[0]?.count ?? 0) * plan.geometry.blockBytes;
+  const composing = new InTurn();
   const rooms = Array.from({ length: COMPOSED_REGIONS_AT_ONCE }, () => sharedRoom(roomBytes));
   return {
     count: regions.length,
     atOnce: COMPOSED_REGIONS_AT_ONCE,
     bytesOf: (part) => bytesOfBlocks(plan.geometry, regionOf(part).first, regionOf(part).count),
-    restore: (part, context, worker) => restoreRegion(context, regionOf(part), rooms[worker] as SharedRoom),
+    restore: (part, context, worker) => restoreRegion(context, regionOf(part), rooms[worker] as SharedRoom, composing),
     close: () => rooms.forEach((room) => reader.leaveRoom(room)),
   };
 }
