@@ -110,6 +110,8 @@ export class Sysfs {
     }
     const number = this.#number(at);
     if (number === null) return null;
+    // Paths that the kernel itself joins (NVMe): nothing can be written over them but by the disk above.
+    if (this.text(`${at}/hidden`) === '1') return null;
     const partition = this.text(`${at}/partition`);
     const disk = partition === null ? name : basename(dirname(real));
     const diskAt = `class/block/${disk}`;

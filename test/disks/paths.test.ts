@@ -49,6 +49,15 @@ describe('multipath, simulated', () => {
     expect(ways('sdx')).toEqual(['sdx']);
   });
 
+  it('takes no hidden path of an NVMe disk for a second one: the kernel joins them by itself', () => {
+    const wwid = 'eui.0025385b71b0b1a2';
+    fake.disk('nvme0n1', SECTORS, 'pci0/1', { wwid, hidden: '0' });
+    fake.disk('nvme0c0n1', SECTORS, 'pci0/1', { wwid, hidden: '1' });
+    fake.disk('nvme0c1n1', SECTORS, 'pci0/2', { wwid, hidden: '1' });
+    expect(paths('nvme0n1')).toEqual({ joined: [], loose: [] });
+    expect(wholeDisks(fake.sysfs).map(({ name }) => name)).toEqual(['nvme0n1']);
+  });
+
   it('looks well at devices only when one came, went or changed its size, or after a while', () => {
     let nowMs = 0;
     const clock = { monotonicMs: () => nowMs } as Clock;
