@@ -373,25 +373,37 @@ class World {
 
   /**
    * Runs until nothing is left that nobody needs. A new epoch comes first: what an owner has begun and given up stays in flight, as far as it knows,
-   * for as long as it is the owner.
+   * for as long as it is the owner. Then receivers begin anew as well, twice: a takeover that was given up has left objects of the epoch that would have
+   * been; who owned the machine before goes on below that, the next owner has that very number and takes them for its own, and the one after tidies up.
    */
-  async #clean({ intervalMs, deletionDelayMs }: UpkeepPlan): Promise<void> {
-    for (const agent of this.#agents) {
-      agent.kill();
-      agent.start();
+  async #clean(upkeep: UpkeepPlan): Promise<void> {
+    for (const withReceivers of [false, true, true]) {
+      for (const receiver of withReceivers ? this.#receivers.filter(({ isUp }) => isUp) : []) {
+        receiver.kill();
+        receiver.start();
+      }
+      for (const agent of this.#agents) {
+        agent.kill();
+        agent.start();
+      }
+      await this.#heal(this.#plan.healingMs);
+      await this.#collect(upkeep);
+      if (this.#isBroken || this.#model.garbage().length === 0) return;
     }
-    await this.#heal(this.#plan.healingMs);
+    const left = this.#model.garbage();
+    this.#model.violated(
+      `${left.length} objects that nobody needs are still there, the first: ${left.slice(0, 5).join(', ')}`,
+    );
+  }
+
+  /** Runs until nothing is left that nobody needs, or the passes that this may take have gone by. */
+  async #collect({ intervalMs, deletionDelayMs }: UpkeepPlan): Promise<void> {
     // A pin whose removal was lost is honoured until it has expired twice.
     const pins = this.#readers.length > 0 || this.#plan.faults.has('failover');
     const pinnedMs = pins ? 2 * PIN_TTL_MS : 0;
     const limitMs = this.#scheduler.nowMs + CLEANING_PASSES * (intervalMs + deletionDelayMs) + pinnedMs;
     while (this.#model.garbage().length > 0 && this.#scheduler.nowMs < limitMs && !this.#isBroken)
       await this.#scheduler.run(this.#scheduler.nowMs + LOOK_MS);
-    const left = this.#model.garbage();
-    if (left.length === 0) return;
-    this.#model.violated(
-      `${left.length} objects that nobody needs are still there, the first: ${left.slice(0, 5).join(', ')}`,
-    );
   }
 
   /** Runs until all that has rotted is mended, or is said to be lost. */
