@@ -1,7 +1,7 @@
 /**
  * `npm run guest-life [-- --data-only]`: a Debian guest under emulation is protected by the real package and lives through installation, first copy, an
  * application-consistent point, clean reboot, power cut, power off, upgrade, a disk behind two paths and removal; points are restored and compared. Some
- * twenty minutes, more on a busy machine. Exit code 1 at the first promise that isn't kept.
+ * fifteen minutes, more on a busy machine. Exit code 1 at the first promise that isn't kept.
  *
  * `-- --in FOLDER` leaves all that there is in that folder; `-- --in FOLDER --from CHAPTER [--until CHAPTER]` goes on with it.
  */
