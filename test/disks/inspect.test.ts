@@ -6,6 +6,7 @@ import { inspectDevice, type InspectContext, type InspectedDevice } from '../../
 import { Sysfs } from '../../agent/disks/sysfs.js';
 import { checkDisk, compareDisk, readDiskState, type DiskState } from '../../agent/disks/watch.js';
 import { AfterimageError } from '../../shared/errors.js';
+import { OwnLoop } from '../helpers/own-loop.js';
 import { isRoot, LoopDisks } from '../quiesce/loop-disks.js';
 
 const MIB = 1 << 20;
@@ -134,15 +135,21 @@ describe.skipIf(!isRoot)('inspection of devices', () => {
 
   it('watches: unchanged, resized, replaced, vanished', () => {
     const file = disks.image(8 * MIB);
-    const device = disks.attach(file);
+    const loop = new OwnLoop();
+    const { device } = loop;
+    loop.attach(file);
+    disks.undo(() => {
+      loop.detach();
+      loop.remove();
+    });
     const known = inspect(device).state;
     expect(checkDisk(sysfs, known)).toEqual({ is: 'unchanged' });
     execFileSync('truncate', ['-s', String(9 * MIB), file]);
     execFileSync('losetup', ['-c', device]);
     expect(checkDisk(sysfs, known)).toMatchObject({ is: 'resized', sizeBytes: 9 * MIB });
-    execFileSync('losetup', ['-d', device]);
+    loop.detach();
     expect(checkDisk(sysfs, known)).toMatchObject({ is: 'vanished' });
-    execFileSync('losetup', [device, file]);
+    loop.attach(file);
     expect(checkDisk(sysfs, known)).toMatchObject({ is: 'replaced' });
   });
 });

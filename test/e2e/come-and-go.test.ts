@@ -9,6 +9,7 @@ import { parse, stringify } from 'yaml';
 import type { AgentSnapshot, DiskSnapshot } from '../../agent/status.js';
 import { MIB } from '../../shared/units.js';
 import { canRunLab, Lab, MACHINE_NAME, WHY_NO_LAB } from './lab.js';
+import { OwnLoop } from '../helpers/own-loop.js';
 import type { LoopDisk } from './loop-disk.js';
 import { fillRandomly } from './scribbler.js';
 
@@ -59,6 +60,16 @@ describe.skipIf(!canRunLab)(`disks that come and go (${WHY_NO_LAB})`, () => {
       // Gone already.
     }
   };
+  /** One whose name others don't take while it is away; `attach` it when it is to appear. */
+  const ownLoop = (l: Lab): OwnLoop => {
+    const loop = new OwnLoop();
+    loop.remove();
+    l.undo(() => {
+      detach(loop.device);
+      loop.remove();
+    });
+    return loop;
+  };
   const attach = (l: Lab, file: string): string => {
     const device = losetup('-f', '--show', '--direct-io=on', file);
     l.undo(() => detach(device));
@@ -87,7 +98,9 @@ describe.skipIf(!canRunLab)(`disks that come and go (${WHY_NO_LAB})`, () => {
     if (first === undefined) throw new Error('no disk');
     const file = join(l.folder, 'second.img');
     writeFileSync(file, Buffer.alloc(sizeBytes, 3));
-    const device = attach(l, file);
+    const own = ownLoop(l);
+    const { device } = own;
+    own.attach(file, '--direct-io=on');
     await l.startReceiver();
     await l.enrol();
     await l.protect();
@@ -164,7 +177,6 @@ describe.skipIf(!canRunLab)(`disks that come and go (${WHY_NO_LAB})`, () => {
       const other = join(l.folder, 'other.img');
       writeFileSync(other, Buffer.alloc(4 * MIB));
       losetup(device, other);
-      l.undo(() => detach(device));
       const again = attach(l, file);
       expect(again).not.toBe(device);
       const back = await l.until('back', (s) => s.state === 'Protected' && byId(s, id)?.state === 'Protected', 60_000);
@@ -268,9 +280,8 @@ describe.skipIf(!canRunLab)(`disks that come and go (${WHY_NO_LAB})`, () => {
       lab = l;
       const file = join(l.folder, 'ruled.img');
       writeFileSync(file, Buffer.alloc(24 * MIB, 6));
-      // A number that nobody is given who asks for any.
-      const device = `/dev/loop${500 + (process.pid % 400)}`;
-      const name = device.replace('/dev/', '');
+      const own = ownLoop(l);
+      const { device, name } = own;
       const configure = (disks: unknown): void => {
         const before = parse(readFileSync(l.configs.agent, 'utf8')) as object;
         writeFileSync(l.configs.agent, stringify({ ...before, disks }));
@@ -282,12 +293,9 @@ describe.skipIf(!canRunLab)(`disks that come and go (${WHY_NO_LAB})`, () => {
       await l.startAgent();
       await l.untilProtected();
       const { series } = byId(await l.status(), l.diskIds[0] ?? '') ?? {};
-      const bystander = `/dev/loop${900 + (process.pid % 90)}`;
       writeFileSync(join(l.folder, 'bystander.img'), Buffer.alloc(MIB));
-      losetup(bystander, join(l.folder, 'bystander.img'));
-      l.undo(() => detach(bystander));
-      losetup('--direct-io=on', device, file);
-      l.undo(() => detach(device));
+      ownLoop(l).attach(join(l.folder, 'bystander.img'));
+      own.attach(file, '--direct-io=on');
       const both = await l.until('protected by rule', (s) => s.disks.length === 2 && s.state === 'Protected', 60_000);
       const id = both.disks.find((d) => d.device === device)?.id ?? '';
       const { point } = await l.syncNow();
@@ -322,15 +330,15 @@ describe.skipIf(!canRunLab)(`disks that come and go (${WHY_NO_LAB})`, () => {
       const firstId = l.diskIds[0] ?? '';
       const whole = (await l.syncNow()).point;
       // Another loop device on the same file: what is written to it passes the first one by.
-      const second = `/dev/loop${500 + (process.pid % 400)}`;
+      const otherPath = ownLoop(l);
+      const second = otherPath.device;
       const before = parse(readFileSync(l.configs.agent, 'utf8')) as object;
-      const include = [{ name: second.replace('/dev/', '') }, { name: device.replace('/dev/', '') }];
+      const include = [{ name: otherPath.name }, { name: device.replace('/dev/', '') }];
       writeFileSync(l.configs.agent, stringify({ ...before, disks: { include } }));
       await l.agent?.stop();
       await l.startAgent();
       await l.until('both', (s) => s.state === 'Protected' && s.disks.length === 2, 60_000);
-      losetup('--direct-io=on', second, file);
-      l.undo(() => detach(second));
+      otherPath.attach(file, '--direct-io=on');
       const seen = await l.until('seen', (s) => byId(s, id)?.state === 'Failed' && s.receiver.connected, 60_000);
       expect(byId(seen, id)?.reason).toMatch(/loop\d+ .*same bytes/);
       const { stdout } = await l.run('agent', 'doctor', '--json');

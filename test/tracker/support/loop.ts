@@ -7,6 +7,7 @@ import { join } from 'node:path';
 import { geometryOf } from '../../../shared/blocks/geometry.js';
 import { alignedBuffer } from '../../../shared/native/libc.js';
 import { asDiskId, MIB, SECTOR_BYTES } from '../../../shared/units.js';
+import { OwnLoop } from '../../helpers/own-loop.js';
 import type { TrackableDisk } from '../../../agent/tracker/tracker.js';
 
 export const isRoot = process.getuid?.() === 0;
@@ -19,30 +20,31 @@ const transfer = isRoot ? alignedBuffer(READ_BYTES) : Buffer.alloc(0);
 export class LoopDisk {
   readonly directory: string;
   readonly file: string;
-  readonly device: string;
-  readonly sysName: string;
+  readonly #loop = new OwnLoop();
+  readonly device = this.#loop.device;
+  readonly sysName = this.#loop.name;
   #direct: number;
 
   constructor(readonly sizeBytes: number) {
     this.directory = mkdtempSync('/dev/shm/afterimage-test-');
     this.file = join(this.directory, 'disk');
     execFileSync('truncate', ['-s', String(sizeBytes), this.file]);
-    this.device = execFileSync('losetup', ['-f', '--show', this.file], { encoding: 'utf8' }).trim();
-    this.sysName = this.device.replace('/dev/', '');
+    this.#loop.attach(this.file);
     this.#direct = openSync(this.device, constants.O_RDONLY | constants.O_DIRECT);
   }
 
   /** Takes the device away and brings it back under the same name. */
   reattach(): void {
     closeSync(this.#direct);
-    execFileSync('losetup', ['-d', this.device]);
-    execFileSync('losetup', [this.device, this.file]);
+    this.#loop.detach();
+    this.#loop.attach(this.file);
     this.#direct = openSync(this.device, constants.O_RDONLY | constants.O_DIRECT);
   }
 
   remove(): void {
     closeSync(this.#direct);
-    execFileSync('losetup', ['-d', this.device]);
+    this.#loop.detach();
+    this.#loop.remove();
     rmSync(this.directory, { recursive: true, force: true });
   }
 
