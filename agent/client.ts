@@ -58,3 +58,30 @@ export async function isRunning(socketPath: string): Promise<boolean> {
     return false;
   }
 }
+
+/** The code of an agent's answer that says that its disks aren't closed yet. */
+export const DISKS_BUSY = 'disks-busy';
+
+/** Has the agent, if it runs, open its disks anew, for a change that counts in any case. Returns what there is to say of it: null, or why it isn't done yet. */
+export async function reloadIfRunning(socketPath: string): Promise<string | null> {
+  if (!(await isRunning(socketPath))) return null;
+  try {
+    await ask(socketPath, 'POST', CONTROL.reload);
+    return null;
+  } catch (error) {
+    if (!(error instanceof AfterimageError) || error.code !== DISKS_BUSY) throw error;
+    return `${error.message}. ${error.hint ?? ''}`;
+  }
+}
+
+/** The same without waiting: it is enough that the agent looks at the list once more. Nothing happens when none runs. */
+export const reloadSoon = (socketPath: string): Promise<void> =>
+  new Promise((resolve) => {
+    const req = request({ socketPath, method: 'POST', path: CONTROL.reload });
+    // None that runs has taken up anything.
+    req.on('error', () => resolve());
+    req.end(() => {
+      req.destroy();
+      resolve();
+    });
+  });

@@ -9,12 +9,14 @@ import { z } from 'zod';
 import { systemClock } from '../shared/clock.js';
 import { startStatusServer, type Health } from '../shared/http/status-server.js';
 import { createLogger } from '../shared/log.js';
+import { DISKS_LET_GO_MS } from '../shared/limits-disks.js';
 import { createNotifier, keepWatchdog } from '../shared/sd-notify.js';
 import { usageError } from '../shared/errors.js';
 import { VERSION } from '../shared/version.js';
 import { labelSchema } from '../shared/wire/quiesce-record.js';
 import { CONTROL } from './client.js';
 import type { AgentConfig } from './config.js';
+import { letGoWithin } from './let-go.js';
 import { AgentMachine } from './machine.js';
 import { realParts } from './machine-parts.js';
 import { agentMetrics } from './metrics.js';
@@ -59,7 +61,7 @@ export async function runAgent(config: AgentConfig, signal: AbortSignal): Promis
     ...endpoints,
     listen: { socketPath: config.controlSocket },
     post: {
-      [CONTROL.reload]: () => machine.reload().then(() => ({})),
+      [CONTROL.reload]: () => letGoWithin(machine.reload(), DISKS_LET_GO_MS, clock).then(() => ({})),
       [CONTROL.sync]: () => machine.syncNow(),
       [CONTROL.point]: (body) => {
         const request = pointRequestSchema.safeParse(body);

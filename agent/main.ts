@@ -12,7 +12,7 @@ import { AfterimageError, usageError } from '../shared/errors.js';
 import { PROFILE_EVERY_MS, PROFILE_FOR_MS } from '../shared/limits-profile.js';
 import { formatBytes, formatDuration, isDiskId, type DiskId } from '../shared/units.js';
 import { VERSION } from '../shared/version.js';
-import { ask, CONTROL, isRunning } from './client.js';
+import { ask, CONTROL, isRunning, reloadIfRunning, reloadSoon } from './client.js';
 import { AGENT_CONFIG_PATH, loadAgentConfig } from './config.js';
 import type { CycleResult } from './cycle/machine-cycle.js';
 import { hardwareId } from './describe.js';
@@ -52,6 +52,10 @@ Exit codes: 0 done, 1 failed, 2 bad input (nothing was changed).
 
 const config = (): ReturnType<typeof loadAgentConfig> => loadAgentConfig(program.opts<{ config?: string }>().config);
 const print = (text: string): void => void process.stdout.write(`${text}\n`);
+/** What a change still waits for. */
+const sayLater = (note: string | null): void => {
+  if (note !== null) process.stderr.write(`note: ${note}\n`);
+};
 const printJson = (value: unknown): void => print(JSON.stringify(value, null, 2));
 
 program
@@ -99,7 +103,7 @@ program
               blockBytes: options.blockBytes === undefined ? null : Number(options.blockBytes),
             }),
           ];
-    if (await isRunning(controlSocket)) await ask(controlSocket, 'POST', CONTROL.reload);
+    sayLater(await reloadIfRunning(controlSocket));
     if (options.json === true) printJson(added);
     else {
       for (const disk of added) {
@@ -122,6 +126,7 @@ program
       reload: async () => {
         if (running) await ask(controlSocket, 'POST', CONTROL.reload);
       },
+      takeBack: () => reloadSoon(controlSocket),
       ruleFor: (list, id) => ruleThatTakes(loaded, new Sysfs(), list, id),
     });
     print(`${gone.path} (disk ${gone.id}) is no longer protected; its recovery points stay in the store.`);
@@ -349,7 +354,7 @@ keys
     const { controlSocket } = await config();
     printKeys(await rotateKeys(await keyPath(options.file), systemClock.nowMs()), options.json);
     process.stderr.write(`${KEEP_A_COPY}\n`);
-    if (await isRunning(controlSocket)) await ask(controlSocket, 'POST', CONTROL.reload);
+    sayLater(await reloadIfRunning(controlSocket));
   });
 
 keys

@@ -126,8 +126,10 @@ async function givePlace(stateDir: string, id: DiskId, device: string, options: 
 
 export interface UnprotectOptions {
   readonly pinDirectory: string;
-  /** Makes a running agent let go of the disk before its tracking is ended. */
+  /** Makes a running agent let go of the disk before its tracking is ended; when that fails, nothing is changed. */
   readonly reload: () => Promise<void>;
+  /** Has a running agent look at the list once more, without waiting for it. */
+  readonly takeBack: () => Promise<void>;
   /** The rule that takes the disk, if there is one. */
   readonly ruleFor: (list: ProtectionList, id: DiskId) => string | null;
 }
@@ -139,7 +141,7 @@ export const unprotect = (stateDir: string, word: string, options: UnprotectOpti
 async function giveUp(
   stateDir: string,
   word: string,
-  { pinDirectory, reload, ruleFor }: UnprotectOptions,
+  { pinDirectory, reload, takeBack, ruleFor }: UnprotectOptions,
 ): Promise<ProtectedEntry> {
   const list = await loadProtection(stateDir);
   const found = list.disks.find((d) => d.id === word || d.path === word);
@@ -154,7 +156,14 @@ async function giveUp(
       'Exclude it in agent.yaml (`disks: { exclude: [{ id: … }] }`) and restart the agent first.',
     );
   await saveProtection(stateDir, { ...list, disks: list.disks.filter((d) => d !== found) });
-  await reload();
+  try {
+    await reload();
+  } catch (error) {
+    // An agent that has the disk open still would write what is removed here: nothing is changed then. It may have looked at the list just now.
+    await saveProtection(stateDir, list);
+    await takeBack();
+    throw error;
+  }
   await rm(join(stateDir, 'hashes', found.id), { recursive: true, force: true });
   if (existsSync(pinDirectory)) {
     const tracker = new EbpfTracker({ pinDirectory });

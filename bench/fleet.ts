@@ -63,14 +63,20 @@ async function measure(
   const takenBefore = await takenIn(receivers);
   const startMs = performance.now();
   await sleep(seconds * 1000);
-  const tookS = (performance.now() - startMs) / 1000;
+  const endMs = performance.now();
+  const tookS = (endMs - startMs) / 1000;
   // As the receivers count it: what was sent may still stand in a queue.
   const megabytes = ((await takenIn(receivers)) - takenBefore) / 1e6;
-  const points = agents.flatMap(({ acknowledged }) => acknowledged.filter(({ atMs }) => atMs >= startMs));
+  const own = process.cpuUsage(ownBefore);
+  const cpuS = receivers.map((receiver, i) => cpuSeconds(receiver) - (cpuBefore[i] ?? 0));
+  // Those that were due in this time, also the last of them: each has until the next is due.
+  await sleep(INTERVAL_MS);
+  const points = agents
+    .flatMap(({ acknowledged }) => acknowledged)
+    .filter(({ atMs, lateMs }) => atMs - lateMs >= startMs && atMs - lateMs < endMs);
   const due = Math.floor((agents.length * tookS * 1000) / INTERVAL_MS);
   const lateMs = points.map((point) => point.lateMs);
   const late = lateMs.filter((ms) => ms > INTERVAL_MS).length;
-  const own = process.cpuUsage(ownBefore);
   const generatorS = (own.user + own.system) / 1e6;
   const load = readFileSync('/proc/loadavg', 'utf8').split(' ')[0] ?? '';
   context.say(
@@ -83,15 +89,14 @@ async function measure(
   context.report(figureOf(`fleet, ${what}: taken in`, 'MB/s', [megabytes / tookS]));
   context.report(figureOf(`fleet, ${what}: load generator`, 'CPU s/s', [generatorS / tookS]));
   for (const [i, receiver] of receivers.entries()) {
-    const cpu = cpuSeconds(receiver) - (cpuBefore[i] ?? 0);
     const mib = peakMiB(receiver);
     const shared = agents.filter(({ at }) => at === receiver.address).length;
     context.report(figureOf(`fleet, ${what}: agents of receiver ${receiver.letter}`, '', [shared]));
-    context.report(figureOf(`fleet, ${what}: receiver ${receiver.letter}`, 'CPU s/s', [cpu / tookS]));
+    context.report(figureOf(`fleet, ${what}: receiver ${receiver.letter}`, 'CPU s/s', [(cpuS[i] ?? 0) / tookS]));
     const memory = { goal: `≤ ${MEMORY_MIB_MAX}`, met: mib <= MEMORY_MIB_MAX };
     context.report(figureOf(`fleet, ${what}: memory of receiver ${receiver.letter}, highest`, 'MiB', [mib], memory));
   }
-  const cpu = receivers.reduce((sum, receiver, i) => sum + cpuSeconds(receiver) - (cpuBefore[i] ?? 0), 0);
+  const cpu = cpuS.reduce((sum, own) => sum + own, 0);
   context.report(figureOf(`fleet, ${what}: receivers' CPU per GB`, 's', [cpu / (megabytes / 1000)]));
 }
 

@@ -6,6 +6,8 @@
 export const DISK_LOOK_MS = 2_000;
 /** Paths to disks are looked for anew this often, where no device came or went: a multipath device may have got or lost one. */
 export const DISK_PATHS_LOOK_MS = 30_000;
+/** An agent lets go of its disks in so long when their list was changed, or whoever changed it is told that it didn't: a disk that hangs must not hang a command. */
+export const DISKS_LET_GO_MS = 60_000;
 /** New disks are compared with the rules this often. */
 export const DISK_RULES_LOOK_MS = 5_000;
 /** Rules of each kind. */

@@ -13,7 +13,12 @@ if (what === 'files') {
   for (const [i, file] of words.entries()) {
     await protect(stateDir, [file], () => crypto.randomUUID());
     if (i % 2 === 0) continue;
-    const nothing = { pinDirectory: '/nowhere', reload: () => Promise.resolve(), ruleFor: () => null };
+    const nothing = {
+      pinDirectory: '/nowhere',
+      reload: () => Promise.resolve(),
+      takeBack: () => Promise.resolve(),
+      ruleFor: () => null,
+    };
     await unprotect(stateDir, file, nothing);
   }
 } else {

@@ -2,8 +2,8 @@
  * Our programs as processes, as they were built.
  */
 import { spawn, type ChildProcess } from 'node:child_process';
-import { closeSync, openSync, readFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { closeSync, existsSync, openSync, readFileSync } from 'node:fs';
+import { dirname, join } from 'node:path';
 
 export const ENTRIES = {
   agent: 'agent/main.js',
@@ -13,8 +13,14 @@ export const ENTRIES = {
 export type Entry = keyof typeof ENTRIES;
 export type Env = Readonly<Record<string, string>>;
 
-/** What the test run has built (test/setup/build.ts). */
-export const BUILD = process.env['AFTERIMAGE_BUILD'] ?? join(import.meta.dirname, '../../dist');
+/** What the test run has built (test/setup/build.ts); also where this file is part of it. */
+export const BUILD = process.env['AFTERIMAGE_BUILD'] ?? join(root(), 'dist');
+
+function root(): string {
+  let folder = import.meta.dirname;
+  while (!existsSync(join(folder, 'package.json'))) folder = dirname(folder);
+  return folder;
+}
 
 const pathOf = (entry: Entry): string => join(BUILD, ENTRIES[entry]);
 
