@@ -413,6 +413,11 @@ export const FETCH_BYTES_MAX = READ_BYTES_MAX;
 export const FETCHES_PER_READ_AHEAD = 4;
 /** Memory of one volume for what is being fetched and what isn't in its local image yet; fetches wait beyond it. A read-ahead window. */
 export const LANDING_BYTES_MAX = READ_AHEAD_BYTES_MAX;
+/**
+ * Fetches of a volume that are read ahead and not kept, at once, of FETCH_BYTES_MAX each: some of LANDING_BYTES_MAX is always left for what a client waits
+ * for and for what is being written.
+ */
+export const PASSING_FETCHES_MAX = 5;
 /** ... brought into the image by so many writes at once: the pool's other threads read. */
 export const LANDING_WRITES_IN_FLIGHT = 2;
 /** Memory for fetching that is kept for the next, per process, plain and stored bytes each (8 MiB): what one volume has on its way. */

@@ -15,6 +15,8 @@ export type TakeExtra = (first: number, count: number, plain: Buffer) => void;
 
 export interface PointContent {
   readonly geometry: Geometry;
+  /** To read it again costs no more than to decompress it: its layers are files of this host. */
+  readonly isNear: boolean;
   /** Covers [first, first + count), ascending, adjacent runs of one kind joined. May have to load indexes. */
   runs(first: number, count: number): Promise<readonly ContentRun[]>;
   /**

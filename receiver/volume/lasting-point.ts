@@ -162,6 +162,10 @@ class LastingContent implements PointContent {
     this.#replan = replan;
   }
 
+  get isNear(): boolean {
+    return this.#current.isNear;
+  }
+
   get geometry(): PointContent['geometry'] {
     return this.#current.geometry;
   }

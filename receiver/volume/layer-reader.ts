@@ -186,6 +186,11 @@ export class LayerReader {
     }
   }
 
+  /** Whether the layers are files of this host. */
+  get isNear(): boolean {
+    return this.#store.lend !== undefined;
+  }
+
   /** Whether spans can be worked off by threads: the layers are files here, and nothing that was met was encrypted. */
   get takesThreads(): boolean {
     return this.#store.lend !== undefined && !this.#metSealed;

@@ -56,8 +56,11 @@ export class LayerContent implements PointContent {
   readonly #map: PointMap;
   readonly #fetcher: ChunkFetcher;
 
+  readonly isNear: boolean;
+
   constructor(reader: LayerReader, map: PointMap) {
     this.geometry = map.geometry;
+    this.isNear = reader.isNear;
     this.#reader = reader;
     this.#map = map;
     this.#fetcher = new ChunkFetcher(reader, map);

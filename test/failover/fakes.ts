@@ -170,6 +170,7 @@ async function commitPoint(owned: OwnedMachine, digest: string): Promise<number>
 /** Every block of the fake disk has the point's number as its hash. */
 const contentOfPoint = (point: number): PointContent => ({
   geometry: GEOMETRY,
+  isNear: false,
   runs: () => Promise.resolve([]),
   read: () => Promise.resolve(),
   hashes: (_first, count) => Promise.resolve(new BigUint64Array(count).fill(BigInt(point))),

@@ -1,6 +1,7 @@
 /**
  * Several receivers as processes on one store, with agents that are made up, in this process. All share one CA; each has a state folder of its own.
  */
+import { setMaxListeners } from 'node:events';
 import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { stringify } from 'yaml';
@@ -18,6 +19,13 @@ import { freePort, sleep } from '../e2e/lab.js';
 import { Daemon, runToEnd, type Env } from '../e2e/program.js';
 import { randomOf } from '../helpers/random.js';
 import { ChunkShelf, SyntheticAgent, type SyntheticOptions } from './synthetic-agent.js';
+
+/** One signal for any number of agents. */
+function stopOfMany(): AbortController {
+  const stop = new AbortController();
+  setMaxListeners(0, stop.signal);
+  return stop;
+}
 
 const START_LIMIT_MS = 120_000;
 const POLL_MS = 20;
@@ -77,7 +85,7 @@ export class FleetLab {
   readonly receivers: LabReceiver[] = [];
   readonly agents: SyntheticAgent[] = [];
   readonly #running: Promise<void>[] = [];
-  readonly #stop = new AbortController();
+  readonly #stop = stopOfMany();
   readonly #shelf = new ChunkShelf(4);
   #store: FileStore | null = null;
 

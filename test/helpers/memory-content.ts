@@ -8,6 +8,7 @@ export class MemoryContent implements PointContent {
   readonly geometry: Geometry;
   /** The disk, padded to whole blocks. */
   readonly bytes: Buffer;
+  isNear = false;
   reads = 0;
   /** Awaited by each read before (`early`) and after it has its bytes. Throws to make it fail. */
   onRead: (first: number, count: number, when: 'early' | 'late') => Promise<void> | void = () => undefined;

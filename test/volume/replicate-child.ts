@@ -31,6 +31,7 @@ for (const { id, sizeBytes, blockBytes, lastPoint } of owned.manifest.disks) {
   const unused = (): Promise<never> => Promise.reject(new Error('replication needs hashes only'));
   const reference: PointContent = {
     geometry: plan.geometry,
+    isNear: false,
     runs: unused,
     read: unused,
     hashes: (first, n) => Promise.resolve(all.slice(first, first + n)),

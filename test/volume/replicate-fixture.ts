@@ -128,6 +128,7 @@ export async function referenceOf(store: ObjectStore, disk: DiskId, point: numbe
   const unused = (): Promise<never> => Promise.reject(new Error('replication needs hashes only'));
   return {
     geometry: plan.geometry,
+    isNear: false,
     runs: unused,
     read: unused,
     hashes: (first, count) => Promise.resolve(all.slice(first, first + count)),

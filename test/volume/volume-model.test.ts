@@ -43,6 +43,7 @@ describe('a volume under random requests', () => {
     const random = randomOf(seed);
     const disk = stampedDisk(random, SECTORS);
     const content = new MemoryContent(disk, seed % 3 === 0 ? 16384 : 4096);
+    content.isNear = seed % 4 < 2;
     content.onRead = async () => {
       if (random() < 0.3) await sleep(between(random, 0, 3));
     };

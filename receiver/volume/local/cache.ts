@@ -10,6 +10,7 @@ import {
   CACHE_GROUP_BYTES,
   CHUNK_PLAIN_BYTES_MAX,
   FETCH_BYTES_MAX,
+  LANDING_BYTES_MAX,
 } from '../../../shared/limits.js';
 import type { Logger } from '../../../shared/log.js';
 import { bytesOfBlocks } from '../../../shared/blocks/geometry.js';
@@ -44,6 +45,9 @@ export class Cache {
   readonly #fetching = new Map<number, Promise<void>>();
   /** Groups used since the hand of the clock last passed. */
   readonly #used: Uint8Array;
+  /** Groups that were read once and not kept: the next time they are. */
+  readonly #passed: Uint8Array;
+  #isAllWanted = false;
   /** Groups of blocks that somebody is making local to use them, and by how many. */
   readonly #wanted = new Map<number, number>();
   #hand = 0;
@@ -63,7 +67,13 @@ export class Cache {
     this.#fetchBlocks = FETCH_BYTES_MAX / blockBytes;
     this.#blocksMax = options.bytesMax === null ? Infinity : Math.floor(options.bytesMax / blockBytes);
     this.#used = new Uint8Array(Math.ceil(blockCount / this.#groupBlocks));
-    this.landing = new Landing(blockBytes, (run, plain) => this.#keepAndBound(run, plain));
+    this.#passed = new Uint8Array(this.#used.length);
+    this.landing = new Landing(
+      blockBytes,
+      (run, plain) => this.#keepAndBound(run, plain),
+      LANDING_BYTES_MAX,
+      ({ first, count }) => this.#mark(this.#passed, first, count),
+    );
   }
 
   /** Local blocks that no client has written: they can be fetched again. */
@@ -78,12 +88,16 @@ export class Cache {
   /** No bound any more: everything is to become local. */
   keepEverything(): void {
     this.#blocksMax = Infinity;
+    this.#isAllWanted = true;
   }
 
   touch(first: number, count: number): void {
-    if (this.#blocksMax === Infinity) return;
+    if (this.#blocksMax !== Infinity) this.#mark(this.#used, first, count);
+  }
+
+  #mark(groups: Uint8Array, first: number, count: number): void {
     const last = Math.floor((first + count - 1) / this.#groupBlocks);
-    for (let group = Math.floor(first / this.#groupBlocks); group <= last; group++) this.#used[group] = 1;
+    for (let group = Math.floor(first / this.#groupBlocks); group <= last; group++) groups[group] = 1;
   }
 
   /**
@@ -106,7 +120,16 @@ export class Cache {
    * Fetches blocks that aren't local and haven't landed (at most FETCH_BYTES_MAX); they have landed then. Also into `into` (whole blocks), unless
    * nobody waits for them. `retry`: another fetch was under way, look again.
    */
-  async fetch(first: number, count: number, into: Buffer | null): Promise<'fetched' | 'retry'> {
+  fetch(first: number, count: number, into: Buffer | null): Promise<'fetched' | 'retry'> {
+    return this.#fetchJoined(first, count, into, null);
+  }
+
+  async #fetchJoined(
+    first: number,
+    count: number,
+    into: Buffer | null,
+    pass: ((batch: Batch) => void) | null,
+  ): Promise<'fetched' | 'retry'> {
     const firstRegion = Math.floor(first / this.#regionBlocks);
     const lastRegion = Math.floor((first + count - 1) / this.#regionBlocks);
     let waited = false;
@@ -118,7 +141,7 @@ export class Cache {
     }
     // Neither kept nor on its way (no room, or an error that its own caller hears of): then each for itself.
     if (waited && this.missing(first, count) !== count) return 'retry';
-    const work = this.#fetch(first, count, into);
+    const work = this.#fetch(first, count, into, pass);
     const settled = work.catch(() => undefined);
     for (let region = firstRegion; region <= lastRegion; region++) {
       if (!this.#fetching.has(region)) this.#fetching.set(region, settled);
@@ -131,6 +154,42 @@ export class Cache {
       }
     }
     return 'fetched';
+  }
+
+  /**
+   * Fetches what of a piece is neither local nor landed, for a reader that is expected to come. Where the point is near it isn't kept the first time. Once: where
+   * the cache is smaller than what is read ahead, it may be gone again at once.
+   */
+  async fetchAhead({ first, count }: Run, isStopped: () => boolean): Promise<void> {
+    const end = first + count;
+    for (let at = first; at < end && !isStopped();) {
+      const passes = this.#mayPass(at);
+      // It may take a while, and nobody must wait for a fetch that waits for its turn: nothing is announced before.
+      if (passes) await this.landing.mayPass();
+      const missing = this.missing(at, end - at);
+      if (passes) await this.#fetchPassing(at, isStopped() ? 0 : missing);
+      else if (missing > 0) await this.fetch(at, missing, null);
+      at += Math.max(1, missing);
+    }
+  }
+
+  /** After landing.mayPass(). */
+  async #fetchPassing(first: number, count: number): Promise<void> {
+    let isLanded = false;
+    const pass = (batch: Batch): void => {
+      isLanded = true;
+      this.landing.landPassing(batch);
+    };
+    try {
+      if (count > 0) await this.#fetchJoined(first, count, null, pass);
+    } finally {
+      if (!isLanded) this.landing.passNot();
+    }
+  }
+
+  #mayPass(first: number): boolean {
+    if (this.#isAllWanted || this.content?.isNear !== true) return false;
+    return this.#passed[Math.floor(first / this.#groupBlocks)] === 0;
   }
 
   /** Number of blocks from `first` on, at most `count`, that are neither local nor landed. */
@@ -156,7 +215,13 @@ export class Cache {
     return this.content;
   }
 
-  async #fetch(first: number, count: number, into: Buffer | null): Promise<void> {
+  /** `pass`: where it goes when it isn't to be kept; what comes along with it doesn't count then, as memory for it is bounded by what was asked for. */
+  async #fetch(
+    first: number,
+    count: number,
+    into: Buffer | null,
+    pass: ((batch: Batch) => void) | null,
+  ): Promise<void> {
     const { blockBytes } = this.#image.geometry;
     const content = this.contentOrThrow();
     const batch = await this.landing.begin(count * blockBytes, into !== null);
@@ -176,12 +241,14 @@ export class Cache {
       for (const run of runs) if (run.zero) partOf(run).fill(0);
       // All data at once: what lies between is zero, which costs nothing to read.
       const span = { first: from, count: to === undefined ? 0 : to.first + to.count - from };
-      if (span.count > 0) await content.read(span.first, span.count, partOf(span), takeExtra);
+      if (span.count > 0)
+        await content.read(span.first, span.count, partOf(span), pass === null ? takeExtra : undefined);
       this.fetchedBlocks += count;
       for (const run of data) this.#landNew(batch, run, partOf(run), into === null);
       for (const run of runs) if (run.zero) await this.#keepAndBound(run, undefined);
     } finally {
-      this.landing.land(batch);
+      if (pass === null) this.landing.land(batch);
+      else pass(batch);
     }
   }
 

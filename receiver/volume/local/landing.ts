@@ -4,18 +4,20 @@
  *
  * Promises: what has landed can be read from the moment on in which it was fetched until it was kept, without a gap: it goes only after the maps say
  * that it is local, or after keeping it failed. It is never newer than what is local, so where the maps say local the image counts: a client's write
- * wins. Fetches wait for room, so that memory is bounded (LANDING_BYTES_MAX); they hold no lock then.
+ * wins. Fetches wait for room, so that memory is bounded (LANDING_BYTES_MAX); they hold no lock then. What only passes (passing.ts) isn't kept.
  */
 import {
   CHUNK_PLAIN_BYTES_MAX,
   FETCH_BYTES_MAX,
   LANDING_BYTES_MAX,
   LANDING_WRITES_IN_FLIGHT,
+  PASSING_FETCHES_MAX,
   SPARE_CHUNKS_MAX,
   SPARE_FETCHES_MAX,
 } from '../../../shared/limits.js';
 import { SpareBuffers } from '../spare-buffers.js';
 import type { Run } from './maps.js';
+import { Passing } from './passing.js';
 
 /** For all volumes of the process. */
 const spareFetches = new SpareBuffers(FETCH_BYTES_MAX, SPARE_FETCHES_MAX);
@@ -102,14 +104,28 @@ export class Landing {
   /** Runs by the regions (of a chunk's size) that they touch. */
   readonly #regions = new Map<number, LandedRun[]>();
   readonly #queue: Batch[] = [];
+  readonly #passing: Passing;
   #writing = 0;
   #bytes = 0;
   /** Clients' fetches first. */
   #waiting: Waiter[] = [];
   #idle: (() => void)[] = [];
 
-  constructor(blockBytes: number, keep: Keep, bytesMax = LANDING_BYTES_MAX) {
+  /** `passed`: a run that was read ahead, read, and not kept. */
+  constructor(
+    blockBytes: number,
+    keep: Keep,
+    bytesMax = LANDING_BYTES_MAX,
+    passed: (run: Run) => void = () => undefined,
+  ) {
     this.#blockBytes = blockBytes;
+    this.#passing = new Passing(PASSING_FETCHES_MAX, (batch) => {
+      for (const run of batch.runs) {
+        this.#hide(run);
+        passed(run);
+      }
+      this.#release(batch);
+    });
     this.#regionBlocks = CHUNK_PLAIN_BYTES_MAX / blockBytes;
     this.#keep = keep;
     this.#bytesMax = bytesMax;
@@ -127,6 +143,8 @@ export class Landing {
   async begin(lengthBytes: number, isUrgent: boolean): Promise<Batch> {
     const batch = new Batch(this, lengthBytes);
     const bytes = batch.slabBytes;
+    // A client that misses is another one than those that was read ahead for, who may be gone: theirs makes room.
+    if (isUrgent && this.#passing.isAwaited) this.#keepAfterAll(this.#passing.oldest);
     const before = isUrgent ? this.#waiting.filter((waiter) => waiter.isUrgent).length : this.#waiting.length;
     if (before > 0 || !this.#fits(bytes)) {
       await new Promise<void>((go) => this.#waiting.splice(before, 0, { bytes, isUrgent, go }));
@@ -154,6 +172,25 @@ export class Landing {
     this.#pump();
   }
 
+  /** Waits until there may be one more batch that passes. Each call has to be followed by landPassing(), or by passNot(). */
+  mayPass(): Promise<void> {
+    return this.#passing.enter();
+  }
+
+  passNot(): void {
+    this.#passing.leave();
+  }
+
+  /** The batch's blocks are there until they were read, once; they are kept only if nobody reads them and others need the room. */
+  landPassing(batch: Batch): void {
+    this.#passing.add(batch);
+  }
+
+  /** What waits to be read is dropped, and nothing waits for it any more. */
+  endPassing(): void {
+    this.#passing.end();
+  }
+
   /** Fills `into` if all of it has landed and was not kept yet. Else what is in it is undefined. */
   tryRead(offset: number, into: Buffer): boolean {
     const end = offset + into.length;
@@ -164,6 +201,7 @@ export class Landing {
       const count = Math.min(end - at, run.plain.length - from);
       run.plain.copy(into, at - offset, from, from + count);
       at += count;
+      this.#passing.read(run.batch, count);
     }
     return true;
   }
@@ -181,14 +219,22 @@ export class Landing {
   async settled(first: number, count: number): Promise<void> {
     for (let block = first; block < first + count;) {
       const run = this.#find(block);
-      if (run === undefined) block++;
-      else await run.batch.kept;
+      if (run === undefined) {
+        block++;
+        continue;
+      }
+      this.#keepAfterAll(run.batch);
+      await run.batch.kept;
     }
   }
 
   /** Resolves when nothing is on its way any more. */
   async drained(): Promise<void> {
     if (this.#bytes > 0) await new Promise<void>((go) => this.#idle.push(go));
+  }
+
+  #keepAfterAll(batch: Batch | undefined): void {
+    if (batch !== undefined && this.#passing.take(batch)) this.land(batch);
   }
 
   #find(block: number): LandedRun | undefined {

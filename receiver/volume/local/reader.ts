@@ -117,6 +117,7 @@ export class VolumeReader {
   /** No more reading ahead; resolves when none is under way. */
   stop(): Promise<void> {
     this.#stopped = true;
+    this.#cache.landing.endPassing();
     return this.#aheadsInFlight.drained();
   }
 
@@ -193,23 +194,12 @@ export class VolumeReader {
     void this.#fetchAhead(range.offset, range.lengthBytes).finally(() => this.#aheadsInFlight.leave());
   }
 
-  /** Fetches what of a piece is neither local nor landed. Once: where the cache is smaller than what is read ahead, it may be gone again at once. */
-  async #fetchOnce(piece: Run): Promise<void> {
-    const end = piece.first + piece.count;
-    for (let at = piece.first; at < end;) {
-      const count = this.#cache.missing(at, end - at);
-      if (count > 0) await this.#cache.fetch(at, count, null);
-      at += Math.max(1, count);
-    }
-  }
-
   async #fetchAhead(offset: number, lengthBytes: number): Promise<void> {
     const first = Math.floor(offset / this.#blockBytes);
     const end = Math.ceil((offset + lengthBytes) / this.#blockBytes);
     try {
-      await inParallel([...this.#cache.pieces(first, end - first)], FETCHES_PER_READ_AHEAD, async (piece) => {
-        if (!this.#stopped) await this.#fetchOnce(piece);
-      });
+      const pieces = [...this.#cache.pieces(first, end - first)];
+      await inParallel(pieces, FETCHES_PER_READ_AHEAD, (piece) => this.#cache.fetchAhead(piece, () => this.#stopped));
     } catch (error) {
       // Nobody asked for it. Whoever does tries again, and hears of it.
       this.#log.debug({ err: error }, 'reading ahead failed');
