@@ -89,6 +89,7 @@ export class Cache {
   keepEverything(): void {
     this.#blocksMax = Infinity;
     this.#isAllWanted = true;
+    this.landing.endPassing();
   }
 
   touch(first: number, count: number): void {
