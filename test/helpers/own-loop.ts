@@ -1,5 +1,5 @@
 /**
- * Loop devices with a number of their own, for tests that detach one and attach it again under the same name: `losetup -f` of tests in the other lane takes
+ * Loop devices with a number of their own, for tests that detach one and attach it again under the same name: `losetup -f` of tests in other lanes takes
  * the lowest free device, which a detached one would soon be.
  */
 import { closeSync, openSync } from 'node:fs';
@@ -13,7 +13,7 @@ const ENODEV = 19;
 /** Free devices below all own ones, more than are ever looked for at a time: while one is free, no own number is handed out. */
 const SPARES = [200, 201, 202, 203, 204, 205, 206, 207];
 const FIRST_OWN = 400;
-/** Two test processes that run at a time begin at different numbers. */
+/** Test processes that run at a time begin at different numbers. */
 let nextNumber = FIRST_OWN + 4 * (process.pid % 400);
 const REMOVE_TRIES = 100;
 

@@ -1,34 +1,47 @@
 /**
- * `npm test`: the linter and all test files in batches, two lanes at a time, since most tests wait for timers, syncs and other processes half of their time. A batch is
- * a folder, or one file of the folders whose files take minutes. Each batch is a process of its own, its output is shown when it ends, that of one that
- * failed once more at the end, where it is looked for.
+ * `npm test`: the compiler, the linter and all test files in batches. A batch is a folder, or a file that takes long by itself. Two lanes at a time, since most
+ * tests wait for timers, syncs and other processes for a part of their time; batches that do little else but wait have a third. What is built and what is
+ * linted need nothing of each other: they run side by side, and the tests when the build is done. When it fails, they aren't begun.
+ * Each batch is a process of its own, its output is shown when it ends, that of one that failed once more at the end, where it is looked for.
  * Arguments are parts of file names to run; the linter runs only without. Exit code 1 when anything failed; the closing lines say which batches took longest,
- * and how many tests passed, failed and were skipped. Expects what `npm run build` makes.
+ * and how many tests passed, failed and were skipped. Is run from its source: what is built is one of the batches.
  */
 import { spawn, type ChildProcess } from 'node:child_process';
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { basename, dirname, join, relative } from 'node:path';
+import { dirname, join, relative } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { addCounts, NO_TESTS, type TestCounts } from './test-counts.js';
 
-const ROOT = join(dirname(fileURLToPath(import.meta.url)), '..', '..', '..');
+const ROOT = join(dirname(fileURLToPath(import.meta.url)), '..', '..');
 const LANES = Number(process.env['AFTERIMAGE_TEST_LANES'] ?? 2);
-/** The longest first, so that none of them is left over at the end. */
-const LONG_FOLDERS = [
-  'guest-life',
-  'drill',
-  'groups',
-  'e2e',
+/** The longest first, so that none of them is left over at the end. Files are batches of their own; what isn't named is a batch by folder. */
+const LONGEST = [
+  'guest-life/life.test.ts',
+  'e2e/kill.test.ts',
   'quiesce',
   'fleet',
   'failover',
-  'reboot',
-  'restore',
+  'e2e/encryption.test.ts',
+  'drill/drill.test.ts',
+  'e2e/come-and-go.test.ts',
   'volume',
+  'e2e/faults.test.ts',
+  'groups',
+  'e2e',
+  'restore',
+  'e2e/no-lost-write.test.ts',
+  'drill/kills.test.ts',
+  'groups/failures.test.ts',
+  'restore/final-cut.test.ts',
+  'e2e/order.test.ts',
   'conformance',
-  'crypto',
+  'receiver',
+  'sim',
+  'upkeep',
 ];
+/** Those that wait for limits, intervals and patience, hardly ever for a processor: they have the third lane to themselves. */
+const WAITING = ['load', 'groups/fleet.test.ts'];
 
 interface Batch {
   readonly name: string;
@@ -36,6 +49,9 @@ interface Batch {
   readonly args: readonly string[];
   readonly isTests: boolean;
 }
+
+const BUILD: Batch = { name: 'build', program: 'npm', args: ['run', '--silent', 'build'], isTests: false };
+const LINT: Batch = { name: 'lint', program: 'npm', args: ['run', '--silent', 'lint'], isTests: false };
 
 function testFiles(filters: readonly string[]): string[] {
   const folder = join(ROOT, 'test');
@@ -53,15 +69,18 @@ const testBatch = (name: string, files: readonly string[]): Batch => ({
   isTests: true,
 });
 
+/** `LONGEST` first, in its order. */
 function batchesOf(files: readonly string[]): Batch[] {
-  const folders = new Map<string, string[]>();
-  for (const file of files) folders.set(dirname(file), [...(folders.get(dirname(file)) ?? []), file]);
-  const batches: Batch[] = [];
-  for (const folder of LONG_FOLDERS)
-    for (const file of folders.get(`test/${folder}`) ?? []) batches.push(testBatch(file, [file]));
-  for (const [folder, own] of folders)
-    if (!LONG_FOLDERS.includes(basename(folder))) batches.push(testBatch(folder, own));
-  return batches;
+  const isAlone = (file: string): boolean => [...LONGEST, ...WAITING].some((name) => file === `test/${name}`);
+  const parts = new Map<string, string[]>();
+  for (const file of files) {
+    const name = isAlone(file) ? file : dirname(file);
+    parts.set(name, [...(parts.get(name) ?? []), file]);
+  }
+  const rank = (name: string): number => LONGEST.map((one) => `test/${one}`).indexOf(name) + 1 || Infinity;
+  return [...parts]
+    .sort(([a], [b]) => (rank(a) < rank(b) ? -1 : rank(a) > rank(b) ? 1 : 0))
+    .map(([name, own]) => testBatch(name, own));
 }
 
 const running = new Set<ChildProcess>();
@@ -112,23 +131,42 @@ async function main(filters: readonly string[]): Promise<number> {
     process.stderr.write(`no test file has ${filters.join(' or ')} in its name\n`);
     return 2;
   }
-  const lint: Batch = { name: 'lint', program: 'npm', args: ['run', '--silent', 'lint'], isTests: false };
-  const queue = [...(filters.length === 0 ? [lint] : []), ...batchesOf(files)];
+  const missing = [...LONGEST, ...WAITING].filter((name) => !existsSync(join(ROOT, 'test', name)));
+  if (missing.length > 0) throw new Error(`there is no ${missing.join(', ')} in test/ any more: change lanes.ts`);
+  const isOfThird = ({ name }: Batch): boolean => WAITING.some((one) => name === `test/${one}`);
+  const batches = batchesOf(files);
+  const waiting = batches.filter(isOfThird);
+  const others = batches.filter((batch) => !isOfThird(batch));
   const folder = mkdtempSync(join(tmpdir(), 'afterimage-test-counts-'));
   const failed: { name: string; output: Buffer }[] = [];
   const times: { name: string; tookS: number }[] = [];
   let counts = NO_TESTS;
-  const lane = async (): Promise<void> => {
-    for (let batch = queue.shift(); batch !== undefined && !isStopped; batch = queue.shift()) {
-      const file = join(folder, `${queue.length}.json`);
-      const { code, tookS, output } = await run(batch, file);
-      times.push({ name: batch.name, tookS });
-      counts = addCounts(counts, readCounts(file, batch, code));
-      if (code !== 0) failed.push({ name: batch.name, output });
-    }
+  /** Whether it went well. */
+  const work = async (batch: Batch): Promise<boolean> => {
+    const file = join(folder, `${batch.name.replaceAll('/', '-')}.json`);
+    const { code, tookS, output } = await run(batch, file);
+    times.push({ name: batch.name, tookS });
+    counts = addCounts(counts, readCounts(file, batch, code));
+    if (code !== 0) failed.push({ name: batch.name, output });
+    return code === 0;
+  };
+  /** The queues one after the other, until there is nothing more in any. */
+  const lane = async (...queues: readonly Batch[][]): Promise<void> => {
+    for (const queue of queues)
+      for (let batch = queue.shift(); batch !== undefined && !isStopped; batch = queue.shift()) await work(batch);
   };
   try {
-    await Promise.all(Array.from({ length: LANES }, lane));
+    const build = work(BUILD);
+    const lint = filters.length === 0 ? work(LINT) : build;
+    if (await build) {
+      const lanes = Array.from({ length: LANES }, async (_, i) => {
+        if (i === LANES - 1) await lint;
+        await lane(others, waiting);
+      });
+      if (LANES > 1) lanes.push(lane(waiting));
+      await Promise.all(lanes);
+    }
+    await lint;
   } finally {
     rmSync(folder, { recursive: true, force: true });
   }
