@@ -140,14 +140,14 @@ describe('quiescing applications', { timeout: 60_000 }, () => {
     hook('10-a', 'case "$1" in pre) setsid sleep 7201 & ;; post) setsid sleep 7202 & ;; esac');
     const runner = await start(task());
     expect(await runner.prepare()).toMatchObject({ is: 'prepared' });
-    expect(sleepers(7201)).toHaveLength(1);
+    // It was started; on a busy host it may not have become what it is looked for by.
+    await until('it runs', () => sleepers(7201).length === 1, 10_000);
     await runner.hold();
     await runner.release();
     expect(await runner.end('post')).toMatchObject({ killed: 1 });
     expect(sleepers(7201)).toEqual([]);
-    const [started] = sleepers(7202);
-    expect(started).toBeDefined();
-    process.kill(started ?? 0, 'SIGKILL');
+    await until('what post started runs', () => sleepers(7202).length === 1, 10_000);
+    for (const started of sleepers(7202)) process.kill(started, 'SIGKILL');
   });
 
   it('keeps the last lines of a hook that says too much', async () => {
