@@ -7,18 +7,15 @@
  * `handed-over` (written before the receiver hears of the point): it may run elsewhere by now. Then only a receiver that lets this machine replicate,
  * and holds no failover under way, has it resumed: after a crash, a lost connection or a refusal it stays down. Two of it would cost what one wrote.
  */
-import { readFile, rm } from 'node:fs/promises';
-import { join } from 'node:path';
 import type { Logger } from 'pino';
 import { z } from 'zod';
 import type { Clock } from '../shared/clock.js';
-import { replaceFileDurably, syncFolder } from '../shared/durable-file.js';
-import { AfterimageError, corrupt, errnoOf, messageOf } from '../shared/errors.js';
+import { AfterimageError, corrupt, messageOf } from '../shared/errors.js';
 import { failpoint } from '../shared/failpoints.js';
 import { FINAL_CUT_QUIET_MS, FINAL_CUT_TRIES_MAX } from '../shared/limits.js';
 import type { AgentMessage } from '../shared/wire/messages.js';
 import type { AgentConfig } from './config.js';
-import { runHook } from './hook.js';
+import { finalCutGround, type FinalCutGround } from './final-cut-ground.js';
 import type { Order } from './session/session.js';
 import type { AgentStatus } from './status.js';
 
@@ -53,16 +50,16 @@ const NO_HOOK = 'Set `failover: { preShutdown: […], resume: […] }` in agent.
 
 export class FinalCut {
   readonly #deps: FinalCutDeps;
-  readonly #path: string;
+  readonly #ground: FinalCutGround;
   #note: Note | null = null;
 
-  private constructor(deps: FinalCutDeps) {
+  private constructor(deps: FinalCutDeps, ground: FinalCutGround) {
     this.#deps = deps;
-    this.#path = join(deps.config.stateDir, 'final-cut.json');
+    this.#ground = ground;
   }
 
-  static async open(deps: FinalCutDeps): Promise<FinalCut> {
-    const cut = new FinalCut(deps);
+  static async open(deps: FinalCutDeps, ground = finalCutGround(deps.config.stateDir)): Promise<FinalCut> {
+    const cut = new FinalCut(deps, ground);
     cut.#note = await cut.#load();
     cut.#show();
     return cut;
@@ -117,14 +114,13 @@ export class FinalCut {
     const { config, log, status } = this.#deps;
     const { resume, timeout } = config.failover;
     log.info({ reason: why, commands: resume.length }, 'the workload is let run again');
-    const result = await runHook(resume, timeout, new AbortController().signal);
+    const result = await this.#ground.runHook(resume, timeout, new AbortController().signal);
     if (!result.ok) {
       log.error({ output: result.output }, `the workload could not be resumed: ${result.reason}`);
       status.finalCut(`the workload was shut down and could not be resumed: ${result.reason}. Start it by hand.`);
       return;
     }
-    await rm(this.#path, { force: true });
-    await syncFolder(config.stateDir);
+    await this.#ground.note.remove();
     this.#note = null;
     this.#show();
   }
@@ -146,7 +142,7 @@ export class FinalCut {
     await step('pre-shutdown hook', preShutdown.join('; '));
     await this.#save('stopping');
     failpoint('agent.final-cut.noted');
-    const result = await runHook(preShutdown, Math.min(timeout, hookTimeoutMs), signal);
+    const result = await this.#ground.runHook(preShutdown, Math.min(timeout, hookTimeoutMs), signal);
     failpoint('agent.final-cut.stopped');
     // Told in any case: the receiver takes the time of each step from the message that ends it.
     await step('pre-shutdown hook', [result.ok ? 'done' : 'failed', ...result.output].join('\n'));
@@ -186,25 +182,21 @@ export class FinalCut {
 
   async #save(phase: Note['phase']): Promise<void> {
     const note: Note = { version: 1, phase, atMs: this.#deps.clock.nowMs() };
-    await replaceFileDurably(this.#path, `${JSON.stringify(note)}\n`, { mode: 0o600 });
+    await this.#ground.note.keep(`${JSON.stringify(note)}\n`);
     this.#note = note;
     this.#show();
   }
 
   async #load(): Promise<Note | null> {
-    let text: string;
-    try {
-      text = await readFile(this.#path, 'utf8');
-    } catch (error) {
-      if (errnoOf(error) === 'ENOENT') return null;
-      throw error;
-    }
+    const { note } = this.#ground;
+    const text = await note.load();
+    if (text === null) return null;
     try {
       return noteSchema.parse(JSON.parse(text));
     } catch (error) {
       throw corrupt(
         'final-cut-note',
-        `${this.#path} is damaged: ${messageOf(error)}`,
+        `${note.path} is damaged: ${messageOf(error)}`,
         'It says that the workload was shut down for a planned failover. See whether it runs elsewhere, then remove the file.',
       );
     }

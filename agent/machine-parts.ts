@@ -26,6 +26,8 @@ import { historyIn, type HistoryStore } from './quiesce/points/point-history.js'
 import { planOfMachine } from './quiesce/plan/machine-plan.js';
 import type { QuiescePlan } from './quiesce/plan/plan.js';
 import { rebootReasons } from './reboot/outcome.js';
+import { chunkPool } from './restore/pull.js';
+import { DeviceTarget, type OpenTarget } from './restore/target.js';
 import { connectToReceiver, type ConnectOptions } from './session/connect.js';
 import { keepGeneration, type Credentials } from './session/credentials.js';
 import { keepFleet, loadFleet } from './session/fleet-file.js';
@@ -50,6 +52,12 @@ export interface MachineParts {
     others: readonly OpenedDisk[],
     context: OpenContext,
   ) => Promise<OpenedDisk>;
+  /** How the disks are written when the machine comes home. */
+  readonly restore: {
+    readonly openTarget: OpenTarget;
+    /** Made when it is needed first, once: what is aligned for O_DIRECT is never freed. */
+    readonly chunks: () => ReadPool;
+  };
   readonly finalCut: (deps: FinalCutDeps) => Promise<FinalCutting>;
   readonly connect: (credentials: Credentials, options: ConnectOptions) => Promise<Transport>;
   /** The keys of this source; absent, or null: it doesn't encrypt. */
@@ -81,6 +89,7 @@ export function realParts(
   const tracker = openTracker(config, clock);
   if (tracker.tracker === null) log.warn({ reason: tracker.reason }, 'change tracking is not possible on this machine');
   const sysfs = new Sysfs();
+  let chunks: ReadPool | undefined;
   const rules = new RuleProtection(config, sysfs, log);
   return {
     sysfs,
@@ -90,6 +99,10 @@ export function realParts(
     describe: () => describeMachine(),
     protection: () => loadProtection(config.stateDir),
     openDisk,
+    restore: {
+      openTarget: (source, path, geometry) => DeviceTarget.open(sysfs, source, path, geometry),
+      chunks: () => (chunks ??= chunkPool()),
+    },
     finalCut: (deps) => FinalCut.open(deps),
     connect: connectToReceiver,
     sourceKeys: async (machine) =>

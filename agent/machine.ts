@@ -273,7 +273,8 @@ export class AgentMachine {
         isBack: (disk: AbsentDisk) => this.#isBack(disk),
       };
       if (welcome.mode === 'restore') {
-        await new Restoration(deps, open, stop).run(onProgress);
+        const { openTarget, chunks } = parts.restore;
+        await new Restoration({ ...deps, openTarget, chunks: chunks() }, open, stop).run(onProgress);
       } else {
         const { messages: pool, arena } = parts.memory;
         const points = { applicationPoints: this.#applicationPoints, undone: this.#undone };

@@ -19,18 +19,19 @@ import { DISK_LOOK_MS } from '../../shared/limits-disks.js';
 import { asPoint, formatBytes, type DiskId } from '../../shared/units.js';
 import type { Restored, RestoreGoal } from '../../shared/wire/messages.js';
 import type { AgentConfig } from '../config.js';
+import type { ReadPool } from '../cycle/read-pool.js';
 import type { Sysfs } from '../disks/sysfs.js';
 import type { AbsentDisk } from '../disks/absent.js';
 import { checkDisk } from '../disks/watch.js';
-import { DisksHealth } from '../disks-health.js';
+import { DisksChanged, DisksHealth } from '../disks-health.js';
 import type { OpenedDisk } from '../open-disk.js';
 import type { Order, ReceiverSession } from '../session/session.js';
 import type { AgentStatus } from '../status.js';
 import { fingerprint, isStill, type Fingerprint } from '../tracker/scan.js';
 import type { MarkTracker } from '../tracker/tracker.js';
 import { LocalHashes, takeMarks } from './local-hashes.js';
-import { chunkPool, DiskPull } from './pull.js';
-import { refusedRestore, RestoreTarget } from './target.js';
+import { DiskPull } from './pull.js';
+import { refusedRestore, type OpenTarget, type RestoreTarget } from './target.js';
 
 export interface RestorationDeps {
   readonly config: AgentConfig;
@@ -45,6 +46,9 @@ export interface RestorationDeps {
   readonly absent: readonly AbsentDisk[];
   /** Whether a disk that is away could be opened now. */
   readonly isBack: (disk: AbsentDisk) => Promise<boolean>;
+  readonly openTarget: OpenTarget;
+  /** Where chunks are decompressed and written from. */
+  readonly chunks: ReadPool;
 }
 
 interface GoalDisk {
@@ -61,7 +65,6 @@ export class Restoration {
   readonly #deps: RestorationDeps;
   readonly #session: ReceiverSession;
   readonly #stop: AbortSignal;
-  readonly #pool = chunkPool();
   readonly #targets = new Map<DiskId, RestoreTarget>();
   readonly #local = new Map<DiskId, LocalHashes>();
   /** Marked, and not yet read again by this session. */
@@ -115,8 +118,16 @@ export class Restoration {
     const health = new DisksHealth(this.#deps);
     while (!signal.aborted) {
       await this.#deps.clock.sleep(DISK_LOOK_MS, signal);
-      if (!signal.aborted && !this.#isBusy) await health.check();
+      if (signal.aborted || this.#isBusy) continue;
+      this.#mustBeUsable();
+      await health.check();
     }
+  }
+
+  /** A hash store that failed (its folder was full for a moment) refuses every goal until it is opened again. */
+  #mustBeUsable(): void {
+    for (const { disk } of this.#deps.disks)
+      if (disk.store.failure !== null) throw new DisksChanged(messageOf(disk.store.failure));
   }
 
   #giveUp(): void {
@@ -209,7 +220,7 @@ export class Restoration {
         await this.#makeExact(d, goal, signal);
         const pull = new DiskPull(d.local, d.target, d.goal, {
           session: this.#session,
-          pool: this.#pool,
+          pool: this.#deps.chunks,
           signal,
           point: goal.point,
           onSegment: (done, of) =>
@@ -244,7 +255,7 @@ export class Restoration {
 
   /** Finds the disks, checks them and holds them. Nothing is changed when this throws. */
   #prepare(goal: RestoreGoal): GoalDisk[] {
-    const { config, disks, absent, sysfs } = this.#deps;
+    const { config, disks, absent, sysfs, openTarget } = this.#deps;
     if (!config.failback.allow) {
       throw refusedRestore(
         'failback-forbidden',
@@ -284,7 +295,7 @@ export class Restoration {
       const { disk, inspected } = opened;
       let target = this.#targets.get(disk.id);
       if (target === undefined) {
-        target = RestoreTarget.open(sysfs, inspected.source, disk.device, disk.geometry);
+        target = openTarget(inspected.source, disk.device, disk.geometry);
         this.#targets.set(disk.id, target);
       }
       let local = this.#local.get(disk.id);

@@ -1,6 +1,6 @@
 /**
- * A disk of this machine that is being restored: held exclusively, so that nothing can be mounted on it meanwhile, and written past the page cache.
- * Opening changes nothing. Owns its descriptors until close(); a crash lets go of them.
+ * A disk of this machine that is being restored, as an interface and as it is on Linux: held exclusively, so that nothing can be mounted on it meanwhile,
+ * and written past the page cache. Opening changes nothing. Owns its descriptors until close(); a crash lets go of them.
  */
 import { closeSync, constants, fdatasync, openSync, write } from 'node:fs';
 import { bytesOfBlocks, type Geometry } from '../../shared/blocks/geometry.js';
@@ -27,7 +27,22 @@ const inUse = (path: string, by: string): AfterimageError =>
     'Stop what uses it and unmount it, then the restore goes on when it is asked for again.',
   );
 
-export class RestoreTarget {
+export interface RestoreTarget {
+  /** Writes whole blocks from aligned memory. Not yet durable. */
+  write(first: BlockNumber, count: number, bytes: Buffer): Promise<void>;
+  /** Makes blocks read as zeroes. Not yet durable. */
+  zero(first: BlockNumber, count: number): Promise<void>;
+  /** Resolves when all that was written before the call survives a power cut. */
+  durable(): Promise<void>;
+  /** No more writes for now; the disk stays held. */
+  closeWriter(): void;
+  close(): void;
+}
+
+/** Throws kind `refused` when somebody uses the disk. */
+export type OpenTarget = (source: Source, path: string, geometry: Geometry) => RestoreTarget;
+
+export class DeviceTarget implements RestoreTarget {
   readonly path: string;
   readonly #geometry: Geometry;
   readonly #isDevice: boolean;
@@ -46,20 +61,18 @@ export class RestoreTarget {
   }
 
   /** Throws kind `refused` when somebody uses the disk. */
-  static open(sysfs: Sysfs, source: Source, path: string, geometry: Geometry): RestoreTarget {
+  static open(sysfs: Sysfs, source: Source, path: string, geometry: Geometry): DeviceTarget {
     const user = userOf(sysfs, source);
     if (user !== null) throw inUse(path, user);
     // An image file can't be claimed; nobody but us may write it, and the fingerprints at the end tell.
-    return new RestoreTarget(source, path, geometry, source.kind === 'block' ? claim(path) : null);
+    return new DeviceTarget(source, path, geometry, source.kind === 'block' ? claim(path) : null);
   }
 
-  /** Writes whole blocks from aligned memory. Not yet durable. */
   async write(first: BlockNumber, count: number, bytes: Buffer): Promise<void> {
     const length = bytesOfBlocks(this.#geometry, first, count);
     await this.#put(bytes.subarray(0, length), first * this.#geometry.blockBytes);
   }
 
-  /** Makes blocks read as zeroes. Not yet durable. */
   async zero(first: BlockNumber, count: number): Promise<void> {
     const offset = first * this.#geometry.blockBytes;
     const length = bytesOfBlocks(this.#geometry, first, count);
@@ -72,7 +85,7 @@ export class RestoreTarget {
       await this.#put(zeroes.subarray(0, Math.min(RESTORE_WRITE_BYTES_MAX, length - done)), offset + done);
   }
 
-  /** Resolves when all that was written before the call survives a power cut. Callers at the same time share one sync. */
+  /** Callers at the same time share one sync. */
   durable(): Promise<void> {
     if (this.#nextSync !== null) return this.#nextSync;
     const before = this.#sync;
@@ -91,7 +104,6 @@ export class RestoreTarget {
     return next;
   }
 
-  /** No more writes for now; the disk stays held. */
   closeWriter(): void {
     if (this.#writer !== null) closeSync(this.#writer);
     this.#writer = null;
