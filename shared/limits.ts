@@ -234,6 +234,8 @@ export const REPLICATION_RETRY_MIN_MS = 500;
 export const REPLICATION_RETRY_MAX_MS = 30_000;
 /** So long may the receiver that has a machine's copy take to answer another that asks whether it lives: several of its looks and a slow store. */
 export const CHALLENGE_MS = 15_000;
+/** Challenges of one machine that are answered at a look, the newest: more askers than that are not at it within one CHALLENGE_MS. */
+export const CHALLENGES_ANSWERED_MAX = 32;
 /** A receiver looks for challenges and newer recovery objects of the copies that it runs this often (two listings each). */
 export const OWNERSHIP_POLL_MS = 2_000;
 /** ... and the one that asks looks for the answer this often. */

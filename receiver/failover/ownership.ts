@@ -4,7 +4,7 @@
  * fences the other whatever it does. Time only decides how long an operator waits.
  */
 import type { MachineId } from '../../shared/units.js';
-import { ANSWER_POLL_MS, CHALLENGE_MS } from '../../shared/limits.js';
+import { ANSWER_POLL_MS, CHALLENGE_MS, CHALLENGES_ANSWERED_MAX } from '../../shared/limits.js';
 import { lastChallenge, readAnswer, readChallenge, writeAnswer, writeChallenge } from '../catalog/challenge.js';
 import type { FailoverParts, FailoverSettings } from './parts.js';
 import { cancelled } from '../volume/plan-point.js';
@@ -43,16 +43,16 @@ export class Answerer {
     this.#self = self;
   }
 
-  /** One listing when nobody asks. Older challenges than the newest were given up or answered. */
+  /** One listing when nobody asks. Several may ask at once, also somebody else: each waits for the answer to its own. */
   async answer(machine: MachineId): Promise<void> {
     const { store, clock } = this.#deps;
-    const number = await lastChallenge(store, machine);
-    if (number === 0 || number === this.#seen.get(machine)) return;
-    const challenge = await readChallenge(store, machine, number);
-    if (challenge?.to === this.#self.receiver) {
-      const { receiver: from, receiverName: name } = this.#self;
-      await writeAnswer(store, machine, number, { from, name, writtenAtMs: clock.nowMs() });
+    const newest = await lastChallenge(store, machine);
+    const { receiver: from, receiverName: name } = this.#self;
+    const seen = Math.max(this.#seen.get(machine) ?? 0, newest - CHALLENGES_ANSWERED_MAX);
+    for (let number = seen + 1; number <= newest; number++) {
+      const challenge = await readChallenge(store, machine, number);
+      if (challenge?.to === from) await writeAnswer(store, machine, number, { from, name, writtenAtMs: clock.nowMs() });
     }
-    this.#seen.set(machine, number);
+    this.#seen.set(machine, newest);
   }
 }
