@@ -5,6 +5,7 @@
  * was interrupted goes on at the next start. Owns nothing that the store or the copies' folders don't hold.
  */
 import { AfterimageError, messageOf } from '../../shared/errors.js';
+import { TASK_BACKOFF_MAX_MS, TASK_BACKOFF_MIN_MS } from '../../shared/limits.js';
 import type { MachineId } from '../../shared/units.js';
 import { isUuid } from '../../shared/units.js';
 import { listMachines } from '../catalog/machines.js';
@@ -83,9 +84,25 @@ export class FailoverEngine implements RecoveryService {
     const first = await this.#guardian.remembered();
     await Promise.all(first.map((machine) => this.#resume(machine)));
     this.#guardian.start();
-    for (const { id } of await listMachines(this.#parts.store)) {
+    for (const id of await this.#machines()) {
       if (this.#stopped.signal.aborted) return;
       if (!first.includes(id)) await this.#resume(id);
+    }
+  }
+
+  /** However long the store takes to answer: nothing else looks at a job whose machine has no copy on this host yet, and nobody may take it from us. */
+  async #machines(): Promise<MachineId[]> {
+    const { store, clock, log } = this.#parts;
+    const { signal } = this.#stopped;
+    for (let waitMs = TASK_BACKOFF_MIN_MS; ; waitMs = Math.min(waitMs * 2, TASK_BACKOFF_MAX_MS)) {
+      try {
+        return (await listMachines(store)).map(({ id }) => id);
+      } catch (error) {
+        if (!isTransient(error) || signal.aborted) throw error;
+        if (waitMs === TASK_BACKOFF_MIN_MS)
+          log.warn({ err: error }, `interrupted jobs go on when the store answers: ${messageOf(error)}`);
+        await clock.sleep(waitMs, signal);
+      }
     }
   }
 
