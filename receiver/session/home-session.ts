@@ -45,7 +45,11 @@ interface Order<T> {
   readonly call: HomeCall;
   readonly resolve: (value: T) => void;
   readonly reject: (error: Error) => void;
+  /** It is over: nothing waits for the caller's signal any more. */
+  readonly forget: () => void;
 }
+
+const forget = (order: Order<never> | null | undefined): void => order?.forget();
 
 /** What came of a goal within this session. */
 export interface GoalEnd {
@@ -115,13 +119,14 @@ export class HomeSession {
     if (this.#finalCut !== null) throw homeBusy('a final cut');
     const done = this.#order<number>(number, call, 'the final cut', (order) => (this.#finalCut = order));
     try {
-      await this.#say({ type: 'final-cut', request: number, hookTimeoutMs: call.hookTimeoutMs }, done);
+      await this.#say({ type: 'final-cut', request: number, hookTimeoutMs: call.hookTimeoutMs });
       return { point: await done };
     } catch (error) {
       // The agent may be amid its hook: it must not leave the workload down for an order that nobody waits for.
       if (call.signal.aborted) await this.resume();
       throw error;
     } finally {
+      forget(this.#finalCut);
       this.#finalCut = null;
     }
   }
@@ -131,7 +136,7 @@ export class HomeSession {
     if (this.#over !== null) return;
     const number = ++this.#numbers;
     const answered = new Promise<void>((resolve) => this.#resumes.push({ number, done: resolve }));
-    await this.#say({ type: 'final-cut-resume', request: number }, answered);
+    await this.#say({ type: 'final-cut-resume', request: number });
     const settled = new AbortController();
     await Promise.race([answered, this.#clock.sleep(RESUME_ANSWER_MS, settled.signal)]);
     settled.abort();
@@ -145,16 +150,16 @@ export class HomeSession {
     const done = this.#order<GoalEnd>(number, call, 'the restore', (order) => (this.#goal = order));
     try {
       const message = await restoring.setGoal(number, goal.point, goal.final);
-      await this.#say(message, done);
+      await this.#say(message);
       const end = await done;
       const missing = whyNotReached(message, end.restored);
       if (missing !== null) throw notReached(goal.point, missing);
       return end;
     } catch (error) {
-      done.catch(() => undefined);
       if (call.signal.aborted) await this.#tell({ type: 'restore-stop', goal: number }).catch(() => undefined);
       throw error;
     } finally {
+      forget(this.#goal);
       this.#goal = null;
     }
   }
@@ -170,9 +175,10 @@ export class HomeSession {
     const done = this.#order<number>(number, call, 'asking for blocks', (order) => this.#resends.set(number, order));
     try {
       const runs = extents.map(([first, count]): [number, number] => [first, count]);
-      await this.#say({ type: 'resend', request: number, disk, extents: runs }, done);
+      await this.#say({ type: 'resend', request: number, disk, extents: runs });
       return { point: await done };
     } finally {
+      forget(this.#resends.get(number));
       this.#resends.delete(number);
     }
   }
@@ -220,18 +226,21 @@ export class HomeSession {
   }
 
   #order<T>(number: number, call: HomeCall, what: string, keep: (order: Order<T>) => void): Promise<T> {
-    return new Promise<T>((resolve, reject) => {
+    const done = new Promise<T>((resolve, reject) => {
       const onAbort = (): void => reject(cancelled(what));
-      keep({ number, call, resolve, reject });
+      // The signal of who follows lives for as long as home does.
+      const forget = (): void => call.signal.removeEventListener('abort', onAbort);
+      keep({ number, call, resolve, reject, forget });
       if (this.#over !== null) reject(this.#over);
       else if (call.signal.aborted) onAbort();
       else call.signal.addEventListener('abort', onAbort, { once: true });
     });
+    // It may end before anybody waits for it, while it is being prepared or told: that must not count as unhandled.
+    done.catch(() => undefined);
+    return done;
   }
 
-  /** Sends an order; `answer` isn't awaited when that fails, and must not count as unhandled then. */
-  async #say(message: ReceiverMessage, answer: Promise<unknown>): Promise<void> {
-    answer.catch(() => undefined);
+  async #say(message: ReceiverMessage): Promise<void> {
     await this.#tell(message).catch(() => {
       throw homeAbsent('its connection is lost');
     });

@@ -1,6 +1,8 @@
 /**
  * What failover believes of an agent at home: a report that isn't the goal's is none, and no word of the agent makes the receiver ask for ever.
  */
+import { getEventListeners } from 'node:events';
+import { setTimeout } from 'node:timers/promises';
 import { beforeEach, describe, expect, it } from 'vitest';
 import { SessionHomeAgents } from '../../receiver/session/home-agents.js';
 import { HomeSession } from '../../receiver/session/home-session.js';
@@ -77,5 +79,32 @@ describe('a restore that an agent reports', () => {
   it('can not be answered for an error here: whoever waits learns it', async () => {
     onGoal = () => home.goalFailed(new Error('layer is damaged'));
     await expect(restore()).rejects.toThrow('layer is damaged');
+  });
+});
+
+describe('an order that is cancelled while it is prepared', () => {
+  it('ends with that, and leaves no rejection that nobody heard: the receiver would end by it', async () => {
+    const unheard: unknown[] = [];
+    const onUnheard = (error: unknown): void => void unheard.push(error);
+    process.on('unhandledRejection', onUnheard);
+    const cancel = new AbortController();
+    const setGoal = async (goal: number): Promise<RestoreGoal> => {
+      cancel.abort();
+      await setTimeout(20);
+      return { type: 'restore-goal', goal, point: 7, final: false, disks: DISKS };
+    };
+    home.opened({ counters: { dataBytes: 0, sentBytes: 0, blocks: 0 }, setGoal } as unknown as RestoreSession);
+    onGoal = () => undefined;
+    const call = { signal: cancel.signal, onStep: () => undefined };
+    await expect(home.restore({ point: 7, final: false }, call)).rejects.toThrow('the restore was cancelled');
+    process.off('unhandledRejection', onUnheard);
+    expect(unheard).toEqual([]);
+  });
+
+  it('leaves nothing that waits for the signal of who follows, which lives for years', async () => {
+    const { signal } = new AbortController();
+    onGoal = ({ goal }) => home.heard(reached(goal));
+    for (let i = 0; i < 3; i++) await home.restore({ point: 7, final: false }, { signal, onStep: () => undefined });
+    expect(getEventListeners(signal, 'abort')).toEqual([]);
   });
 });
