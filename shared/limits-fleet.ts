@@ -26,7 +26,7 @@ export const HANDOVER_PAUSE_MS = 10 * 60_000;
  * dies again and again gets nothing.
  */
 export const HANDOVER_BACK_MS = 30_000;
-/** Machines that a receiver calls over at a time, in its sign of life: each has a failover job there. */
+/** Machines that a receiver calls over at a time, in its sign of life: each has a failover job there, or a copy that its home is to follow. */
 export const CALLS_MAX = 256;
 /** An agent that was called over comes after the commit of its cycle; then whoever waits is told where to go instead. */
 export const CALL_OVER_MS = 2 * 60_000;

@@ -1,6 +1,6 @@
 /**
- * Home follows: while a machine runs here and its home is reprotected, home's agent is given each newer point as soon as it has the one before.
- * Pauses while a job runs. Keeps nothing: after a restart the agent says by comparison what it lacks.
+ * Home follows: while a machine runs here and its home is reprotected, home's agent is given each newer point as soon as it has the one before. An agent
+ * that is not here is called over: another receiver may have taken it while this one was away. Pauses while a job runs. Keeps nothing: after a restart the agent says by comparison what it lacks.
  */
 import { messageOf } from '../../shared/errors.js';
 import { HOME_FOLLOW_POLL_MS } from '../../shared/limits.js';
@@ -13,11 +13,13 @@ interface Following {
   readonly done: Promise<void>;
 }
 
+type Parts = Pick<FailoverParts, 'home' | 'clock' | 'log' | 'fleet'>;
+
 export class HomeFollowers {
-  readonly #parts: Pick<FailoverParts, 'home' | 'clock' | 'log'>;
+  readonly #parts: Parts;
   readonly #running = new Map<MachineId, Following>();
 
-  constructor(parts: Pick<FailoverParts, 'home' | 'clock' | 'log'>) {
+  constructor(parts: Parts) {
     this.#parts = parts;
   }
 
@@ -40,12 +42,18 @@ export class HomeFollowers {
   }
 
   async #follow(machine: MachineId, copy: () => Copy | undefined, signal: AbortSignal): Promise<void> {
-    const { home, clock, log } = this.#parts;
+    const { home, clock, log, fleet } = this.#parts;
+    let release: (() => void) | null = null;
     let given = 0;
     let problem = '';
     while (!signal.aborted) {
       const point = copy()?.lastPoint ?? 0;
-      if (point > given && home.stateOf(machine) === 'restoring') {
+      const isHere = home.stateOf(machine) === 'restoring';
+      if (isHere) {
+        release?.();
+        release = null;
+      } else release ??= fleet?.call(machine) ?? null;
+      if (point > given && isHere) {
         try {
           await home.restore(machine, { point, final: false }, { signal, onStep: () => undefined });
           given = point;
@@ -59,5 +67,6 @@ export class HomeFollowers {
       }
       await clock.sleep(HOME_FOLLOW_POLL_MS, signal);
     }
+    release?.();
   }
 }

@@ -1,18 +1,18 @@
 /**
- * Machines whose agents are called over: an operator asked this receiver for something that the agent at home has a part in, and the agent is at
- * another. What is called for stands in our signs of life, so it costs no request and goes away with us. A hint, as all here: the receiver that has the
+ * Machines whose agents are called over: an operator asked this receiver for something that the agent at home has a part in, or home follows the copy that
+ * runs here, and the agent is not here. What is called for stands in our signs of life, so it costs no request and goes away with us. A hint, as all here: the receiver that has the
  * agent looks up whether the machine is bound to the caller before it sends it (handovers.ts).
  */
 import { CALLS_MAX } from '../../shared/limits-fleet.js';
 import type { MachineId } from '../../shared/units.js';
 import type { RosterEntry } from './roster.js';
 
-/** Ours. The same machine may be called for more than once. */
+/** Ours. The same machine may be called for more than once. Of too many the newest count: for those an operator waits. */
 export class Calls {
   readonly #counts = new Map<MachineId, number>();
 
   get machines(): MachineId[] {
-    return [...this.#counts.keys()].slice(0, CALLS_MAX);
+    return [...this.#counts.keys()].slice(-CALLS_MAX);
   }
 
   /** Until the returned function is called. */

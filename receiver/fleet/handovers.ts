@@ -139,12 +139,14 @@ export class Handovers {
   /** Asks for the handover of every machine here that another receiver calls for. An operator waits for it: at no rate, and asked again at each look. */
   answerCalls(): void {
     const { sessions, fleet, clock, log } = this.#deps;
-    const { callers } = fleet;
+    const { callers, view } = fleet;
     for (const { machine, sinceMs, stranded } of callers.size === 0 ? [] : sessions.sessions) {
       const to = callers.get(machine);
       if (to === undefined) continue;
-      // It was sent there and could not get there: whoever called is told so when the time is over.
-      if (stranded?.from === to && clock.monotonicMs() - sinceMs < stranded.pauseMs) continue;
+      // It was sent there and could not get there, and nothing has changed since: whoever called is told so when the time is over.
+      const caller = view.members.find(({ id }) => id === to);
+      const isStranded = stranded?.from === to && caller !== undefined;
+      if (isStranded && clock.monotonicMs() < strandedUntilMs(caller, sinceMs, stranded.pauseMs)) continue;
       if (this.#called.get(machine) === sinceMs) continue;
       this.#called.set(machine, sinceMs);
       log.info({ machine, receiver: to }, 'another receiver calls the agent over');

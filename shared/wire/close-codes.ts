@@ -73,6 +73,13 @@ export const CLOSE = {
     'soon',
     'Another receiver is to take this machine; the agent goes there by itself.',
   ),
+  /** The receiver goes on, unlike with goingAway: an agent that took it for gone would stay with another one. */
+  comeAnew: reason(
+    4424,
+    'come anew',
+    'soon',
+    'What this machine is to do has changed; the agent connects again by itself, and is told.',
+  ),
   corruptData: reason(
     4422,
     'corrupt data',

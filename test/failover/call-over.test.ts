@@ -1,12 +1,17 @@
 /** The agent is called over from another receiver: it comes, it doesn't, or nobody waits for it any more. */
 import { randomUUID } from 'node:crypto';
-import { describe, expect, it } from 'vitest';
+import { beforeEach, describe, expect, it } from 'vitest';
 import { OwnedMachine } from '../../receiver/catalog/owned-machine.js';
 import type { ManifestOwner } from '../../receiver/catalog/manifest.js';
 import { callOver } from '../../receiver/failover/operations/call-over.js';
+import { restoreHome } from '../../receiver/failover/operations/home-sync.js';
+import { HomeFollowers } from '../../receiver/failover/follow.js';
 import type { TaskContext } from '../../receiver/failover/task.js';
 import { CALL_OVER_MS } from '../../shared/limits-fleet.js';
+import { silentLogger } from '../../shared/log.js';
 import { MACHINE, plainClock, World } from './fakes.js';
+
+type Parts = ConstructorParameters<typeof HomeFollowers>[0];
 
 const there: ManifestOwner = { receiver: randomUUID(), name: 'dr1', address: 'dr1.example.com:7443' };
 
@@ -41,6 +46,37 @@ async function call({ others = [there], comesAfter = Infinity, signal = new Abor
   const said = await callOver(context).catch((error: unknown) => error as Error & { code: string; hint: string });
   return { said, calls, waitedMs: nowMs };
 }
+
+describe('home that is to be restored', () => {
+  const [calls, release] = [[] as string[], () => calls.push('release')];
+  const fleet = { others: [there], call: () => (calls.push('call'), release) };
+  beforeEach(() => void (calls.length = 0));
+
+  it('is called over for as long as a job restores it', async () => {
+    const restore = () => {
+      expect(calls).toEqual(['call']);
+      return Promise.reject(new Error('gone'));
+    };
+    const { signal } = new AbortController();
+    const context = { machine: MACHINE, signal, parts: { home: { restore }, fleet } } as unknown as TaskContext;
+    await expect(restoreHome(context, 3, true)).rejects.toThrow('gone');
+    expect(calls).toEqual(['call', 'release']);
+  });
+
+  it('is called over while it follows and is not here', async () => {
+    const states = ['replicating', null, 'restoring', 'restoring', null] as const;
+    let look = 0;
+    let done: () => void = () => undefined;
+    const seen = new Promise<void>((resolve) => (done = resolve));
+    const sleep = (): Promise<void> => (++look < states.length ? Promise.resolve() : new Promise(() => done()));
+    const home = { stateOf: () => states[look], restore: () => Promise.resolve() };
+    const clock = { ...plainClock, sleep };
+    const followers = new HomeFollowers({ home, clock, fleet, log: silentLogger() } as unknown as Parts);
+    followers.start(MACHINE, () => undefined);
+    await seen;
+    expect(calls).toEqual(['call', 'release', 'call']);
+  });
+});
 
 describe('an agent that is at another receiver', () => {
   it('is called over, and the call ends when it has come', async () => {

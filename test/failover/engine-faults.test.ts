@@ -1,8 +1,12 @@
 /** A store that fails, operators who ask at once, jobs that are cancelled: nothing is ever half done. */
+import { randomUUID } from 'node:crypto';
 import { setTimeout } from 'node:timers/promises';
 import { afterAll, afterEach, describe, expect, it } from 'vitest';
+import { readAnswer, writeChallenge } from '../../receiver/catalog/challenge.js';
 import { operationRequestSchema } from '../../receiver/failover/operations.js';
-import { copiesFolder, ioError, MACHINE, Process, removeCopiesFolders, World } from './fakes.js';
+import { Answerer } from '../../receiver/failover/ownership.js';
+import { MemoryStore } from '../helpers/memory-store.js';
+import { copiesFolder, ioError, MACHINE, plainClock, Process, removeCopiesFolders, World } from './fakes.js';
 import { perform, run, SCENARIOS } from './scenarios.js';
 
 afterEach(removeCopiesFolders);
@@ -158,6 +162,62 @@ describe('operators', () => {
     await perform(process, { operation: 'failback' });
     expect(await world.recovery()).toMatchObject({ state: 'Protected', activeLocation: 'Primary', failover: null });
     expect(world.violations).toEqual([]);
+    await process.engine.stop();
+  });
+
+  it('each of several who ask whether a receiver lives is answered, also when somebody else was asked last', async () => {
+    const store = new MemoryStore();
+    const [self, other] = ['99999999-2222-4333-8444-000000000001', '99999999-2222-4333-8444-000000000002'];
+    const answerer = new Answerer({ store, clock: plainClock }, { receiver: self, receiverName: 'dr1' });
+    const ask = (to: string): Promise<number> =>
+      writeChallenge(store, MACHINE, { from: randomUUID(), to, writtenAtMs: 0 });
+    await ask(self);
+    await answerer.answer(MACHINE);
+    const asked = [await ask(self), await ask(self), await ask(other)];
+    await answerer.answer(MACHINE);
+    const answers = await Promise.all(asked.map((number) => readAnswer(store, MACHINE, number)));
+    expect(answers.map((answer) => answer?.from)).toEqual([self, self, undefined]);
+  });
+
+  it('a job without a copy on this host goes on after a start at which the store does not answer', async () => {
+    const world = new World();
+    await world.begin();
+    const isBegun = (what: string): boolean => what.startsWith('create') && what.includes('/recovery/');
+    const first: Process = new Process(world, {
+      folder: copiesFolder(),
+      onStep: (_n, what) => {
+        if (isBegun(what) && first.log.filter(isBegun).length === 3) first.die();
+      },
+    });
+    void perform(first, { operation: 'test-failover' }).catch(() => undefined);
+    await first.died;
+    await setTimeout(20);
+    expect((await world.recovery())?.job).toMatchObject({ operation: 'test-failover' });
+    let failures = 5;
+    const back = new Process(world, {
+      folder: first.folder,
+      onStep: (_n, what) => {
+        if (isStore(what) && failures-- > 0) throw ioError(what);
+      },
+    });
+    await back.engine.start();
+    await back.engine.settled(MACHINE);
+    expect(await world.recovery()).toMatchObject({ job: null, testFailover: { state: 'TestFailoverCompleted' } });
+    await back.engine.stop();
+  });
+
+  it('home is told to come anew where this receiver goes on: at “going away” its agent would stay with another one', async () => {
+    const world = new World();
+    await world.begin();
+    const process = new Process(world, { folder: copiesFolder() });
+    await perform(process, { operation: 'failover' });
+    await perform(process, { operation: 'cancel' });
+    await perform(process, { operation: 'failover', commit: true });
+    await perform(process, { operation: 'reprotect' });
+    world.home.state = 'restoring';
+    await perform(process, { operation: 'failback' });
+    expect(await world.recovery()).toMatchObject({ state: 'Protected', activeLocation: 'Primary' });
+    expect(world.home.toldWhenCutOff).toEqual(['failed over', 'come anew', 'failed over', 'come anew', 'come anew']);
     await process.engine.stop();
   });
 

@@ -59,6 +59,7 @@ export class World {
     restored: 0,
     isFinal: false,
     disconnects: 0,
+    toldWhenCutOff: [] as string[],
   };
   bootPasses = true;
   startFails = 0;
@@ -506,9 +507,10 @@ export class Process {
           return { point: goal.point, dataBytes: 4096, sentBytes: 5000, blocks: 1, reasons: [] };
         }),
       seriesAfterRestore: () => new Map(home.isFinal ? [[DISK, 'bbbbbbbb-bbbb-4ccc-8ddd-eeeeeeeeeeee']] : []),
-      disconnect: () =>
+      disconnect: (_machine, { name }) =>
         this.#effect('disconnect', () => {
           home.disconnects++;
+          home.toldWhenCutOff.push(name);
         }),
     };
   }

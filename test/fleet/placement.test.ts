@@ -9,11 +9,12 @@ import {
   type FleetMember,
   type FleetView,
 } from '../../receiver/fleet/placement.js';
-import { planHandovers } from '../../receiver/fleet/handovers.js';
+import { Handovers, planHandovers } from '../../receiver/fleet/handovers.js';
 import type { ReceiverRecord } from '../../receiver/fleet/record.js';
 import { Roster, type RosterEntry } from '../../receiver/fleet/roster.js';
 import { wantedOwner } from '../../receiver/fleet/wanted.js';
 import { HANDOVER_BACK_MS, HANDOVER_PAUSE_MS, REDIRECTS_MAX } from '../../shared/limits-fleet.js';
+import { silentLogger } from '../../shared/log.js';
 import { asMachineId } from '../../shared/units.js';
 
 const A = 'aaaaaaaa-0000-4000-8000-000000000000';
@@ -237,6 +238,25 @@ describe('handovers', () => {
       expect(goesAt({ atMs: sinceMs + 20_000, recent: 1 })).toBe(sinceMs + 20_000 + HANDOVER_BACK_MS);
       // Seen back a moment before the agent came, which had dialled its last life.
       expect(goesAt({ atMs: sinceMs - 2_000, recent: 1 })).toBe(sinceMs - 2_000 + HANDOVER_BACK_MS);
+    });
+
+    it('are the same when it calls: an operator waits for no other time', () => {
+      const calledAt = (back: FleetMember['back']): number => {
+        let nowMs = sinceMs;
+        let asked = false;
+        const view = viewOf(A, [member(A), { ...member(B), back }]);
+        const handovers = new Handovers({
+          sessions: { sessions: stranded, handOver: () => (asked = true) },
+          fleet: { view, callers: new Map([[atB, B]]) },
+          clock: { monotonicMs: () => nowMs },
+          log: silentLogger(),
+        } as unknown as ConstructorParameters<typeof Handovers>[0]);
+        for (; ; nowMs += 1_000) {
+          handovers.answerCalls();
+          if (asked) return nowMs;
+        }
+      };
+      for (const back of [undefined, { atMs: sinceMs + 20_000, recent: 1 }]) expect(calledAt(back)).toBe(goesAt(back));
     });
 
     it('wait the longer, the more often it came back', () => {

@@ -95,6 +95,13 @@ describe('the route of an agent', () => {
     expect(stops.soFar?.unreachable).toEqual([A.id]);
   });
 
+  it('comes anew to the one that told it so, and has no doubt about it', () => {
+    const route = routeOf([A, B, C], 'a:1');
+    route.ended({ address: 'a:1', connected: true, welcomed: true, ended: new SessionEnded('anew', CLOSE.comeAnew) });
+    expect(route.next()).toBe('a:1');
+    expect(route.soFar).toBeUndefined();
+  });
+
   it('tries the addresses of those that have gone when nobody else answers', () => {
     const route = routeOf([A, B], 'a:1');
     expect(route.learnt({ receivers: [A] })).toBe(true);

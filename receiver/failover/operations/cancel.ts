@@ -41,7 +41,7 @@ const resume: TaskDefinition = {
   name: 'Resume source',
   run: async (context) => {
     await context.parts.home.resumeHome(context.machine);
-    await context.parts.home.disconnect(context.machine, CLOSE.goingAway, 'the failover was cancelled: home goes on');
+    await context.parts.home.disconnect(context.machine, CLOSE.comeAnew, 'the failover was cancelled: home goes on');
     return { detail: 'home replicates as soon as its agent connects' };
   },
 };

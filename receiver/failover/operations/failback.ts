@@ -123,7 +123,7 @@ const cleanUp: TaskDefinition = {
   name: 'Clean up',
   run: async (context) => {
     const { parts, machine, copies, job } = context;
-    await parts.home.disconnect(machine, CLOSE.goingAway, 'the machine is home again: replicate');
+    await parts.home.disconnect(machine, CLOSE.comeAnew, 'the machine is home again: replicate');
     await copies.discard(recorded(job, 'previousInstance'), context);
     return { detail: 'guest and volumes are gone' };
   },

@@ -23,16 +23,23 @@ export const prepareHome: TaskDefinition = {
   },
 };
 
+/** Its agent may be at another receiver, in a session from before or because we were taken for gone, and nothing moves it from there but a call. */
 export async function restoreHome(context: TaskContext, point: number, final: boolean): Promise<RestoreReport> {
-  return context.parts.home.restore(
-    context.machine,
-    { point, final },
-    {
-      signal: context.signal,
-      onStep: ({ step, detail, percent }) =>
-        context.progress(`point ${point}: ${step}${percent === null ? '' : ` ${Math.floor(percent)} %`} ${detail}`),
-    },
-  );
+  const { parts, machine, signal } = context;
+  const release = parts.fleet?.call(machine);
+  try {
+    return await parts.home.restore(
+      machine,
+      { point, final },
+      {
+        signal,
+        onStep: ({ step, detail, percent }) =>
+          context.progress(`point ${point}: ${step}${percent === null ? '' : ` ${Math.floor(percent)} %`} ${detail}`),
+      },
+    );
+  } finally {
+    release?.();
+  }
 }
 
 export const reportText = (report: RestoreReport): string =>
@@ -50,6 +57,6 @@ export async function followOnce(context: TaskContext, reason: string): Promise<
 /** An agent that was refused asks again seldom; one that has a session of another kind is told to come anew. */
 export async function callHome(context: TaskContext, text: string): Promise<void> {
   if (context.parts.home.stateOf(context.machine) === 'replicating') {
-    await context.parts.home.disconnect(context.machine, CLOSE.goingAway, text);
+    await context.parts.home.disconnect(context.machine, CLOSE.comeAnew, text);
   }
 }

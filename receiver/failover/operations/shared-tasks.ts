@@ -3,6 +3,7 @@
  */
 import { AfterimageError } from '../../../shared/errors.js';
 import { CLOSE } from '../../../shared/wire/close-codes.js';
+import { CALL_OVER_MS } from '../../../shared/limits-fleet.js';
 import { formatDuration } from '../../../shared/units.js';
 import { writeCheck } from '../../catalog/recovery-records.js';
 import { loadLaunchSettings } from '../../catalog/recovery-io.js';
@@ -145,6 +146,7 @@ export const takeOverGeneration: TaskDefinition = {
     const expected = recordedNumber(context.job, 'expectedGeneration');
     const generation = await takeGeneration(parts, machine, context.job.id, expected);
     await parts.home.disconnect(machine, CLOSE.failedOver, `failed over to receiver ${settings.receiverName}`);
+    callAway(context);
     const point = await newestNow(context);
     const note = point.number === context.job.data['point'] ? '' : `; point ${point.number} came meanwhile and is used`;
     return {
@@ -155,6 +157,12 @@ export const takeOverGeneration: TaskDefinition = {
     };
   },
 };
+
+/** Home's agent may be at another receiver: with nothing to commit it would not learn for minutes that it is failed over. Here it is refused, and told. */
+function callAway({ parts, machine, signal }: TaskContext): void {
+  const release = parts.fleet?.call(machine);
+  if (release !== undefined) void parts.clock.sleep(CALL_OVER_MS, signal).then(release);
+}
 
 /** Points that home committed between the choice and the takeover count too, when the newest was asked for. */
 async function newestNow(context: TaskContext): Promise<RecoveryPoint> {
