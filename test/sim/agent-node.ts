@@ -7,33 +7,35 @@ import { MessagePool } from '../../agent/cycle/chunk-sender.js';
 import { ReadPool } from '../../agent/cycle/read-pool.js';
 import { WindowArena } from '../../agent/cycle/window-arena.js';
 import type { InspectedDevice } from '../../agent/disks/inspect.js';
-import { Sysfs, type BlockDevice } from '../../agent/disks/sysfs.js';
+import { Sysfs, type BlockDevice, type DiskCounters } from '../../agent/disks/sysfs.js';
 import { readDiskState } from '../../agent/disks/watch.js';
 import type { SourceKeys } from '../../agent/keys/source-keys.js';
 import { AgentMachine } from '../../agent/machine.js';
+import { FinalCut, type FinalCutDeps } from '../../agent/final-cut.js';
 import type { FinalCutting, MachineParts } from '../../agent/machine-parts.js';
 import { openInspected } from '../../agent/open-disk.js';
 import type { ProtectionList } from '../../agent/protection.js';
 import type { AgentSnapshot } from '../../agent/status.js';
 import type { MarkTracker } from '../../agent/tracker/tracker.js';
-import { MESSAGE_BUFFERS, READS_IN_FLIGHT } from '../../shared/limits.js';
+import type { RestoreTarget } from '../../agent/restore/target.js';
+import { CHUNK_PLAIN_BYTES_MAX, MESSAGE_BUFFERS, READS_IN_FLIGHT } from '../../shared/limits.js';
 import { KIB, SECTOR_BYTES } from '../../shared/units.js';
 import type { Transport } from '../../shared/wire/transport.js';
 import type { SimDisk } from './disk.js';
 import type { SimMachine } from './machine.js';
 import { SimProcess } from './process.js';
+import { SimTarget } from './restore-target.js';
 import type { Rng } from './rng.js';
 import type { Scheduler } from './scheduler.js';
+import { groundOf, START, STOP } from './shutdown-hook.js';
 import { SimTracker } from './tracker.js';
 
 /** Reads of the simulation are small, so that many stand beside each other. */
 const READ_BUFFER_BYTES = 256 * KIB;
-
-const noFinalCut: FinalCutting = {
-  isStopped: false,
-  run: () => Promise.reject(new Error('no planned failover in the simulation')),
-  resume: () => Promise.resolve(),
-};
+/** Of a restore, under way at once. */
+const CHUNKS = 4;
+/** Of one flush before a last cut, at most. */
+const FLUSH_MS = 3;
 
 export interface AgentWorld {
   readonly scheduler: Scheduler;
@@ -51,7 +53,11 @@ export interface AgentWorld {
   readonly sourceKeys: (machine: SimMachine, rng: Rng) => SourceKeys | null;
   /** Stands between tracker and agent: planted bugs. */
   readonly wrapTracker: (tracker: MarkTracker) => MarkTracker;
+  /** A restore writes to a machine's disks now. */
+  readonly restoring?: (machine: SimMachine) => void;
 }
+
+const pathOf = (id: string): string => `/dev/${id}`;
 
 class SimSysfs extends Sysfs {
   readonly #disks: readonly SimDisk[];
@@ -77,6 +83,13 @@ class SimSysfs extends Sysfs {
     };
     return facts as unknown as BlockDevice;
   }
+
+  override counters(name: string): DiskCounters | null {
+    const disk = this.#disks.find((d) => d.id === name);
+    if (disk === undefined) return null;
+    const { completed: writeRequests, inFlight } = disk;
+    return { writeRequests, writeSectors: 0, writesInFlight: inFlight.length, discardRequests: 0, discardSectors: 0 };
+  }
 }
 
 export class AgentNode {
@@ -97,7 +110,8 @@ export class AgentNode {
     this.#world = world;
     this.#rng = rng;
     const receivers = world.addresses?.slice(1) ?? [];
-    this.#config = agentConfigSchema.parse({ interval, freeze: { enabled: false }, receivers });
+    const failover = { preShutdown: [STOP], resume: [START] };
+    this.#config = agentConfigSchema.parse({ interval, freeze: { enabled: false }, receivers, failover });
     this.#sysfs = new SimSysfs(machine.disks);
     this.process = new SimProcess(world.scheduler, `${machine.name}#0`);
     this.process.kill();
@@ -135,7 +149,7 @@ export class AgentNode {
       program: 'simulation',
       random: rng.unit,
       randomId: () => rng.uuid(),
-      parts: this.#parts(process, rng.fork('keys')),
+      parts: this.#parts(process, rng),
     });
     this.#agent = agent;
     agent.run(new AbortController().signal).then(
@@ -151,11 +165,13 @@ export class AgentNode {
     this.process.kill();
   }
 
-  #parts(process: SimProcess, keys: Rng): MachineParts {
+  #parts(process: SimProcess, rng: Rng): MachineParts {
     const { machine } = this;
+    const keys = rng.fork('keys');
+    const chunks = new ReadPool(CHUNKS, CHUNK_PLAIN_BYTES_MAX, (bytes) => Buffer.allocUnsafeSlow(bytes));
     const disks: ProtectionList['disks'] = machine.disks.map((disk) => ({
       id: disk.id,
-      path: `/dev/${disk.id}`,
+      path: pathOf(disk.id),
       blockBytes: disk.geometry.blockBytes,
     }));
     const allocate = (bytes: number): Buffer => Buffer.allocUnsafeSlow(bytes);
@@ -179,7 +195,11 @@ export class AgentNode {
             openSource: () => machine.source(machine.diskOf(entry.id), process),
           },
         }),
-      finalCut: () => Promise.resolve(noFinalCut),
+      restore: {
+        openTarget: ({ path }) => this.#target(path, process, rng.fork('restore')),
+        chunks: () => chunks,
+      },
+      finalCut: (deps) => this.#finalCut(deps, process, rng.fork('final cut')),
       sourceKeys: () => Promise.resolve(this.#world.sourceKeys(machine, keys)),
       connect: ({ receiver: address }, { timeoutMs }) => this.#world.connect(process, machine, { address, timeoutMs }),
       ...(this.#world.addresses === undefined ? {} : { fleet: machine.fleetFile(process) }),
@@ -190,8 +210,29 @@ export class AgentNode {
     };
   }
 
+  #target(path: string, process: SimProcess, rng: Rng): RestoreTarget {
+    const { machine } = this;
+    const { scheduler, restoring = () => undefined, onCrash: violated } = this.#world;
+    const disk = machine.disks.find(({ id }) => path === pathOf(id));
+    if (disk === undefined) throw new Error(`no disk at ${path}`);
+    return new SimTarget({ scheduler, rng: rng.fork(path), restoring, violated }, machine, disk, process);
+  }
+
+  async #finalCut(deps: FinalCutDeps, process: SimProcess, rng: Rng): Promise<FinalCutting> {
+    const cut = await FinalCut.open(deps, groundOf(this.#world.scheduler, this.machine, process, rng));
+    // There are no filesystems to flush.
+    const flush = (): Promise<void> => process.after(rng.between(0, FLUSH_MS), 'flushes');
+    return {
+      get isStopped() {
+        return cut.isStopped;
+      },
+      run: (order, work, ...rest) => cut.run(order, { ...work, flush }, ...rest),
+      resume: (why) => cut.resume(why),
+    };
+  }
+
   #inspected(disk: SimDisk): InspectedDevice {
-    const source = { kind: 'block', name: disk.id, path: `/dev/${disk.id}` } as const;
+    const source = { kind: 'block', name: disk.id, path: pathOf(disk.id) } as const;
     const state = readDiskState(this.#sysfs, source);
     if (state === null) throw new Error(`no disk ${disk.id}`);
     return {

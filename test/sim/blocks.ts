@@ -12,6 +12,8 @@ export interface Halves {
   readonly high: number;
 }
 
+export const whole = (content: number): Halves => ({ low: content, high: content });
+
 export const halfBytes = (blockBytes: number): number => blockBytes / 2;
 
 /** How each half of a disk's blocks begins, unless it is zeroes. */

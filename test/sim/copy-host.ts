@@ -7,6 +7,7 @@ import { CHUNK_PLAIN_BYTES_MAX } from '../../shared/limits.js';
 import type { CopyFile, CopyRecords } from '../../receiver/failover/copy-file.js';
 import type { ComputeProvider } from '../../receiver/failover/compute/provider.js';
 import type { CopyVolume, FailoverParts, VolumeOptions } from '../../receiver/failover/parts.js';
+import type { Instance } from '../../receiver/catalog/recovery.js';
 import type { VolumeCut } from '../../receiver/volume/cut.js';
 import { parseBlock, renderBlock, type Halves } from './blocks.js';
 import { SimDisk } from './disk.js';
@@ -23,10 +24,12 @@ export interface CopyWorld {
   readonly scheduler: Scheduler;
   readonly machines: readonly SimMachine[];
   readonly nextContent: () => number;
-  /** A copy's disk was cut: what it holds now is what the next point of the copy must hold. */
-  readonly cut: (machine: SimMachine, disk: SimDisk) => void;
-  /** A copy is made, of this point. */
-  readonly opened: (machine: SimMachine, point: number) => void;
+  /** A copy's disk was cut by this process: what it holds now is what the next point of the copy that it commits must hold. */
+  readonly cut: (machine: SimMachine, disk: SimDisk, by: string) => void;
+  /** A volume of a copy is made, of this point. */
+  readonly opened: (machine: SimMachine, copy: Instance, point: number) => void;
+  /** A guest is started. */
+  readonly booted: (machine: SimMachine, copy: Instance) => void;
 }
 
 /** A volume as it lies on the host. */
@@ -120,20 +123,42 @@ export class CopyHost {
     };
   }
 
-  #machineOf(instance: string): SimMachine {
-    const file = JSON.parse(this.#records.get(instance) ?? 'null') as CopyFile | null;
-    const machine = this.#world.machines.find(({ id }) => id === file?.machine.id);
-    if (machine === undefined) throw new Error(`copy ${instance} has no record`);
-    return machine;
+  #fileOf(id: string): { readonly machine: SimMachine; readonly instance: Instance } {
+    const file = JSON.parse(this.#records.get(id) ?? 'null') as CopyFile | null;
+    const machine = this.#world.machines.find((m) => m.id === file?.machine.id);
+    if (machine === undefined || file === null) throw new Error(`copy ${id} has no record`);
+    return { machine, instance: file.instance };
+  }
+
+  /** The disks of a copy, as its guest left them; null: they aren't here. */
+  disksOf(instance: string): readonly SimDisk[] | null {
+    const disks = [...this.#volumes].filter(([folder]) => folder.includes(instance)).map(([, { disk }]) => disk);
+    return disks.length === 0 ? null : disks;
+  }
+
+  runs(instance: string): boolean {
+    return this.#guests.get(instance)?.isRunning === true;
+  }
+
+  /** What is left of copies that nobody keeps for what was not replicated. */
+  leftovers(): string[] {
+    const files = [...this.#records.values()].map((text) => JSON.parse(text) as CopyFile);
+    const kept = files.filter(({ fate }) => fate === 'lost').map(({ instance }) => instance.id);
+    const isKept = (name: string): boolean => kept.some((id) => name.includes(id));
+    return [
+      ...files.filter(({ fate }) => fate !== 'lost').map(({ instance: { kind, id } }) => `${kind} ${id}`),
+      ...[...this.#volumes.keys()].filter((folder) => !isKept(folder)),
+      ...[...this.#guests].flatMap(([id, { isRunning }]) => (isRunning || !isKept(id) ? [`guest of ${id}`] : [])),
+    ];
   }
 
   async #open(process: SimProcess, options: VolumeOptions): Promise<CopyVolume> {
     const { folder, baseKey } = options;
-    const machine = this.#machineOf(folder.split('/').at(-3) ?? '');
+    const { machine, instance } = this.#fileOf(folder.split('/').at(-3) ?? '');
     let lying = this.#volumes.get(folder);
     if (lying !== undefined && lying.baseKey !== baseKey) throw new Error(`${folder} stands on ${lying.baseKey}`);
     if (lying === undefined) {
-      this.#world.opened(machine, Number(baseKey.split(' ')[0]));
+      this.#world.opened(machine, instance, Number(baseKey.split(' ')[0]));
       lying = { disk: await this.#fill(machine, options), baseKey, changed: new BlockSet(), cut: null };
       await this.#call(process, 'opens a volume');
       this.#volumes.set(folder, lying);
@@ -198,7 +223,7 @@ export class CopyHost {
         this.#held++;
         while (disk.inFlight.length > 0) await process.after(1, 'waits for writes to a copy');
       },
-      cut: () => cutOf(lying, () => this.#world.cut(machine, disk)),
+      cut: () => cutOf(lying, () => this.#world.cut(machine, disk, process.name)),
       resume,
       markChanged: (blocks) => lying.changed.addAll(blocks),
       hydrate: () => Promise.resolve(),
@@ -222,6 +247,8 @@ export class CopyHost {
         const guest = this.#guests.get(instance) ?? this.#guestOf(instance);
         this.#guests.set(instance, guest);
         guest.startedAtMs = process.clock.nowMs();
+        const { machine, instance: copy } = this.#fileOf(instance);
+        if (!guest.isRunning) this.#world.booted(machine, copy);
         guest.isRunning = true;
         guest.workload.start();
       },
@@ -249,8 +276,8 @@ export class CopyHost {
 
   #guestOf(instance: string): Guest {
     const { scheduler, nextContent } = this.#world;
-    const machine = this.#machineOf(instance);
-    const disks = [...this.#volumes].filter(([folder]) => folder.includes(instance)).map(([, { disk }]) => disk);
+    const { machine } = this.#fileOf(instance);
+    const disks = this.disksOf(instance) ?? [];
     const rng = this.#rng.fork(instance);
     const workload = new Workload(scheduler, disks, rng, machine.shape.workload, nextContent);
     workload.mayWrite = () => this.#held === 0 && this.#served.get(instance)?.isRunning === true;

@@ -28,13 +28,15 @@ interface Settled extends Halves {
 /** A write that was submitted and is not complete. */
 export interface Flight {
   readonly block: number;
-  readonly content: number;
+  readonly content: Halves;
   readonly submitted: number;
+  /** It is lost in a power cut until a sync. */
+  readonly isCached: boolean;
   readonly onDone: () => void;
 }
 
 interface PastFlight {
-  readonly content: number;
+  readonly content: Halves;
   readonly submitted: number;
   readonly ended: number;
 }
@@ -51,6 +53,12 @@ export class SimDisk {
   readonly #past = new Map<number, PastFlight[]>();
   hooks: WriteHooks = { submitted: () => undefined, completed: () => undefined };
   writes = 0;
+  /** Writes that are complete. */
+  completed = 0;
+  /** When a write last began or ended. */
+  lastOrder = 0;
+  /** What stands under writes that no sync has made durable, and when those were complete. */
+  readonly #unsynced = new Map<number, { readonly before: Halves; order: number }>();
 
   constructor(
     scheduler: Scheduler,
@@ -86,19 +94,34 @@ export class SimDisk {
     pushTo(this.#history, block, { ...halves, order: this.#scheduler.nextOrder() });
   }
 
-  submit(block: number, content: number, onDone: () => void): Flight {
+  /** `isCached`: a power cut may take it back until a sync after its end. */
+  submit(block: number, content: Halves, onDone: () => void, isCached = false): Flight {
     if (this.#flights.has(block)) throw new Error(`block ${block} is in flight`);
     this.hooks.submitted(block);
-    const flight = { block, content, submitted: this.#scheduler.nextOrder(), onDone };
+    const flight = { block, content, submitted: this.#scheduler.nextOrder(), isCached, onDone };
+    this.lastOrder = flight.submitted;
     this.#flights.set(block, flight);
+    if (isCached && !this.#unsynced.has(block))
+      this.#unsynced.set(block, { before: this.halvesOf(block), order: Infinity });
+    else if (!isCached) this.#unsynced.delete(block);
     this.writes++;
     return flight;
+  }
+
+  /** Makes durable what was complete at `order`. */
+  synced(order: number): void {
+    for (const [block, write] of this.#unsynced) if (write.order < order) this.#unsynced.delete(block);
+  }
+
+  /** Blocks that a power cut may take back. */
+  get unsynced(): number {
+    return this.#unsynced.size;
   }
 
   /** One half reaches the medium. */
   land(flight: Flight, half: 'low' | 'high'): void {
     if (this.#flights.get(flight.block) !== flight || (half === 'high' && this.#endsEarly(flight.block))) return;
-    this.#now.set(flight.block, { ...this.halvesOf(flight.block), [half]: flight.content });
+    this.#now.set(flight.block, { ...this.halvesOf(flight.block), [half]: flight.content[half] });
   }
 
   complete(flight: Flight): void {
@@ -106,6 +129,9 @@ export class SimDisk {
     this.land(flight, 'low');
     this.land(flight, 'high');
     this.#end(flight);
+    this.completed++;
+    const cached = this.#unsynced.get(flight.block);
+    if (cached !== undefined) cached.order = this.lastOrder;
     this.hooks.completed(flight.block);
     flight.onDone();
   }
@@ -117,6 +143,13 @@ export class SimDisk {
       if (rng.chance(0.4)) this.land(flight, 'high');
       this.#end(flight);
     }
+    for (const [block, { before }] of this.#unsynced) {
+      const now = { ...this.halvesOf(block) };
+      if (rng.chance(0.4)) now.low = before.low;
+      if (rng.chance(0.4)) now.high = before.high;
+      this.begin(block, now);
+    }
+    this.#unsynced.clear();
   }
 
   /** The last block of a disk whose size is no multiple of the block: its second half isn't there. */
@@ -127,6 +160,7 @@ export class SimDisk {
   #end({ block, content, submitted }: Flight): void {
     this.#flights.delete(block);
     const order = this.#scheduler.nextOrder();
+    this.lastOrder = order;
     pushTo(this.#history, block, { ...this.halvesOf(block), order });
     pushTo(this.#past, block, { content, submitted, ended: order });
   }
@@ -140,7 +174,7 @@ export class SimDisk {
   }
 
   /** What a block may be in an image of the instant `order`: each half is what was there, or what was in flight. */
-  allowedAt(block: number, order: number): { readonly settled: Halves; readonly inFlight: number | null } {
+  allowedAt(block: number, order: number): { readonly settled: Halves; readonly inFlight: Halves | null } {
     const history = this.#history.get(block) ?? [];
     let settled: Halves = ZEROES;
     for (let i = history.length - 1; i >= 0; i--) {

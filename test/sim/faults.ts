@@ -3,17 +3,19 @@
  * broken then must heal by itself.
  */
 import { PIN_TTL_MS } from '../../shared/limits-retention.js';
+import type { OperationRequest } from '../../receiver/failover/operations.js';
 import type { AgentNode } from './agent-node.js';
 import type { SimMachine } from './machine.js';
-import { headOf, namedBy } from './needed.js';
+import { headOf, listedBy, namedBy } from './needed.js';
 import type { Network } from './network.js';
-import type { Fault, Plan } from './plan.js';
+import { hasCopies, SWITCHOVERS, type Fault, type Plan } from './plan.js';
 import type { ReceiverNode } from './receiver-node.js';
 import type { SimProcess } from './process.js';
 import { recoveryOf } from './rights.js';
 import type { Rng } from './rng.js';
 import type { Scheduler } from './scheduler.js';
 import type { SimStore } from './store.js';
+import { nextStep, nextTest } from './switchover.js';
 
 export interface Faulty {
   readonly scheduler: Scheduler;
@@ -31,6 +33,8 @@ export interface Faulty {
 
 /** A stalled process is frozen for so long at most: longer than leases, heartbeats and the patience of others. */
 const STALL_MAX_MS = 90_000;
+/** Operators who switch machines over do one thing after the other. */
+const COMMAND_EVERY_MS = 6_000;
 /** Things that a process does in one or two points: requests, messages, calls. */
 const TRAP_STEPS_MAX = 60;
 /** ... and in a takeover: listing, reading, creating, the look at the boundary. */
@@ -84,7 +88,9 @@ export class Faults {
 
   #again(fault: Fault): void {
     const { scheduler, plan, rng } = this.#world;
-    scheduler.after(rng.wait(plan.faultEveryMs), `fault ${fault}`, () => {
+    const isCommand = SWITCHOVERS.some((what) => what === fault);
+    const meanMs = isCommand ? Math.min(plan.faultEveryMs, COMMAND_EVERY_MS) : plan.faultEveryMs;
+    scheduler.after(rng.wait(meanMs), `fault ${fault}`, () => {
       if (!this.isOn) return;
       this.#counts.set(fault, (this.#counts.get(fault) ?? 0) + 1);
       this.#do(fault);
@@ -136,6 +142,12 @@ export class Faults {
         return;
       case 'failover':
         this.#failOver(agent.machine);
+        return;
+      case 'switchover':
+        this.#switchOver(agent.machine);
+        return;
+      case 'test-failover':
+        this.#test(agent.machine);
         return;
       case 'lasting-cut':
         this.#cutForGood(agent, receiver);
@@ -249,6 +261,36 @@ export class Faults {
     else asked.command(machine.id, { operation: 'failover', point: 'latest', shutdown: false, commit: false });
   }
 
+  /** One step there, or home again. Before home's disks may be restored the machine is shut down there. */
+  #switchOver(machine: SimMachine): void {
+    const { rng, store } = this.#world;
+    const recovery = recoveryOf(store, machine);
+    const step = nextStep(recovery, rng);
+    if (step === null || machine.encrypts) return;
+    if (['commit', 'reprotect', 'failback'].includes(step.operation) && recovery?.home.mode !== 'replicate')
+      machine.shutDown('operator');
+    this.#command(machine, recovery?.failover?.receiver ?? recovery?.job?.receiver, step);
+  }
+
+  #test(machine: SimMachine): void {
+    const { rng, store } = this.#world;
+    const head = headOf(store, machine.id);
+    if (head === null || machine.encrypts) return;
+    const recovery = recoveryOf(store, machine);
+    const step = nextTest(recovery, [...listedBy(store, head).keys()], rng);
+    this.#command(machine, recovery?.testFailover.instance?.receiver, step);
+  }
+
+  /** Mostly where it belongs. */
+  #command(machine: SimMachine, receiver: string | undefined, step: OperationRequest): void {
+    const { rng, receivers } = this.#world;
+    const up = receivers.filter(({ isUp }) => isUp);
+    if (up.length === 0) return;
+    const holder = up.find(({ id }) => id === receiver);
+    const asked = holder !== undefined && rng.chance(0.9) ? holder : rng.pick(up);
+    asked.command(machine.id, step);
+  }
+
   /** Not from the first, so that an agent has always somewhere to go. */
   #cutForGood(agent: AgentNode, receiver: ReceiverNode): void {
     const { network, receivers } = this.#world;
@@ -280,7 +322,7 @@ export class Faults {
   /** Pins are honoured while clocks differ by less than their time to live, and no promise is made beyond. */
   get #wallMaxMs(): number {
     const { upkeep, faults } = this.#world.plan;
-    return (upkeep?.readers ?? 0) > 0 || faults.has('failover') ? PIN_TTL_MS / 3 : WALL_JUMP_MAX_MS;
+    return (upkeep?.readers ?? 0) > 0 || hasCopies(faults) ? PIN_TTL_MS / 3 : WALL_JUMP_MAX_MS;
   }
 
   #reroute(away: ReceiverNode): void {
@@ -291,7 +333,7 @@ export class Faults {
   }
 
   #revive(agent: AgentNode): void {
-    agent.machine.workload.start();
+    agent.machine.boot();
     agent.start(agent.process.wallOffsetMs);
   }
 

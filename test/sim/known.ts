@@ -14,8 +14,8 @@ export class Known {
   readonly cuts = new Map<string, Flip>();
   /** Of cycles that a copy has committed, the disks of that copy and the instant of each one's cut. */
   readonly copyCuts = new Map<string, ReadonlyMap<DiskId, CopyCut>>();
-  /** The last cut of each disk of a copy: the next commit of a copy is of these. */
-  readonly lastCut = new Map<DiskId, CopyCut>();
+  /** By process, the last cut of each disk of its copy: the next commit of a copy by it is of these. */
+  readonly lastCuts = new Map<string, Map<DiskId, CopyCut>>();
   readonly rights = new Rights();
   /** How often its agent was told that the machine is failed over. */
   refusals = 0;

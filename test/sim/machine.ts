@@ -20,6 +20,9 @@ const FILE_CALL_MS = 0.5;
 /** Of one read of a protected disk. */
 const READ_MS = 4;
 
+/** An operator's command in the agent's configuration, or the operator in person. */
+export type Stopper = 'hook' | 'operator';
+
 export interface MachineShape {
   readonly disks: readonly DiskShape[];
   readonly workload: WorkloadShape;
@@ -38,6 +41,18 @@ export class SimMachine {
   #isStateFull = false;
   #knownFleet: KnownFleet = NO_FLEET;
   generation = 1;
+  /** What the agent keeps of a final cut. */
+  finalCutNote: string | null = null;
+  /** Times that it was booted. */
+  boots = 1;
+  /** The world comes to its end: nothing is written any more. */
+  isStill = false;
+  /** Since a power cut. */
+  #isOff = false;
+  /** Who has shut its workload down; it runs when nobody has. */
+  readonly #down = new Set<Stopper>();
+  /** Told before a workload that was shut down runs again. */
+  onRun: (by: Stopper) => void = () => undefined;
   readonly encrypts: boolean;
 
   constructor(
@@ -58,7 +73,35 @@ export class SimMachine {
     for (const disk of this.disks) this.#folders.set(disk.id, new MemoryFolder());
   }
 
+  /** Nothing new is written until the same one lets it run again, also after a power cut. */
+  shutDown(by: Stopper): void {
+    this.#down.add(by);
+    this.workload.stop();
+  }
+
+  letRun(by: Stopper): void {
+    if (!this.#down.delete(by)) return;
+    this.onRun(by);
+    if (!this.#isOff) this.#run();
+  }
+
+  isDown(by: Stopper): boolean {
+    return this.#down.has(by);
+  }
+
+  /** Its workload runs, unless it was shut down. */
+  boot(): void {
+    this.#isOff = false;
+    this.#run();
+  }
+
+  #run(): void {
+    if (this.#down.size === 0 && !this.isStill) this.workload.start();
+  }
+
   powerCut(): void {
+    this.boots++;
+    this.#isOff = true;
     this.workload.stop();
     for (const disk of this.disks) {
       disk.powerCut(this.#rng);

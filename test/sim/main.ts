@@ -33,7 +33,7 @@ function told(result: WorldResult, wallMs: number): string {
       : [
           `${result.receivers} receivers share, spread in ${result.spreadMs === null ? '-' : (result.spreadMs / 1000).toFixed(0)} s`,
         ]),
-    `${result.lateDeletions} late deletions, ${result.changesOfHands} changes of hands`,
+    `${result.lateDeletions} late deletions, ${result.changesOfHands} changes of hands, ${result.plannedFailovers} planned, ${result.homecomings} homecomings, ${result.tests} tests`,
     `healed in ${result.healedMs === null ? '-' : (result.healedMs / 1000).toFixed(0)} s`,
     `faults: ${faults === '' ? 'none' : faults}`,
     result.traceHash.slice(0, 12),

@@ -3,6 +3,7 @@
  * with what the disks held at that instant: read by the real catalog and read plan, from the objects as they lie in the store.
  */
 import { AfterimageError, messageOf } from '../../shared/errors.js';
+import type { DiskId } from '../../shared/units.js';
 import { CLOSE } from '../../shared/wire/close-codes.js';
 import { decodeAgentMessage, decodeReceiverMessage, TAG_CONTROL } from '../../shared/wire/messages.js';
 import type { Manifest, RecoveryPoint } from '../../receiver/catalog/manifest.js';
@@ -12,12 +13,13 @@ import { loadHead, MachineReader } from '../../receiver/catalog/reader.js';
 import { whyNeeded } from './deletions.js';
 import type { SimDisk } from './disk.js';
 import { Images } from './images.js';
-import { Known } from './known.js';
+import { Known, type CopyCut } from './known.js';
 import type { SimMachine } from './machine.js';
 import { boundaryOf, damageIn, damageNames, garbageOf, headOf, listedBy, namedBy, plainOf } from './needed.js';
 import { leaksOf, openIn } from './secrets.js';
 import { recoveryOf, type Writer } from './rights.js';
 import type { SimStore, StoreWatcher } from './store.js';
+import type { Flip } from './tracker.js';
 
 const MANIFEST_NAME = /^machines\/([0-9a-f-]{36})\/manifest\/(\d+)$/;
 /** Differences of one image that are told. */
@@ -127,9 +129,17 @@ export class Model implements StoreWatcher {
     return [...this.#known.values()].reduce((sum, { rights }) => sum + rights.changes, 0);
   }
 
-  /** A copy's disk was cut. */
-  cutOfCopy(machine: SimMachine, disk: SimDisk, order: number): void {
-    this.#of(machine.id).lastCut.set(disk.id, { disk, order });
+  /** A copy's disk was cut by a process. */
+  cutOfCopy(machine: SimMachine, disk: SimDisk, by: string, order: number): void {
+    const { lastCuts } = this.#of(machine.id);
+    const cuts = lastCuts.get(by) ?? new Map<DiskId, CopyCut>();
+    lastCuts.set(by, cuts.set(disk.id, { disk, order }));
+  }
+
+  /** The instant of the cut of a point that home has made; undefined: a copy has. */
+  cutOf(machine: SimMachine, point: number): Flip | undefined {
+    const known = this.#of(machine.id);
+    return known.cuts.get(known.cycles.get(point) ?? '');
   }
 
   /** A copy of a machine begins with this point: what its agent was told is safe must be in it. */
@@ -160,7 +170,7 @@ export class Model implements StoreWatcher {
       this.violated(`${name} was made by ${known.numbers.get(manifest.number) ?? ''} and again by ${by}`);
     }
     known.numbers.set(manifest.number, by);
-    if (manifest.number === known.headNumber + 1) this.#follow(known, manifest, name);
+    if (manifest.number === known.headNumber + 1) this.#follow(known, manifest, name, by);
     else if (known.headNumber > 0) this.violated(`${name} follows manifest ${known.headNumber}`);
   }
 
@@ -177,7 +187,7 @@ export class Model implements StoreWatcher {
   }
 
   /** A new head: numbers keep their cycles, what was dropped stays dropped, and nothing is dropped that must be kept. */
-  #follow(known: Known, manifest: Manifest, name: string): void {
+  #follow(known: Known, manifest: Manifest, name: string, by: string): void {
     known.headNumber = manifest.number;
     const listed = listedBy(this.#store, manifest);
     for (const [number, cycle] of listed) {
@@ -186,7 +196,7 @@ export class Model implements StoreWatcher {
       if (before !== cycle) this.violated(`${name}: point ${number} was cycle ${before}, is ${cycle}`);
       if (known.dropped.has(number)) this.violated(`${name}: point ${number} was dropped, and is listed again`);
     }
-    this.#checkRights(known, manifest, name, listed);
+    this.#checkRights(known, manifest, name, listed, by);
     const newest = Math.max(0, ...known.listed);
     for (const number of known.listed) {
       if (listed.has(number)) continue;
@@ -203,7 +213,7 @@ export class Model implements StoreWatcher {
     known.listed = [...listed.keys()];
   }
 
-  #checkRights(known: Known, manifest: Manifest, name: string, listed: ReadonlyMap<number, string>): void {
+  #checkRights(known: Known, manifest: Manifest, name: string, listed: ReadonlyMap<number, string>, by: string): void {
     const machine = this.#machines.find(({ id }) => id === manifest.machine.id);
     if (machine === undefined) return;
     const newest = Math.max(0, ...known.listed);
@@ -211,7 +221,8 @@ export class Model implements StoreWatcher {
     for (const [number, cycle] of listed) {
       if (number <= newest) continue;
       const isHome = known.cuts.has(cycle);
-      if (!isHome && known.lastCut.size > 0) known.copyCuts.set(cycle, new Map(known.lastCut));
+      const cuts = known.lastCuts.get(by);
+      if (!isHome && cuts !== undefined) known.copyCuts.set(cycle, new Map(cuts));
       added.set(number, isHome ? 'home' : known.copyCuts.has(cycle) ? 'copy' : null);
     }
     for (const what of known.rights.follow(manifest, recoveryOf(this.#store, machine), added))
@@ -322,8 +333,9 @@ export class Model implements StoreWatcher {
         const { settled, inFlight } = disk.allowedAt(block, order);
         const low = image.low[block];
         const high = image.high[block];
-        if ((low === settled.low || low === inFlight) && (high === settled.high || high === inFlight)) continue;
-        const flight = inFlight === null ? '' : `, ${inFlight} in flight`;
+        if ((low === settled.low || low === inFlight?.low) && (high === settled.high || high === inFlight?.high))
+          continue;
+        const flight = inFlight === null ? '' : `, ${inFlight.low}/${inFlight.high} in flight`;
         wrong.push(`block ${block} is ${low}/${high}, was ${settled.low}/${settled.high}${flight}`);
       }
       this.#tell(`${machine.name} point ${point.number} ${at.disk}`, wrong);

@@ -29,7 +29,13 @@ export const FAULTS = [
 ] as const;
 /** ... of several receivers that share machines. */
 export const FLEET_FAULTS = ['fleet-change', 'lasting-cut', 'failover'] as const;
-export type Fault = (typeof FAULTS)[number] | (typeof FLEET_FAULTS)[number];
+/** ... and what operators do there that is no fault: machines are failed over and brought home by plan, and tested. */
+export const SWITCHOVERS = ['switchover', 'test-failover'] as const;
+export type Fault = (typeof FAULTS)[number] | (typeof FLEET_FAULTS)[number] | (typeof SWITCHOVERS)[number];
+
+/** Copies of machines run in such a world. */
+export const hasCopies = (faults: ReadonlySet<Fault>): boolean =>
+  faults.has('failover') || SWITCHOVERS.some((what) => faults.has(what));
 
 export interface Plan {
   readonly machines: readonly MachineShape[];
@@ -149,8 +155,18 @@ function fleetOf(rng: Rng, isCalm: boolean): FleetPlan {
     areAllKnown: rng.chance(0.5),
     heartbeatMs: rng.pick([1_000, 3_000, 5_000]),
     handoversPerMinute: rng.pick([12, 60, 600]),
-    faults: new Set(FLEET_FAULTS.filter(() => !isCalm && rng.chance(0.6))),
+    faults: fleetFaultsOf(rng, isCalm),
   };
+}
+
+function fleetFaultsOf(rng: Rng, isCalm: boolean): Set<Fault> {
+  const faults = new Set<Fault>(FLEET_FAULTS.filter(() => !isCalm && rng.chance(0.6)));
+  const switchovers = rng.fork('home');
+  if (!switchovers.chance(CHANCE_OF_A_FAULT)) return faults;
+  // Home must get to where its copy is.
+  faults.delete('lasting-cut');
+  faults.add('switchover');
+  return switchovers.chance(0.5) ? faults.add('test-failover') : faults;
 }
 
 /** Machines of a fleet are many, and cost little. */

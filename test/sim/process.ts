@@ -20,6 +20,8 @@ export class SimProcess {
   #backlog: (() => void)[] = [];
   #alive = true;
   #paused = false;
+  /** Since its start, or since it went on. */
+  runningSinceMs: number;
   /** What happens at one of the next things that this process does. */
   #trap: { steps: number; readonly spring: () => void } | null = null;
   /** How far this host's wall clock is off. */
@@ -30,6 +32,7 @@ export class SimProcess {
     readonly name: string,
   ) {
     this.#scheduler = scheduler;
+    this.runningSinceMs = scheduler.nowMs;
   }
 
   get isAlive(): boolean {
@@ -105,6 +108,7 @@ export class SimProcess {
   resume(): void {
     if (!this.#paused) return;
     this.#paused = false;
+    this.runningSinceMs = this.#scheduler.nowMs;
     this.#catchUp();
   }
 

@@ -86,6 +86,8 @@ export class ReceiverNode {
   #life: Life | null = null;
   #starts = 0;
   #isStoreCut = false;
+  /** Since when the store has been as reachable, or not, as it is. */
+  #storeSinceMs = 0;
   process: SimProcess;
   /** As it is kept in the state folder: the same for each process on this host. */
   readonly id: string;
@@ -116,6 +118,17 @@ export class ReceiverNode {
   /** Takes new connections. */
   get isListening(): boolean {
     return this.isUp && this.#life?.isListening === true;
+  }
+
+  /** Copies on this host. */
+  get copies(): CopyHost {
+    return this.#copies;
+  }
+
+  /** Since when it has been running and reaching the store, without a break; null: it isn't. */
+  get wellSinceMs(): number | null {
+    const { isRunning, runningSinceMs } = this.process;
+    return isRunning && !this.#isStoreCut && !this.isAway ? Math.max(runningSinceMs, this.#storeSinceMs) : null;
   }
 
   get candidate(): Candidate {
@@ -291,6 +304,7 @@ export class ReceiverNode {
 
   /** Nothing passes between this host and the store. */
   cutStore(isCut: boolean): void {
+    if (isCut !== this.#isStoreCut) this.#storeSinceMs = this.#world.scheduler.nowMs;
     this.#isStoreCut = isCut;
     if (this.#life !== null) this.#life.client.isCut = isCut;
   }

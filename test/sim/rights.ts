@@ -9,6 +9,9 @@ import type { SimMachine } from './machine.js';
 import { highest, plainOf } from './needed.js';
 import type { SimStore } from './store.js';
 
+/** Jobs that raise the generation for a copy. */
+const TO_A_COPY = new Set(['failover', 'planned-failover']);
+
 export type Writer = 'home' | 'copy';
 
 export function recoveryOf(store: SimStore, machine: SimMachine): Recovery | null {
@@ -29,7 +32,7 @@ export class Rights {
     if (generation < this.#generation) wrong.push(`is of generation ${generation}, after ${this.#generation}`);
     if (generation > this.#generation) {
       this.#generation = generation;
-      this.#writer = recovery?.job?.operation === 'failover' ? 'copy' : 'home';
+      this.#writer = TO_A_COPY.has(recovery?.job?.operation ?? '') ? 'copy' : 'home';
       this.changes++;
     }
     for (const [number, writer] of added) {

@@ -9,5 +9,8 @@ export const SEEDS: readonly number[] = [702, 705, 708, 710, 713, 715, 723, 727,
  * belong, and machines that are failed over and come home. */
 export const FLEET_SEEDS: readonly number[] = [2011, 2019, 2022, 2034, 3011, 3065, 3071, 3082];
 
+/** ... in which machines are failed over and brought home by plan, and tested. */
+export const HOME_SEEDS: readonly number[] = [4, 9, 10, 15];
+
 /** Virtual time with faults in these. */
 export const FAULTY_MS = 40_000;

@@ -2,6 +2,7 @@
  * What runs on a simulated machine: writers that wait for what they wrote before they write on, bursts, discards, blocks that get back what they
  * held before. Contents are numbers that the whole world counts up, so every block on every disk says what was written to it.
  */
+import { whole } from './blocks.js';
 import type { SimDisk } from './disk.js';
 import type { Rng } from './rng.js';
 import type { Scheduler } from './scheduler.js';
@@ -50,6 +51,10 @@ export class Workload {
     this.#isOn = true;
     const run = ++this.#running;
     for (let i = 0; i < this.#shape.writers; i++) this.#think(run);
+  }
+
+  get isOn(): boolean {
+    return this.#isOn;
   }
 
   /** Nothing new is submitted. */
@@ -103,7 +108,7 @@ export class Workload {
 
   #submit(disk: SimDisk, block: number, onDone: () => void, content = this.#content(disk, block)): void {
     if (disk.isInFlight(block)) return;
-    const flight = disk.submit(block, content, onDone);
+    const flight = disk.submit(block, whole(content), onDone);
     const landMs = this.#rng.wait(this.#shape.deviceMs);
     const firstHalf = this.#rng.chance(0.5) ? 'low' : 'high';
     this.#scheduler.after(landMs * this.#rng.unit(), 'lands', () => disk.land(flight, firstHalf));

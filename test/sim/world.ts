@@ -6,20 +6,23 @@ import { pino, type Logger } from 'pino';
 import { HANDOVER_PAUSE_MS } from '../../shared/limits-fleet.js';
 import { PIN_TTL_MS } from '../../shared/limits-retention.js';
 import { RESEND_ANSWER_MS } from '../../shared/limits-scrub.js';
+import { CLOSE } from '../../shared/wire/close-codes.js';
 import type { MarkTracker } from '../../agent/tracker/tracker.js';
 import { MANIFEST_VERSION } from '../../receiver/catalog/manifest.js';
+import type { Instance } from '../../receiver/catalog/recovery.js';
 import { createIdentity } from '../../receiver/session/identity.js';
 import type { ObjectStore } from '../../receiver/store/store.js';
 import { AgentNode, hardwareIdOf } from './agent-node.js';
 import { useSynchronousCodec } from './codec.js';
 import type { SimDisk } from './disk.js';
 import { Faults } from './faults.js';
+import { Hands } from './hands.js';
 import { SimKeys } from './keys.js';
 import { SimMachine } from './machine.js';
 import { Model } from './model.js';
 import { Network } from './network.js';
 import { Operator } from './operator.js';
-import { planOf, withFleet, type FleetPlan, type Plan, type UpkeepPlan } from './plan.js';
+import { hasCopies, planOf, withFleet, type FleetPlan, type Plan, type UpkeepPlan } from './plan.js';
 import { EPOCH_MS, SimProcess } from './process.js';
 import { certificateOf, ReceiverNode } from './receiver-node.js';
 import { Reader } from './reader.js';
@@ -28,6 +31,7 @@ import { Scheduler } from './scheduler.js';
 import { recoveryOf } from './rights.js';
 import { misplaced } from './spread.js';
 import { SimStore } from './store.js';
+import { wayHome } from './switchover.js';
 import { headOf } from './needed.js';
 
 /** Where an agent dials. */
@@ -85,6 +89,11 @@ export interface WorldResult {
   readonly lateDeletions: number;
   /** How often the right to write a machine went to a copy, or home again. */
   readonly changesOfHands: number;
+  /** Machines that came home by a failback, with what their copies wrote. */
+  readonly homecomings: number;
+  readonly plannedFailovers: number;
+  /** Test copies that were made. */
+  readonly tests: number;
   readonly faults: ReadonlyMap<string, number>;
   /** Messages of the logs, without their numbers: which parts of the code the world came through. */
   readonly seen: ReadonlySet<string>;
@@ -101,8 +110,12 @@ const MENDING_MS = 2 * RESEND_ANSWER_MS + 300_000;
 const SPREADING_MS = HANDOVER_PAUSE_MS + 180_000;
 /** A source that is refused asks again every few seconds, unless it could reach nobody for long. */
 const TOLD_MS = 120_000;
-/** Machines that were failed over are home again after this; an operator gives the command again and again. */
-const HOMECOMING_MS = 600_000;
+/**
+ * Machines that were failed over are home again after this; an operator gives the command again and again. An agent that could not get to where its copy is
+ * stays away for a while.
+ */
+const HOMECOMING_MS = HANDOVER_PAUSE_MS + 300_000;
+const CHANCE_OF_A_CANCEL = 0.4;
 const COMMAND_MS = 5_000;
 /** A command that was given before may begin its job so late: the other receiver is asked first, and its record may be under way for long. */
 const COMMANDS_LATE_MS = 150_000;
@@ -136,11 +149,13 @@ class World {
   readonly #readers: readonly Reader[];
   readonly #operators: readonly Operator[];
   readonly #model: Model;
+  readonly #hands: Hands;
   readonly #keys: SimKeys;
   readonly #faults: Faults;
   readonly #routes: number[];
   readonly #seen = new Set<string>();
   readonly #lies: Rng;
+  readonly #ways: Rng;
   #contents = 0;
 
   constructor(options: WorldOptions) {
@@ -150,6 +165,7 @@ class World {
     const plan = this.#plan;
     this.#scheduler = new Scheduler(rng.fork('scheduler'));
     this.#lies = rng.fork('lies');
+    this.#ways = rng.fork('ways');
     const { onLine } = options;
     if (onLine !== undefined) this.#scheduler.onTrace = onLine;
     this.#store.pageNames = plan.storePageNames;
@@ -159,6 +175,16 @@ class World {
         new SimMachine(this.#scheduler, `machine${i}`, i, shape, rng.fork(`machine${i}`), () => ++this.#contents),
     );
     this.#model = new Model(this.#store, this.#machines, () => this.#scheduler.nowMs);
+    this.#hands = new Hands({
+      scheduler: this.#scheduler,
+      store: this.#store,
+      machines: this.#machines,
+      receivers: () => this.#receivers,
+      cutOf: (machine, point) => this.#model.cutOf(machine, point),
+      isStoreSound: !plan.faults.has('store-requests') && !plan.faults.has('store-full'),
+      isQuiet: [...plan.faults].every((fault) => fault === 'test-failover'),
+      violated: (what) => this.#model.violated(what),
+    });
     this.#keys = new SimKeys(this.#machines, plan.atRest, rng.fork('keys'));
     this.#keys.attachAtOnce(this.#store, new SimProcess(this.#scheduler, 'model').clock);
     this.#model.encrypted = this.#machines.filter((machine) => plan.atRest || machine.encrypts);
@@ -174,8 +200,13 @@ class World {
         scheduler: this.#scheduler,
         machines: this.#machines,
         nextContent: () => ++this.#contents,
-        cut: (machine: SimMachine, disk: SimDisk) => this.#model.cutOfCopy(machine, disk, this.#scheduler.nextOrder()),
-        opened: (machine: SimMachine, point: number) => this.#model.copied(machine, point),
+        cut: (machine: SimMachine, disk: SimDisk, by: string) =>
+          this.#model.cutOfCopy(machine, disk, by, this.#scheduler.nextOrder()),
+        opened: (machine: SimMachine, copy: Instance, point: number) => {
+          if (copy.kind === 'failover') this.#model.copied(machine, point);
+          this.#hands.opened(machine, copy, point);
+        },
+        booted: (machine: SimMachine, copy: Instance) => this.#hands.booted(machine, copy),
         store: this.#store,
         storeLatencyMs: plan.storeLatencyMs,
         keys: this.#keys,
@@ -201,6 +232,7 @@ class World {
         ...(plan.fleet === null ? {} : { addresses: known }),
         onCrash: (what: string) => this.#model.violated(what),
         sourceKeys: (of: SimMachine, keys: Rng) => this.#keys.ofSource(of, keys),
+        restoring: (of: SimMachine) => this.#hands.restoring(of),
         wrapTracker: bugs.wrapTracker ?? ((tracker: MarkTracker) => tracker),
       };
       return new AgentNode(world, machine, rng.fork(`agent${i}`), plan.interval);
@@ -256,7 +288,7 @@ class World {
     for (const machine of this.#machines) await this.#enrol(machine);
     for (const receiver of this.#receivers) receiver.start();
     for (const agent of this.#agents) {
-      agent.machine.workload.start();
+      agent.machine.boot();
       agent.start();
     }
     for (const reader of this.#readers) void reader.run();
@@ -267,8 +299,11 @@ class World {
       await this.#model.check();
     }
     this.#faults.stop();
-    for (const machine of this.#machines) machine.workload.stop();
-    if (!this.#isBroken && this.#plan.faults.has('failover')) await this.#comeHome();
+    for (const machine of this.#machines) {
+      machine.isStill = true;
+      machine.workload.stop();
+    }
+    if (!this.#isBroken && hasCopies(this.#plan.faults)) await this.#comeHome();
     const healedMs = this.#isBroken ? null : await this.#heal(healingMs);
     for (const reader of this.#readers) reader.stop();
     for (const operator of this.#operators) operator.stop();
@@ -278,6 +313,7 @@ class World {
     if (!this.#isBroken) await this.#model.check(true);
     if (!this.#isBroken) for (const machine of this.#machines) await this.#model.checkNewest(machine);
     if (!this.#isBroken) this.#model.checkSecrets();
+    if (!this.#isBroken) this.#checkLeftovers();
     return this.#result(healedMs, spreadMs);
   }
 
@@ -314,39 +350,50 @@ class World {
     return null;
   }
 
-  /** Whoever was failed over: its source is refused and told so; then the failover is cancelled, and home goes on. */
+  /** Whoever was failed over: its source is refused and told so; then it is brought home, or the failover is cancelled and home goes on. */
   async #comeHome(): Promise<void> {
     const isAway = (machine: SimMachine): boolean => recoveryOf(this.#store, machine)?.home.mode === 'refused';
     const away = this.#machines.filter(isAway);
     const before = away.map((machine) => this.#model.refusalsOf(machine));
-    const untold = (): SimMachine[] => away.filter((m, i) => isAway(m) && this.#model.refusalsOf(m) === before[i]);
+    const says = ({ id }: SimMachine): boolean =>
+      this.#agents.find(({ machine }) => machine.id === id)?.status()?.receiver.refused?.name === CLOSE.failedOver.name;
+    const untold = (): SimMachine[] =>
+      away.filter((m, i) => isAway(m) && (this.#model.refusalsOf(m) === before[i] || !says(m)));
     let limitMs = this.#scheduler.nowMs + TOLD_MS;
     while (untold().length > 0 && this.#scheduler.nowMs < limitMs && !this.#isBroken)
       await this.#scheduler.run(this.#scheduler.nowMs + LOOK_MS);
-    for (const { name } of untold()) this.#model.violated(`${name} is failed over, and its source was not told`);
-    const isHome = (machine: SimMachine): boolean => {
-      const recovery = recoveryOf(this.#store, machine);
-      if (recovery === null) return true;
-      // A job that had changed nothing when its receiver was lost leaves home as it is, whatever the record says of it.
-      const isUnderWay = this.#receivers.some(({ id, isUp }) => isUp && id === recovery.job?.receiver);
-      return !isUnderWay && recovery.home.mode === 'replicate' && recovery.failover === null;
-    };
+    for (const { name } of untold()) this.#model.violated(`${name} is failed over, and its source does not say so`);
+    const isUp = (receiver: string): boolean => this.#receivers.some((r) => r.isUp && r.id === receiver);
+    const byCancel = (machine: SimMachine): boolean =>
+      !this.#plan.faults.has('switchover') || this.#ways.fork(machine.name).chance(CHANCE_OF_A_CANCEL);
+    const next = (machine: SimMachine): ReturnType<typeof wayHome> =>
+      wayHome(recoveryOf(this.#store, machine), byCancel(machine), isUp);
     limitMs = this.#scheduler.nowMs + HOMECOMING_MS;
     let homeSinceMs = this.#scheduler.nowMs;
     const isOver = (): boolean => this.#scheduler.nowMs - homeSinceMs >= COMMANDS_LATE_MS || this.#isBroken;
     while (!isOver() && this.#scheduler.nowMs < limitMs) {
       for (const machine of this.#machines) {
-        if (isHome(machine)) continue;
+        const step = next(machine);
+        if (step === null) continue;
         homeSinceMs = this.#scheduler.nowMs + COMMAND_MS;
-        for (const receiver of this.#receivers) receiver.command(machine.id, { operation: 'cancel' });
+        if (step !== 'wait') for (const receiver of this.#receivers) receiver.command(machine.id, step);
       }
       await this.#scheduler.run(this.#scheduler.nowMs + COMMAND_MS);
     }
     for (const machine of this.#machines) {
-      if (isHome(machine)) continue;
+      if (next(machine) === null) continue;
       const { state, job } = recoveryOf(this.#store, machine) ?? {};
       this.#model.violated(`${machine.name} did not come home: ${state}, ${JSON.stringify(job?.tasks.at(-1))}`);
     }
+  }
+
+  /** Everybody is home: nothing of a copy is left on any host that runs, and home runs again. */
+  #checkLeftovers(): void {
+    for (const { name, copies } of this.#receivers.filter(({ isUp }) => isUp))
+      for (const what of copies.leftovers()) this.#model.violated(`${name} still has ${what}`);
+    for (const machine of this.#machines)
+      if (machine.isDown('hook') || machine.isDown('operator'))
+        this.#model.violated(`the workload of ${machine.name} was not let run again`);
   }
 
   /** Runs until each machine is with the one receiver that it belongs to; then it must stay there. */
@@ -399,7 +446,7 @@ class World {
   /** Runs until nothing is left that nobody needs, or the passes that this may take have gone by. */
   async #collect({ intervalMs, deletionDelayMs }: UpkeepPlan): Promise<void> {
     // A pin whose removal was lost is honoured until it has expired twice.
-    const pins = this.#readers.length > 0 || this.#plan.faults.has('failover');
+    const pins = this.#readers.length > 0 || hasCopies(this.#plan.faults);
     const pinnedMs = pins ? 2 * PIN_TTL_MS : 0;
     const limitMs = this.#scheduler.nowMs + CLEANING_PASSES * (intervalMs + deletionDelayMs) + pinnedMs;
     while (this.#model.garbage().length > 0 && this.#scheduler.nowMs < limitMs && !this.#isBroken)
@@ -484,6 +531,9 @@ class World {
       receivers: this.#plan.fleet === null ? 0 : this.#receivers.filter(({ isUp }) => isUp).length,
       lateDeletions: this.#model.lateDeletions,
       changesOfHands: this.#model.changesOfHands,
+      homecomings: this.#hands.homecomings,
+      plannedFailovers: this.#hands.plannedFailovers,
+      tests: this.#hands.tests,
       faults: this.#faults.counts,
       seen: this.#seen,
     };
