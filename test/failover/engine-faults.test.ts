@@ -179,6 +179,17 @@ describe('operators', () => {
     expect(answers.map((answer) => answer?.from)).toEqual([self, self, undefined]);
   });
 
+  it('home is called over when it is failed over, wherever its agent is: to be told', async () => {
+    const world = new World();
+    await world.begin();
+    const called: string[] = [];
+    const call = (machine: string) => (called.push(machine), () => undefined);
+    const process = new Process(world, { folder: copiesFolder(), fleet: { others: [], call } });
+    await perform(process, { operation: 'failover' });
+    expect(called).toEqual([MACHINE]);
+    await process.engine.stop();
+  });
+
   it('a job without a copy on this host goes on after a start at which the store does not answer', async () => {
     const world = new World();
     await world.begin();

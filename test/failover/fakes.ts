@@ -178,6 +178,8 @@ const contentOfPoint = (point: number): PointContent => ({
 });
 
 export interface ProcessOptions {
+  /** Other receivers; absent: this one is alone. */
+  readonly fleet?: NonNullable<FailoverParts['fleet']>;
   readonly receiver?: string;
   readonly folder: string;
   /** The process dies before (2n) or after (2n + 1) its n-th step. */
@@ -316,6 +318,7 @@ export class Process {
       clock: this.clock,
       randomId: randomUUID,
       log: silentLogger(),
+      ...(this.#options.fleet === undefined ? {} : { fleet: this.#options.fleet }),
       home: this.#home(),
       openContent: (_view, point) =>
         this.step(`content ${point.number}`, async () => {
