@@ -9,6 +9,7 @@ import type { ObjectStore } from '../store/store.js';
 import { answerName, challengeName, challengePrefix, numberOfName } from './names.js';
 import { RECOVERY_VERSION } from './recovery.js';
 import { openSealedJson, sealJson } from './sealed-json.js';
+import { createWithCopy, highestOfEither, readEither } from './second-copies.js';
 
 const uuid = z.string().refine(isUuid, 'not a UUID');
 /** Which of which machine it is, so that one in another's place is noticed. Absent in those of the first version that wrote any. */
@@ -38,24 +39,23 @@ export type Answer = Omit<z.infer<typeof answerSchema>, keyof Place>;
 
 /** Number of the newest challenge; 0 when there was none. */
 export async function lastChallenge(store: ObjectStore, machine: MachineId): Promise<number> {
-  let last = 0;
-  for await (const { name } of store.list(challengePrefix(machine))) last = numberOfName(name);
-  return last;
+  const last = await highestOfEither(store, challengePrefix(machine));
+  return last === null ? 0 : numberOfName(last);
 }
 
 /** Writes the next challenge and returns its number. */
 export async function writeChallenge(store: ObjectStore, machine: MachineId, challenge: Challenge): Promise<number> {
   for (let number = (await lastChallenge(store, machine)) + 1; ; number++) {
     const bytes = sealJson({ version: RECOVERY_VERSION, machine, number, ...challenge });
-    if ((await store.createIfAbsent(challengeName(machine, number), bytes)) === 'created') return number;
+    if ((await createWithCopy(store, challengeName(machine, number), bytes)) === 'created') return number;
   }
 }
 
 export async function readChallenge(store: ObjectStore, machine: MachineId, number: number): Promise<Challenge | null> {
   const name = challengeName(machine, number);
-  const bytes = await store.get(name, RECOVERY_BYTES_MAX);
-  if (bytes === null) return null;
-  return inPlace(openSealedJson(bytes, challengeSchema, RECOVERY_VERSION, name), machine, number, name);
+  return readEither(store, name, RECOVERY_BYTES_MAX, (bytes) =>
+    inPlace(openSealedJson(bytes, challengeSchema, RECOVERY_VERSION, name), machine, number, name),
+  );
 }
 
 export async function writeAnswer(
@@ -64,17 +64,15 @@ export async function writeAnswer(
   number: number,
   answer: Answer,
 ): Promise<void> {
-  await store.createIfAbsent(
-    answerName(machine, number),
-    sealJson({ version: RECOVERY_VERSION, machine, number, ...answer }),
-  );
+  const bytes = sealJson({ version: RECOVERY_VERSION, machine, number, ...answer });
+  await createWithCopy(store, answerName(machine, number), bytes);
 }
 
 export async function readAnswer(store: ObjectStore, machine: MachineId, number: number): Promise<Answer | null> {
   const name = answerName(machine, number);
-  const bytes = await store.get(name, RECOVERY_BYTES_MAX);
-  if (bytes === null) return null;
-  return inPlace(openSealedJson(bytes, answerSchema, RECOVERY_VERSION, name), machine, number, name);
+  return readEither(store, name, RECOVERY_BYTES_MAX, (bytes) =>
+    inPlace(openSealedJson(bytes, answerSchema, RECOVERY_VERSION, name), machine, number, name),
+  );
 }
 
 function inPlace<T extends Place>(object: T, machine: MachineId, number: number, name: string): T {

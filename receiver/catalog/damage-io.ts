@@ -12,6 +12,7 @@ import { bounded, DAMAGE_VERSION, damageSchema, type Damage, type DamageItem } f
 import { damageName, damagePrefix, numberOfName, scrubName, scrubPrefix } from './names.js';
 import { SCRUB_NOTE_VERSION, scrubNoteSchema, type ScrubNote } from './scrub-note.js';
 import { openSealedJson, sealJson } from './sealed-json.js';
+import { createWithCopy, highestOfEither, namesOfEither, readEither } from './second-copies.js';
 
 /** Tries against others who write at the same time. */
 const WRITE_TRIES = 16;
@@ -19,19 +20,6 @@ const WRITE_TRIES = 16;
 interface Numbered {
   readonly number: number;
   readonly machine: MachineId;
-}
-
-async function newest<T extends Numbered>(
-  store: ObjectStore,
-  machine: MachineId,
-  prefix: string,
-  bytesMax: number,
-  schema: z.ZodType<T>,
-  version: number,
-): Promise<T | null> {
-  let name: string | null = null;
-  for await (const object of store.list(prefix)) name = object.name;
-  return name === null ? null : read(store, machine, name, bytesMax, schema, version);
 }
 
 async function read<T extends Numbered>(
@@ -42,28 +30,34 @@ async function read<T extends Numbered>(
   schema: z.ZodType<T>,
   version: number,
 ): Promise<T> {
-  const bytes = await store.get(name, bytesMax);
-  if (bytes === null) throw corrupt('record-missing', `object ${name} is not in the store`);
-  const value = openSealedJson(bytes, schema, version, name);
-  if (value.number === numberOfName(name) && value.machine === machine) return value;
-  throw corrupt('record-misplaced', `object ${name} holds number ${value.number} of machine ${value.machine}`);
+  const read = await readEither(store, name, bytesMax, (bytes) => {
+    const value = openSealedJson(bytes, schema, version, name);
+    if (value.number === numberOfName(name) && value.machine === machine) return value;
+    throw corrupt('record-misplaced', `object ${name} holds number ${value.number} of machine ${value.machine}`);
+  });
+  if (read !== null) return read;
+  throw corrupt('record-missing', `object ${name} is not in the store`);
 }
 
 /** Null: nothing was ever found. */
-export const loadDamage = (store: ObjectStore, machine: MachineId): Promise<Damage | null> =>
-  newest(store, machine, damagePrefix(machine), DAMAGE_BYTES_MAX, damageSchema, DAMAGE_VERSION);
+export async function loadDamage(store: ObjectStore, machine: MachineId): Promise<Damage | null> {
+  const name = await highestOfEither(store, damagePrefix(machine));
+  return name === null ? null : read(store, machine, name, DAMAGE_BYTES_MAX, damageSchema, DAMAGE_VERSION);
+}
 
-/** Null: no scrub was ever noted. */
-export const loadScrubNote = (store: ObjectStore, machine: MachineId): Promise<ScrubNote | null> =>
-  newest(store, machine, scrubPrefix(machine), SCRUB_NOTE_BYTES_MAX, scrubNoteSchema, SCRUB_NOTE_VERSION);
+/** Null: no scrub was ever noted. Notes have no second copies: the next pass writes another. */
+export async function loadScrubNote(store: ObjectStore, machine: MachineId): Promise<ScrubNote | null> {
+  let name: string | null = null;
+  for await (const object of store.list(scrubPrefix(machine))) name = object.name;
+  return name === null ? null : read(store, machine, name, SCRUB_NOTE_BYTES_MAX, scrubNoteSchema, SCRUB_NOTE_VERSION);
+}
 
 /** What the next list is made from: the newest that can be read, and the highest number, be it readable or not. */
 async function lastDamage(
   store: ObjectStore,
   machine: MachineId,
 ): Promise<{ readonly number: number; readonly items: readonly DamageItem[] }> {
-  const names: string[] = [];
-  for await (const object of store.list(damagePrefix(machine))) names.push(object.name);
+  const names = await namesOfEither(store, damagePrefix(machine));
   const number = Math.max(0, ...names.map(numberOfName));
   for (const name of names.reverse()) {
     try {
@@ -98,7 +92,7 @@ export async function updateDamage(
     if (JSON.stringify(items) === JSON.stringify(before.items)) return items;
     const number = before.number + 1;
     const next: Damage = { version: DAMAGE_VERSION, number, machine, writtenAtMs: nowMs, items, more };
-    if ((await deps.store.createIfAbsent(damageName(machine, number), sealJson(next))) === 'created') return items;
+    if ((await createWithCopy(deps.store, damageName(machine, number), sealJson(next))) === 'created') return items;
   }
   throw contended('damage list', machine);
 }

@@ -20,6 +20,7 @@ import type { ObjectStore } from '../store/store.js';
 import { GROUPS_PREFIX, groupsName, numberOfName } from './names.js';
 import { createNumbered } from './numbered.js';
 import { openSealedJson, sealJson } from './sealed-json.js';
+import { highestOfEither, readEither } from './second-copies.js';
 
 export const GROUPS_VERSION = 1;
 
@@ -54,18 +55,16 @@ const groupsSchema = z.strictObject({
 });
 export type Groups = z.infer<typeof groupsSchema>;
 
-async function highest(store: ObjectStore): Promise<string | null> {
-  let newest: string | null = null;
-  for await (const object of store.list(GROUPS_PREFIX)) newest = object.name;
-  return newest;
-}
+const highest = (store: ObjectStore): Promise<string | null> => highestOfEither(store, GROUPS_PREFIX);
 
 async function readGroups(store: ObjectStore, name: string): Promise<Groups> {
-  const bytes = await store.get(name, GROUPS_BYTES_MAX);
-  if (bytes === null) throw corrupt('groups-missing', `object ${name} is not in the store`);
-  const groups = openSealedJson(bytes, groupsSchema, GROUPS_VERSION, name);
-  if (groups.number === numberOfName(name)) return groups;
-  throw corrupt('groups-misplaced', `object ${name} holds number ${groups.number}`);
+  const groups = await readEither(store, name, GROUPS_BYTES_MAX, (bytes) => {
+    const found = openSealedJson(bytes, groupsSchema, GROUPS_VERSION, name);
+    if (found.number === numberOfName(name)) return found;
+    throw corrupt('groups-misplaced', `object ${name} holds number ${found.number}`);
+  });
+  if (groups !== null) return groups;
+  throw corrupt('groups-missing', `object ${name} is not in the store`);
 }
 
 /** Those that count; null when there never was one. */

@@ -17,6 +17,7 @@ import { holdsName, holdsPrefix, numberOfName } from './names.js';
 import { createNumbered } from './numbered.js';
 import { MachineReader } from './reader.js';
 import { openSealedJson, sealJson } from './sealed-json.js';
+import { highestOfEither, readEither } from './second-copies.js';
 
 export const HOLDS_VERSION = 1;
 
@@ -42,14 +43,15 @@ export type Holds = z.infer<typeof holdsSchema>;
 
 /** Those that count; null when nothing was ever held. Throws when they can't be read: then nothing may be dropped. */
 export async function loadHolds(store: ObjectStore, machine: MachineId): Promise<Holds | null> {
-  let newest: string | null = null;
-  for await (const object of store.list(holdsPrefix(machine))) newest = object.name;
+  const newest = await highestOfEither(store, holdsPrefix(machine));
   if (newest === null) return null;
-  const bytes = await store.get(newest, HOLDS_BYTES_MAX);
-  if (bytes === null) throw corrupt('holds-missing', `object ${newest} is not in the store`);
-  const holds = openSealedJson(bytes, holdsSchema, HOLDS_VERSION, newest);
-  if (holds.number === numberOfName(newest)) return holds;
-  throw corrupt('holds-misplaced', `object ${newest} holds number ${holds.number}`);
+  const holds = await readEither(store, newest, HOLDS_BYTES_MAX, (bytes) => {
+    const found = openSealedJson(bytes, holdsSchema, HOLDS_VERSION, newest);
+    if (found.number === numberOfName(newest)) return found;
+    throw corrupt('holds-misplaced', `object ${newest} holds number ${found.number}`);
+  });
+  if (holds !== null) return holds;
+  throw corrupt('holds-missing', `object ${newest} is not in the store`);
 }
 
 /** The live holds of a machine. */

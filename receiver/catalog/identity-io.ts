@@ -1,17 +1,22 @@
 /**
  * Reads who a machine is: of its numbered identity objects the highest counts. No decisions here.
  */
+import { corrupt } from '../../shared/errors.js';
 import { IDENTITY_BYTES_MAX } from '../../shared/limits.js';
 import type { MachineId } from '../../shared/units.js';
 import type { ObjectStore } from '../store/store.js';
 import { identitySchema, MANIFEST_VERSION, type MachineIdentity } from './manifest.js';
-import { identityPrefix } from './names.js';
+import { identityPrefix, numberOfName } from './names.js';
 import { openSealedJson } from './sealed-json.js';
+import { highestOfEither, readEither } from './second-copies.js';
 
 /** The identity that counts; null for a machine that was never enrolled. */
 export async function loadIdentity(store: ObjectStore, machine: MachineId): Promise<MachineIdentity | null> {
-  let newest: string | null = null;
-  for await (const object of store.list(identityPrefix(machine))) newest = object.name;
-  const bytes = newest === null ? null : await store.get(newest, IDENTITY_BYTES_MAX);
-  return newest === null || bytes === null ? null : openSealedJson(bytes, identitySchema, MANIFEST_VERSION, newest);
+  const newest = await highestOfEither(store, identityPrefix(machine));
+  if (newest === null) return null;
+  return readEither(store, newest, IDENTITY_BYTES_MAX, (bytes) => {
+    const found = openSealedJson(bytes, identitySchema, MANIFEST_VERSION, newest);
+    if (found.number === numberOfName(newest) && found.machine === machine) return found;
+    throw corrupt('identity-misplaced', `object ${newest} holds identity ${found.number} of machine ${found.machine}`);
+  });
 }

@@ -10,6 +10,7 @@ import { isUuid, type MachineId } from '../../shared/units.js';
 import type { ObjectStore } from '../store/store.js';
 import { keysName, keysPrefix, numberOfName } from './names.js';
 import { openSealedJson, sealJson } from './sealed-json.js';
+import { createWithCopy, highestOfEither, readEither } from './second-copies.js';
 
 export const KEYS_VERSION = 1;
 
@@ -44,25 +45,26 @@ export type KeysObject = z.infer<typeof keysObjectSchema>;
 
 /** Null for a machine that was never encrypted. */
 export async function loadKeys(store: ObjectStore, machine: MachineId): Promise<KeysObject | null> {
-  let name: string | null = null;
-  for await (const object of store.list(keysPrefix(machine))) name = object.name;
+  const name = await highestOfEither(store, keysPrefix(machine));
   return name === null ? null : readKeys(store, machine, numberOfName(name));
 }
 
 async function readKeys(store: ObjectStore, machine: MachineId, number: number): Promise<KeysObject> {
   const name = keysName(machine, number);
-  const bytes = await store.get(name, KEYS_OBJECT_BYTES_MAX);
-  if (bytes === null) throw corrupt('keys-missing', `keys object ${name} is not in the store`);
-  const keys = openSealedJson(bytes, keysObjectSchema, KEYS_VERSION, name);
-  if (keys.number === number && keys.machine === machine) return keys;
-  throw corrupt('keys-misplaced', `object ${name} holds keys ${keys.number} of machine ${keys.machine}`);
+  const keys = await readEither(store, name, KEYS_OBJECT_BYTES_MAX, (bytes) => {
+    const found = openSealedJson(bytes, keysObjectSchema, KEYS_VERSION, name);
+    if (found.number === number && found.machine === machine) return found;
+    throw corrupt('keys-misplaced', `object ${name} holds keys ${found.number} of machine ${found.machine}`);
+  });
+  if (keys !== null) return keys;
+  throw corrupt('keys-missing', `keys object ${name} is not in the store`);
 }
 
 /** Writes the object after `previous`. False when somebody else wrote it: read again, decide again. */
 export async function createKeys(store: ObjectStore, keys: KeysObject): Promise<boolean> {
   const bytes = sealJson(keys);
   const name = keysName(keys.machine, keys.number);
-  if ((await store.createIfAbsent(name, bytes)) === 'created') return true;
+  if ((await createWithCopy(store, name, bytes)) === 'created') return true;
   // A retry inside the store's adapter may have met its own success.
   const there = await store.get(name, KEYS_OBJECT_BYTES_MAX);
   return there?.equals(bytes) === true;

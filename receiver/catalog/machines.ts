@@ -2,14 +2,13 @@
  * Which machines a store holds, and how an operator's word for one is understood. Read-only.
  */
 import { AfterimageError, messageOf, usageError } from '../../shared/errors.js';
-import { MANIFEST_BYTES_MAX } from '../../shared/limits.js';
 import { asMachineId, isUuid, type MachineId } from '../../shared/units.js';
 import type { ObjectStore } from '../store/store.js';
 import { loadScrubNote } from './damage-io.js';
-import { identitySchema, MANIFEST_VERSION, type Manifest } from './manifest.js';
-import { identityPrefix, MACHINES_PREFIX } from './names.js';
+import { loadIdentity } from './identity-io.js';
+import type { Manifest } from './manifest.js';
+import { MACHINES_PREFIX } from './names.js';
 import { allLost, loadHead } from './reader.js';
-import { openSealedJson } from './sealed-json.js';
 
 export interface MachineSummary {
   readonly id: MachineId;
@@ -37,10 +36,7 @@ async function summaryOf(store: ObjectStore, id: MachineId): Promise<MachineSumm
 }
 
 async function enrolledName(store: ObjectStore, id: MachineId): Promise<string> {
-  let last: string | null = null;
-  for await (const object of store.list(identityPrefix(id))) last = object.name;
-  const bytes = last === null ? null : await store.get(last, MANIFEST_BYTES_MAX);
-  return last === null || bytes === null ? id : openSealedJson(bytes, identitySchema, MANIFEST_VERSION, last).name;
+  return (await loadIdentity(store, id))?.name ?? id;
 }
 
 /** All machines, by name. */

@@ -21,30 +21,34 @@ import {
 } from './manifest.js';
 import { boundaryPrefix, machineOfName, manifestName, manifestPrefix, numberOfName } from './names.js';
 import { openSealedJson, sealJson } from './sealed-json.js';
+import { createWithCopy, highestOfEither, readEither } from './second-copies.js';
 import { keysOf } from './store-keys.js';
 
 const checksumText = (bytes: Buffer): string => digestToText(checksum64(bytes));
 
 /** The highest manifest of a machine, or null when there is none. */
 export async function readHighestManifest(store: ObjectStore, machine: MachineId): Promise<Manifest | null> {
-  let highest: string | null = null;
-  for await (const object of store.list(manifestPrefix(machine))) highest = object.name;
+  const highest = await highestOfEither(store, manifestPrefix(machine));
   if (highest === null) return null;
   return readManifest(store, machine, numberOfName(highest));
 }
 
 export async function readManifest(store: ObjectStore, machine: MachineId, number: number): Promise<Manifest> {
   const name = manifestName(machine, number);
-  const bytes = await store.get(name, MANIFEST_BYTES_MAX);
-  if (bytes === null) throw corrupt('manifest-missing', `manifest ${name} is not in the store`);
+  const found = await readEither(store, name, MANIFEST_BYTES_MAX, (bytes) => openManifest(bytes, machine, number));
+  if (found === null) throw corrupt('manifest-missing', `manifest ${name} is not in the store`);
+  return { ...found, tail: { ...found.tail, points: await shown(store, machine, found.tail.points) } };
+}
+
+/** A manifest as it is stored: digests may be hidden. */
+export function openManifest(bytes: Buffer, machine: MachineId, number: number): Manifest {
+  const name = manifestName(machine, number);
   const manifest = openSealedJson(bytes, manifestSchema, MANIFEST_VERSION, name);
-  if (manifest.number !== number || manifest.machine.id !== machine) {
-    throw corrupt(
-      'manifest-misplaced',
-      `object ${name} holds manifest ${manifest.number} of machine ${manifest.machine.id}`,
-    );
-  }
-  return { ...manifest, tail: { ...manifest.tail, points: await shown(store, machine, manifest.tail.points) } };
+  if (manifest.number === number && manifest.machine.id === machine) return manifest;
+  throw corrupt(
+    'manifest-misplaced',
+    `object ${name} holds manifest ${manifest.number} of machine ${manifest.machine.id}`,
+  );
 }
 
 /** The bytes of a manifest. */
@@ -93,11 +97,9 @@ export async function readBoundary(store: ObjectStore, machine: MachineId): Prom
 
 export async function readHistoryPage(store: ObjectStore, page: PageRef): Promise<History> {
   const machine = machineOfName(page.name);
-  const bytes = await store.get(page.name, MANIFEST_BYTES_MAX);
-  if (bytes === null) throw corrupt('history-missing', `history page ${page.name} is not in the store`);
-  if (checksumText(bytes) !== page.checksum)
-    throw corrupt('history-checksum', `history page ${page.name} is not what its manifest names`);
-  const { points, deltas } = openSealedJson(bytes, historyPageSchema, MANIFEST_VERSION, page.name);
+  const read = await readEither(store, page.name, MANIFEST_BYTES_MAX, (bytes) => openPage(bytes, page));
+  if (read === null) throw pageMissing(page);
+  const { points, deltas } = read;
   return { points: machine === null ? points : await shown(store, machine, points), deltas };
 }
 
@@ -112,11 +114,30 @@ export async function writeHistoryPage(store: ObjectStore, name: string, history
 }
 
 export async function readLayerList(store: ObjectStore, list: ListRef): Promise<LayerRef[]> {
-  const bytes = await store.get(list.name, LAYER_LIST_BYTES_MAX);
-  if (bytes === null) throw corrupt('list-missing', `layer list ${list.name} is not in the store`);
+  const layers = await readEither(store, list.name, LAYER_LIST_BYTES_MAX, (bytes) => openList(bytes, list));
+  if (layers === null) throw listMissing(list);
+  return layers;
+}
+
+export const pageMissing = (page: PageRef): AfterimageError =>
+  corrupt('history-missing', `history page ${page.name} is not in the store`);
+
+export const listMissing = (list: ListRef): AfterimageError =>
+  corrupt('list-missing', `layer list ${list.name} is not in the store`);
+
+/** A page as it is stored: digests may be hidden. */
+export function openPage(bytes: Buffer, page: PageRef): History {
+  if (checksumText(bytes) !== page.checksum)
+    throw corrupt('history-checksum', `history page ${page.name} is not what its manifest names`);
+  return openSealedJson(bytes, historyPageSchema, MANIFEST_VERSION, page.name);
+}
+
+export function openList(bytes: Buffer, list: ListRef): LayerRef[] {
   if (checksumText(bytes) !== list.checksum)
     throw corrupt('list-checksum', `layer list ${list.name} is not what its manifest names`);
-  return openSealedJson(bytes, layerListSchema, MANIFEST_VERSION, list.name).layers;
+  const { layers } = openSealedJson(bytes, layerListSchema, MANIFEST_VERSION, list.name);
+  if (layers.length === list.count) return layers;
+  throw corrupt('list-invalid', `list ${list.name} has ${layers.length} layers, its manifest says ${list.count}`);
 }
 
 export async function writeLayerList(store: ObjectStore, name: string, layers: readonly LayerRef[]): Promise<ListRef> {
@@ -136,7 +157,8 @@ export function mustBeReadable(name: string, bytes: Buffer): void {
 }
 
 async function createNew(store: ObjectStore, name: string, bytes: Buffer): Promise<void> {
-  if ((await store.createIfAbsent(name, bytes)) === 'created') return;
+  // The copy after it: a name that two tried to take has the copy of who got it.
+  if ((await createWithCopy(store, name, bytes)) === 'created') return;
   // Epoch and sequence make the name ours alone: what is there can only be our own earlier try.
   const there = await store.get(name, LAYER_LIST_BYTES_MAX);
   if (there === null || !there.equals(bytes)) throw corrupt('name-taken', `object ${name} exists with other content`);

@@ -14,6 +14,7 @@ import { createNumbered } from './numbered.js';
 import { numberOfName, policyName, policyPrefix } from './names.js';
 import { policySchema, type MachinePolicy, type RetentionTier } from './policy.js';
 import { openSealedJson, sealJson } from './sealed-json.js';
+import { highestOfEither, readEither } from './second-copies.js';
 
 export const POLICY_VERSION = 1;
 
@@ -35,21 +36,20 @@ export interface StoredPolicy {
 }
 
 async function highest(store: ObjectStore, machine: MachineId): Promise<number> {
-  let last: string | null = null;
-  for await (const object of store.list(policyPrefix(machine))) last = object.name;
+  const last = await highestOfEither(store, policyPrefix(machine));
   return last === null ? 0 : numberOfName(last);
 }
 
 async function readPolicy(store: ObjectStore, machine: MachineId, number: number): Promise<StoredPolicy> {
   const name = policyName(machine, number);
-  const bytes = await store.get(name, POLICY_BYTES_MAX);
-  if (bytes === null) throw corrupt('policy-missing', `object ${name} is not in the store`);
-  const stored = openSealedJson(bytes, policyObjectSchema, POLICY_VERSION, name);
-  if (stored.number === number && (stored.machine ?? machine) === machine) return stored;
-  throw corrupt(
-    'policy-misplaced',
-    `object ${name} holds policy ${stored.number} of machine ${stored.machine ?? machine}`,
-  );
+  const stored = await readEither(store, name, POLICY_BYTES_MAX, (bytes) => {
+    const found = openSealedJson(bytes, policyObjectSchema, POLICY_VERSION, name);
+    const { number: its, machine: whose = machine } = found;
+    if (its === number && whose === machine) return found;
+    throw corrupt('policy-misplaced', `object ${name} holds policy ${its} of machine ${whose}`);
+  });
+  if (stored !== null) return stored;
+  throw corrupt('policy-missing', `object ${name} is not in the store`);
 }
 
 /** The machine's own policy; null: it has none. Throws when it can't be read: then nothing may be dropped by another. */
@@ -101,7 +101,7 @@ interface Cached {
   readonly readAtMs: number;
 }
 
-/** Policies of many machines for a process that asks often: looked up again once in POLICY_RECHECK_MS, at one listing each. */
+/** Policies of many machines for a process that asks often: looked up again once in POLICY_RECHECK_MS, at two listings each. */
 export class Policies {
   readonly #store: ObjectStore;
   readonly #clock: Clock;

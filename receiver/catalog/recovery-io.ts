@@ -9,9 +9,10 @@ import { RECOVERY_BYTES_MAX } from '../../shared/limits.js';
 import type { MachineId } from '../../shared/units.js';
 import type { ObjectStore } from '../store/store.js';
 import { launchSettingsSchema, type LaunchSettings } from './launch.js';
-import { launchName, launchPrefix, numberOfName, recoveryName, recoveryPrefix } from './names.js';
+import { launchName, launchPrefix, machineOfName, numberOfName, recoveryName, recoveryPrefix } from './names.js';
 import { RECOVERY_VERSION, recoverySchema, type Recovery } from './recovery.js';
 import { openSealedJson, sealJson } from './sealed-json.js';
+import { createWithCopy, highestOfEither, readEither } from './second-copies.js';
 
 const launchObjectSchema = z.strictObject({
   version: z.literal(RECOVERY_VERSION),
@@ -21,25 +22,31 @@ const launchObjectSchema = z.strictObject({
 });
 
 async function highest(store: ObjectStore, prefix: string): Promise<number> {
-  let last: string | null = null;
-  for await (const object of store.list(prefix)) last = object.name;
+  const last = await highestOfEither(store, prefix);
   return last === null ? 0 : numberOfName(last);
 }
 
-async function read<T>(store: ObjectStore, name: string, schema: z.ZodType<T>): Promise<T> {
-  const bytes = await store.get(name, RECOVERY_BYTES_MAX);
-  if (bytes === null) throw corrupt('recovery-missing', `object ${name} is not in the store`);
-  return openSealedJson(bytes, schema, RECOVERY_VERSION, name);
+async function read<T extends { readonly number: number }>(
+  store: ObjectStore,
+  name: string,
+  schema: z.ZodType<T>,
+  machineOf: (found: T) => MachineId | null = () => null,
+): Promise<T> {
+  const read = await readEither(store, name, RECOVERY_BYTES_MAX, (bytes) => {
+    const found = openSealedJson(bytes, schema, RECOVERY_VERSION, name);
+    const machine = machineOf(found);
+    if (found.number === numberOfName(name) && (machine === null || machine === machineOfName(name))) return found;
+    throw corrupt('recovery-misplaced', `object ${name} holds step ${found.number} of machine ${machine ?? 'unknown'}`);
+  });
+  if (read !== null) return read;
+  throw corrupt('recovery-missing', `object ${name} is not in the store`);
 }
 
 /** The newest; null for a machine that was never failed over or tested. */
 export async function loadRecovery(store: ObjectStore, machine: MachineId): Promise<Recovery | null> {
   const number = await highest(store, recoveryPrefix(machine));
   if (number === 0) return null;
-  const name = recoveryName(machine, number);
-  const recovery = await read(store, name, recoverySchema);
-  if (recovery.number === number && recovery.machine === machine) return recovery;
-  throw corrupt('recovery-misplaced', `object ${name} holds step ${recovery.number} of machine ${recovery.machine}`);
+  return read(store, recoveryName(machine, number), recoverySchema, (found) => found.machine);
 }
 
 export interface RecoveryDeps {
@@ -64,7 +71,7 @@ export async function writeRecovery(
     writtenAtMs: deps.clock.nowMs(),
   };
   const name = recoveryName(recovery.machine, recovery.number);
-  if ((await deps.store.createIfAbsent(name, sealReadable(recovery))) === 'created') return recovery;
+  if ((await createWithCopy(deps.store, name, sealReadable(recovery))) === 'created') return recovery;
   // A retry inside the store's adapter may have met its own success.
   const there = await read(deps.store, name, recoverySchema);
   if (there.writeId === recovery.writeId) return recovery;
@@ -106,7 +113,7 @@ export async function saveLaunchSettings(
 ): Promise<void> {
   const number = (await highest(deps.store, launchPrefix(machine))) + 1;
   const object = { version: RECOVERY_VERSION, number, writtenAtMs: deps.clock.nowMs(), settings };
-  if ((await deps.store.createIfAbsent(launchName(machine, number), sealJson(object))) === 'created') return;
+  if ((await createWithCopy(deps.store, launchName(machine, number), sealJson(object))) === 'created') return;
   throw new AfterimageError(`launch settings of machine ${machine} were changed by somebody else at the same time`, {
     code: 'launch-moved',
     kind: 'refused',

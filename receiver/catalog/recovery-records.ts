@@ -9,6 +9,7 @@ import type { ObjectStore } from '../store/store.js';
 import { checkName, checksPrefix, jobName, jobsPrefix } from './names.js';
 import { bootResultSchema, jobSchema, RECOVERY_VERSION, type BootResult, type Job } from './recovery.js';
 import { openSealedJson, sealJson } from './sealed-json.js';
+import { createWithCopy, namesOfEither, readEither } from './second-copies.js';
 
 const jobObjectSchema = z.strictObject({ version: z.literal(RECOVERY_VERSION), job: jobSchema });
 
@@ -25,29 +26,33 @@ export const bootRecordSchema = z.strictObject({
 export type BootRecord = Omit<z.infer<typeof bootRecordSchema>, 'version'> & { readonly result: BootResult };
 
 export async function writeJob(store: ObjectStore, machine: MachineId, job: Job): Promise<void> {
-  await store.createIfAbsent(jobName(machine, job.startedAtMs, job.id), sealJson({ version: RECOVERY_VERSION, job }));
+  await createWithCopy(store, jobName(machine, job.startedAtMs, job.id), sealJson({ version: RECOVERY_VERSION, job }));
 }
 
 /** Ended jobs, oldest first. */
 export async function* listJobs(store: ObjectStore, machine: MachineId): AsyncGenerator<Job> {
-  for await (const { name } of store.list(jobsPrefix(machine))) {
-    const bytes = await store.get(name, RECOVERY_BYTES_MAX);
-    if (bytes !== null) yield openSealedJson(bytes, jobObjectSchema, RECOVERY_VERSION, name).job;
+  for (const name of await namesOfEither(store, jobsPrefix(machine))) {
+    const found = await readEither(store, name, RECOVERY_BYTES_MAX, (bytes) =>
+      openSealedJson(bytes, jobObjectSchema, RECOVERY_VERSION, name),
+    );
+    if (found !== null) yield found.job;
   }
 }
 
 export async function writeCheck(store: ObjectStore, machine: MachineId, record: BootRecord): Promise<void> {
   const name = checkName(machine, record.point, record.instance);
-  await store.createIfAbsent(name, sealJson({ version: RECOVERY_VERSION, ...record }));
+  await createWithCopy(store, name, sealJson({ version: RECOVERY_VERSION, ...record }));
 }
 
 /** All boot checks of a machine, by point. */
 export async function listChecks(store: ObjectStore, machine: MachineId): Promise<BootRecord[]> {
   const found: BootRecord[] = [];
-  for await (const { name } of store.list(checksPrefix(machine))) {
-    const bytes = await store.get(name, RECOVERY_BYTES_MAX);
-    if (bytes === null) continue;
-    const { version: _, ...record } = openSealedJson(bytes, bootRecordSchema, RECOVERY_VERSION, name);
+  for (const name of await namesOfEither(store, checksPrefix(machine))) {
+    const read = await readEither(store, name, RECOVERY_BYTES_MAX, (bytes) =>
+      openSealedJson(bytes, bootRecordSchema, RECOVERY_VERSION, name),
+    );
+    if (read === null) continue;
+    const { version: _, ...record } = read;
     found.push(record);
   }
   return found;

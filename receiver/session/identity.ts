@@ -11,12 +11,14 @@ import { loadIdentity } from '../catalog/identity-io.js';
 import { MANIFEST_VERSION, type MachineIdentity } from '../catalog/manifest.js';
 import { identityName, MACHINES_PREFIX, revokedName } from '../catalog/names.js';
 import { sealJson } from '../catalog/sealed-json.js';
+import { copyName, createWithCopy } from '../catalog/second-copies.js';
 import type { ObjectStore } from '../store/store.js';
 
 export { loadIdentity };
 
 export async function isRevoked(store: ObjectStore, { machine, number }: MachineIdentity): Promise<boolean> {
-  return (await store.head(revokedName(machine, number))) !== null;
+  const name = revokedName(machine, number);
+  return (await store.head(name)) !== null || (await store.head(copyName(name))) !== null;
 }
 
 export async function findMachineByName(store: ObjectStore, name: string): Promise<MachineIdentity | null> {
@@ -28,7 +30,7 @@ export async function findMachineByName(store: ObjectStore, name: string): Promi
 }
 
 export async function createIdentity(store: ObjectStore, identity: MachineIdentity): Promise<void> {
-  const made = await store.createIfAbsent(identityName(identity.machine, identity.number), sealJson(identity));
+  const made = await createWithCopy(store, identityName(identity.machine, identity.number), sealJson(identity));
   if (made === 'created') return;
   throw new AfterimageError(`machine ${identity.name} was enrolled by somebody else at the same time`, {
     code: 'enroll-raced',
@@ -41,7 +43,7 @@ export async function createIdentity(store: ObjectStore, identity: MachineIdenti
 export async function revokeIdentity(store: ObjectStore, identity: MachineIdentity, nowMs: number): Promise<boolean> {
   const { machine, number } = identity;
   const record = sealJson({ version: MANIFEST_VERSION, machine, number, revokedAtMs: nowMs });
-  return (await store.createIfAbsent(revokedName(machine, number), record)) === 'created';
+  return (await createWithCopy(store, revokedName(machine, number), record)) === 'created';
 }
 
 export type Authentication =

@@ -1,6 +1,7 @@
 /**
- * The object `format`: what the bytes of a store mean. Created once, checked at every open, for people as well (plain JSON).
- * A program that doesn't know what a store holds neither reads nor writes it.
+ * The object `format`: what the bytes of a store mean. Created once, checked at every open, for people as well (plain JSON), and held once more in
+ * `copies/format`, which is read where the object is lost or broken. A program that doesn't know what a store holds neither reads nor writes it: an object
+ * that names another version is believed, whatever the copy says.
  */
 import { z } from 'zod';
 import { AfterimageError, corrupt } from '../../shared/errors.js';
@@ -9,6 +10,7 @@ import { FORMAT_BYTES_MAX } from '../../shared/limits-scrub.js';
 import type { ObjectStore } from './store.js';
 
 export const FORMAT_NAME = 'format';
+export const FORMAT_COPY_NAME = 'copies/format';
 export const FORMAT_VERSION = 1;
 
 const formatSchema = z.strictObject({
@@ -36,9 +38,21 @@ function parse(bytes: Buffer): unknown {
   }
 }
 
+/** The object of a store that this program makes. */
+export const currentFormat = (): Buffer => Buffer.from(`${JSON.stringify(CURRENT, null, 2)}\n`, 'utf8');
+
+/** Throws kind `corrupt` for what can't be an object of this name: its copy may say more. */
+export function checkFormat(bytes: Buffer): void {
+  const parsed = formatSchema.safeParse(parse(bytes));
+  if (!parsed.success) throw corrupt('store-format', `object ${FORMAT_NAME}: ${z.prettifyError(parsed.error)}`);
+}
+
+const versionOf = (value: unknown): unknown =>
+  typeof value === 'object' && value !== null && 'version' in value ? value.version : undefined;
+
 function check(bytes: Buffer, url: string): void {
   const value = parse(bytes);
-  const version = typeof value === 'object' && value !== null && 'version' in value ? value.version : undefined;
+  const version = versionOf(value);
   if (typeof version === 'number' && version > FORMAT_VERSION) {
     throw new AfterimageError(`store ${url} has format version ${version}, this program knows ${FORMAT_VERSION}`, {
       code: 'version-newer',
@@ -68,11 +82,12 @@ async function mustBeEmpty(store: ObjectStore): Promise<void> {
 
 /** Checks the store's format; an empty place becomes a store when `create` is given, else it is refused. */
 export async function ensureFormat(store: ObjectStore, create: boolean): Promise<void> {
-  let bytes = await store.get(FORMAT_NAME, FORMAT_BYTES_MAX);
+  let bytes = (await readFormat(store)) ?? (await wholeCopy(store));
   if (bytes === null && create) {
     await mustBeEmpty(store);
-    await store.createIfAbsent(FORMAT_NAME, Buffer.from(`${JSON.stringify(CURRENT, null, 2)}\n`, 'utf8'));
-    bytes = await store.get(FORMAT_NAME, FORMAT_BYTES_MAX);
+    await store.createIfAbsent(FORMAT_NAME, currentFormat());
+    await store.createIfAbsent(FORMAT_COPY_NAME, currentFormat());
+    bytes = await readFormat(store);
   }
   if (bytes === null) {
     throw new AfterimageError(`${store.url} is not a store of Afterimage`, {
@@ -81,5 +96,27 @@ export async function ensureFormat(store: ObjectStore, create: boolean): Promise
       hint: 'Give the URL that the receiver uses; the receiver makes its store at its first start.',
     });
   }
+  if (isBroken(bytes)) bytes = (await wholeCopy(store)) ?? bytes;
   check(bytes, store.url);
+}
+
+const readFormat = (store: ObjectStore): Promise<Buffer | null> => store.get(FORMAT_NAME, FORMAT_BYTES_MAX);
+
+/** It does not even say of which version it is, or it says ours and isn't. */
+function isBroken(bytes: Buffer): boolean {
+  try {
+    const version = versionOf(parse(bytes));
+    if (version !== FORMAT_VERSION) return typeof version !== 'number';
+    checkFormat(bytes);
+    return false;
+  } catch (error) {
+    if (error instanceof AfterimageError && error.kind === 'corrupt') return true;
+    throw error;
+  }
+}
+
+/** Null where there is none that is whole. */
+async function wholeCopy(store: ObjectStore): Promise<Buffer | null> {
+  const bytes = await store.get(FORMAT_COPY_NAME, FORMAT_BYTES_MAX);
+  return bytes === null || isBroken(bytes) || versionOf(parse(bytes)) !== FORMAT_VERSION ? null : bytes;
 }

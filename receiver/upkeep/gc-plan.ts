@@ -9,6 +9,7 @@
  */
 import type { MachineId } from '../../shared/units.js';
 import { layerName, machinePrefix } from '../catalog/names.js';
+import { COPIES, originalOf } from '../catalog/second-copies.js';
 import type { Pin } from '../catalog/pins.js';
 import type { ObjectInfo } from '../store/store.js';
 import type { MachineHistory } from './history.js';
@@ -71,8 +72,9 @@ const LIST = new RegExp(`^disks/[^/]+/list/${N}-${N}$`);
 const DELTA = new RegExp(`^disks/[^/]+/delta/${N}-${N}-${N}-${N}$`);
 const BASE = new RegExp(`^disks/[^/]+/base/\\d{8}/${N}-${N}-${N}$`);
 
-/** What an object's name (after the machine's prefix) says; null for names that GC doesn't know. */
-export function kindOf(name: string): ObjectKind | null {
+/** What an object's name (after the machine's prefix) says, or that of which it is a copy; null for names that GC doesn't know. */
+export function kindOf(own: string): ObjectKind | null {
+  const name = own.startsWith(COPIES) ? own.slice(COPIES.length) : own;
   const page = PAGE.exec(name) ?? DELTA.exec(name);
   if (page !== null) return { firstPoint: Number(page[1]), epoch: Number(page[3]), sequence: Number(page[4]) };
   const base = BASE.exec(name);
@@ -81,7 +83,7 @@ export function kindOf(name: string): ObjectKind | null {
   return list === null ? null : { firstPoint: 0, epoch: Number(list[1]), sequence: Number(list[2]) };
 }
 
-/** Names of all pages, lists and layers of a machine's manifest. */
+/** Names of all pages, lists and layers of a machine's manifest; copies go with what they are copies of. */
 export function namesOf({ manifest, disks }: MachineHistory): Set<string> {
   const machine = manifest.machine.id;
   const names = new Set(manifest.pages.map((page) => page.name));
@@ -101,7 +103,7 @@ export function gcPlan(input: GcInput): GcPlan {
   const listed = new Set<string>();
   for (const object of input.objects) {
     listed.add(object.name);
-    const verdict = verdictOf(input, object);
+    const verdict = verdictOf(input, object.name);
     if (verdict.seen !== null) seen.set(object.name, verdict.seen);
     if ('reason' in verdict) {
       deletable.push({ ...object, reason: verdict.reason });
@@ -118,8 +120,8 @@ export function gcPlan(input: GcInput): GcPlan {
 type Verdict =
   { readonly keep: KeepReason; readonly seen: Seen | null } | { readonly reason: string; readonly seen: Seen };
 
-function verdictOf(input: GcInput, { name }: ObjectInfo): Verdict {
-  if (input.named.has(name)) return { keep: 'named', seen: null };
+function verdictOf(input: GcInput, name: string): Verdict {
+  if (input.named.has(originalOf(name) ?? name)) return { keep: 'named', seen: null };
   const kind = kindOf(name.slice(machinePrefix(input.machine).length));
   if (kind === null) return { keep: 'unknown name', seen: null };
   if (kind.epoch > input.epoch) return { keep: 'newer epoch', seen: null };

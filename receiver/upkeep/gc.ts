@@ -20,6 +20,7 @@ import {
 } from '../catalog/names.js';
 import type { OwnedMachine } from '../catalog/owned-machine.js';
 import { sealJson } from '../catalog/sealed-json.js';
+import { COPIES } from '../catalog/second-copies.js';
 import { DeleteError, type KeptObject } from '../store/delete-error.js';
 import { LockedNames } from '../store/locked-names.js';
 import type { ObjectInfo, ObjectStore } from '../store/store.js';
@@ -69,7 +70,7 @@ export interface GcResult {
 /** The objects that GC looks at; all others of a machine are somebody else's to remove. */
 async function listObjects(store: ObjectStore, machine: MachineId): Promise<ObjectInfo[]> {
   const objects: ObjectInfo[] = [];
-  for (const folder of ['disks/', 'history/']) {
+  for (const folder of ['disks/', 'history/', `${COPIES}disks/`, `${COPIES}history/`]) {
     for await (const object of store.list(`${machinePrefix(machine)}${folder}`)) objects.push(object);
   }
   return objects;

@@ -25,6 +25,7 @@ import { buildBases } from './build-bases.js';
 import { buildShortcut, shortcutEdit } from './build-shortcuts.js';
 import { layerKey, type Replacement } from './edit-history.js';
 import { GcMemory, planGc, runGc, type GcResult } from './gc.js';
+import { HeadCopy } from './head-copy.js';
 import { CatalogCache, loadHistory, type DiskHistory, type MachineHistory } from './history.js';
 import { basesAt, LayerStats } from './layer-stats.js';
 import type { MergePlan, MergeStep } from './merge-plan.js';
@@ -76,6 +77,7 @@ export class MachineUpkeep {
   readonly #limits: BaseLimits;
   readonly #stats = new LayerStats();
   readonly #gc = new GcMemory();
+  readonly #head = new HeadCopy();
   /** Merges that can't be done, by their inputs: tried again by the next process. */
   readonly #refused = new Set<string>();
   /** Numbers of objects that tasks wrote, or began to, since the last collection: in flight until then, whatever became of them. */
@@ -110,6 +112,7 @@ export class MachineUpkeep {
   ): Promise<TaskResult[]> {
     const done: TaskResult[] = [];
     for (const task of UPKEEP_TASKS) if (tasks.includes(task)) done.push(await this.#task(task, owned, signal));
+    await this.keepHead(owned.manifest);
     return done;
   }
 
@@ -155,6 +158,11 @@ export class MachineUpkeep {
     const plan = await planGc({ store, clock, delayMs: deletionDelayMs }, history, this.#gc, held.pins, () => true);
     this.#gc.seen = plan.seen;
     return plan.deletable.some(({ name }) => !this.#gc.locked.isLocked(name, clock.nowMs()));
+  }
+
+  /** Also for a machine that nobody owns and that has no work: a copy needs no ownership. */
+  keepHead(manifest: Manifest): Promise<void> {
+    return this.#head.keep(this.#deps.store, manifest);
   }
 
   async #task(task: UpkeepTask, owned: OwnedMachine, signal: AbortSignal): Promise<TaskResult> {

@@ -22,7 +22,8 @@ import { readBoundary } from '../catalog/manifest-io.js';
 import { manifestName, manifestPrefix, scrubName } from '../catalog/names.js';
 import { allLost, loadHead } from '../catalog/reader.js';
 import { SCRUB_NOTE_VERSION, type ScrubNote } from '../catalog/scrub-note.js';
-import { FORMAT_NAME } from '../store/format.js';
+import { copyName, createCopy } from '../catalog/second-copies.js';
+import { FORMAT_COPY_NAME, FORMAT_NAME } from '../store/format.js';
 import type { ObjectStore } from '../store/store.js';
 import { concernOfLayer, isCorrupt } from './scrub-concern.js';
 import { badExtents, checkLayer } from './scrub-layer.js';
@@ -31,6 +32,7 @@ import {
   badManifests,
   checkManifests,
   checkRecords,
+  copyDamaged,
   manifestNumbers,
   plainFinding,
   type Records,
@@ -172,7 +174,7 @@ class Pass {
     const { store, pace } = this.#deps;
     if (this.#noteProblem !== null) await this.#found(this.#noteProblem);
     for (const finding of await checkManifests(store, head, this.#note, pace)) await this.#found(finding);
-    const { findings, records, readBytes } = await checkRecords(
+    const { findings, records, readBytes, lackCopy } = await checkRecords(
       store,
       this.#machine,
       withoutFormat(this.#records),
@@ -181,6 +183,7 @@ class Pass {
     this.#readBytes += readBytes;
     this.#objects += records.length;
     for (const finding of findings) await this.#found(finding);
+    for (const [name, bytes] of lackCopy) await createCopy(store, name, bytes);
     this.#records = [...(await this.#format()), ...records];
     const bad = new Set(this.#findings.map((finding) => finding.object));
     for (const [name, kind] of this.#open) {
@@ -190,13 +193,17 @@ class Pass {
 
   /** What the store's bytes mean must never change. */
   async #format(): Promise<Records> {
-    const bytes = await this.#deps.store.get(FORMAT_NAME, FORMAT_BYTES_MAX);
-    const checksum = bytes === null ? '' : digestToText(checksum64(bytes));
+    const { store } = this.#deps;
     const was = this.#records.find(([name]) => name === FORMAT_NAME)?.[1];
-    if (was === undefined || was === checksum) return bytes === null ? [] : [[FORMAT_NAME, checksum]];
-    const what = bytes === null ? 'is missing from the store' : 'is not what it was';
-    await this.#found(plainFinding('record', FORMAT_NAME, 'record-damaged', `object ${FORMAT_NAME} ${what}`));
-    return [[FORMAT_NAME, was]];
+    const own = await formatBytes(store, FORMAT_NAME);
+    const copy = await formatBytes(store, FORMAT_COPY_NAME);
+    const checksum = own === null ? '' : digestToText(checksum64(own));
+    if (own === null || (was ?? checksum) !== checksum) {
+      const what = own === null ? 'is missing from the store' : 'is not what it was';
+      await this.#found(plainFinding('record', FORMAT_NAME, 'record-damaged', `object ${FORMAT_NAME} ${what}`));
+    } else if (copy === null) await createCopy(store, FORMAT_NAME, own);
+    else if (!copy.equals(own)) await this.#found(copyDamaged('record', FORMAT_NAME, 'it is not what the object is'));
+    return checksum === '' && was === undefined ? [] : [[FORMAT_NAME, was ?? checksum]];
   }
 
   /** Objects from the cursor on, until the manifest is so old that a newer one should be asked. True at the end of the pass. */
@@ -210,7 +217,7 @@ class Pass {
       await pace(0);
       const finding = await this.#check(head, target);
       if (finding !== null && (await this.#confirm(target))) await this.#found(finding);
-      if (finding === null && this.#open.has(target.name)) await this.#whole(target.kind, target.name);
+      if (finding === null) await this.#wholeAgain(target);
       this.#cursor = target.key;
       this.#objects++;
       this.#deps.onProgress?.({ readBytes: this.#readBytes, objects: this.#objects });
@@ -223,12 +230,19 @@ class Pass {
 
   async #check(head: Manifest, target: ScrubTarget): Promise<Finding | null> {
     if (target.kind !== 'layer') {
-      if (target.problem === null) return null;
-      const { code, what } = target.problem;
+      if (target.problem === null) {
+        if (target.lacksCopy !== null) await createCopy(this.#deps.store, target.name, target.lacksCopy);
+        if (target.copyProblem === null) return null;
+        return { ...copyDamaged(target.kind, target.name, target.copyProblem.what), disk: target.disk };
+      }
+      const { code } = target.problem;
+      const helped = target.isReadable ? '; its second copy is whole, and is read in its place' : '';
+      const what = `${target.problem.what}${helped}`;
       const from = target.page?.firstPoint ?? 1;
       // Staged layers belong to no point yet, and without shortcuts each point is read all the same.
       const isExtra = target.key.endsWith('/staged') || target.key.endsWith('/shortcuts');
-      const points = isExtra ? [] : [{ first: from, last: null, firstCutAtMs: null, lastCutAtMs: null }];
+      const points =
+        isExtra || target.isReadable ? [] : [{ first: from, last: null, firstCutAtMs: null, lastCutAtMs: null }];
       return { ...plainFinding(target.kind, target.name, code, what, points), disk: target.disk };
     }
     const entry = head.disks.find((d) => d.id === target.disk);
@@ -270,13 +284,19 @@ class Pass {
     await updateDamage(this.#deps, this.#machine, (items, nowMs) => withState(items, { object, kind }, state, nowMs));
   }
 
+  async #wholeAgain({ kind, name }: ScrubTarget): Promise<void> {
+    for (const one of kind === 'layer' ? [name] : [name, copyName(name)])
+      if (this.#open.has(one)) await this.#whole(kind, one);
+  }
+
   /** Bad objects that nothing refers to any more need nobody's attention. */
   async #closeGone(): Promise<void> {
     if (this.#open.size === 0) return;
     const head = await this.#head();
     if (head === null) return;
     const referred = new Set<string>();
-    for await (const target of walkObjects(this.#deps.store, head, null)) referred.add(target.name);
+    for await (const target of walkObjects(this.#deps.store, head, null))
+      referred.add(target.name).add(copyName(target.name));
     const state = { state: 'gone', reason: 'nothing refers to it any more' } as const;
     await updateDamage(this.#deps, this.#machine, (items, nowMs) =>
       items
@@ -322,6 +342,14 @@ class Pass {
       if (old > 0) await store.deleteMany([scrubName(this.#machine, old)]).catch(() => undefined);
     } else this.#note = (await openNote(store, this.#machine)).note;
   }
+}
+
+async function formatBytes(store: ObjectStore, name: string): Promise<Buffer | null> {
+  return store.get(name, FORMAT_BYTES_MAX).catch((error: unknown) => {
+    // Larger than any: as good as none.
+    if (isCorrupt(error)) return null;
+    throw error;
+  });
 }
 
 const withoutFormat = (records: Records): Records => records.filter(([name]) => name !== FORMAT_NAME);

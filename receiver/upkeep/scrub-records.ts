@@ -5,15 +5,17 @@
  */
 import { z } from 'zod';
 import { checksum64, digestToText } from '../../shared/blocks/hash.js';
-import { AfterimageError, messageOf } from '../../shared/errors.js';
+import { AfterimageError, corrupt, messageOf } from '../../shared/errors.js';
+import { MANIFEST_BYTES_MAX } from '../../shared/limits.js';
 import { DAMAGE_BYTES_MAX, SCRUB_MANIFESTS_MAX, SCRUB_RECORDS_MAX } from '../../shared/limits-scrub.js';
 import type { MachineId } from '../../shared/units.js';
 import type { Finding } from '../catalog/damage.js';
 import type { Manifest } from '../catalog/manifest.js';
-import { readBoundary, readManifest } from '../catalog/manifest-io.js';
+import { openManifest, readBoundary } from '../catalog/manifest-io.js';
 import { parsePinName } from '../catalog/pins.js';
 import { machinePrefix, manifestName, manifestPrefix, numberOfName } from '../catalog/names.js';
 import { openSealedJson } from '../catalog/sealed-json.js';
+import { copyName, originalOf } from '../catalog/second-copies.js';
 import type { ScrubNote } from '../catalog/scrub-note.js';
 import type { ObjectStore } from '../store/store.js';
 import { isCorrupt } from './scrub-concern.js';
@@ -22,7 +24,7 @@ interface Family {
   readonly folder: string;
   /** They count from 1 without a gap. */
   readonly isNumbered: boolean;
-  /** Nothing ever deletes them. Of others nobody can tell whether one that is gone should be there. */
+  /** Nothing ever deletes them, and each has a second copy. Of others nobody can tell whether one that is gone should be there. */
   readonly isKept: boolean;
 }
 
@@ -59,9 +61,14 @@ export interface RecordCheck {
   readonly findings: readonly Finding[];
   readonly records: Records;
   readonly readBytes: number;
+  /** Whole ones that have no second copy yet, and what that would be. */
+  readonly lackCopy: readonly (readonly [string, Buffer])[];
 }
 
-/** All records of a machine. `before`: those of the last note. What was noted and is bad now stays noted as it was. */
+/**
+ * All records of a machine and their second copies. `before`: those of the last note. What was noted and is bad now stays noted as it was, so that a copy
+ * is proven by it.
+ */
 export async function checkRecords(
   store: ObjectStore,
   machine: MachineId,
@@ -72,10 +79,24 @@ export async function checkRecords(
   const noted = new Map(before);
   const findings: Finding[] = [];
   const records: [string, string][] = [];
+  const lackCopy: (readonly [string, Buffer])[] = [];
   let readBytes = 0;
+  const read = async (name: string, sizeBytes: number): Promise<Read> => {
+    await pace(sizeBytes);
+    const bytes = await store.get(name, DAMAGE_BYTES_MAX).catch((error: unknown) => {
+      if (isCorrupt(error)) return 'too-large' as const;
+      throw error;
+    });
+    readBytes += bytes === null || bytes === 'too-large' ? 0 : bytes.length;
+    return { isMissing: bytes === null, bytes: bytes === 'too-large' ? null : bytes };
+  };
   for (const { folder, isNumbered, isKept } of FAMILIES) {
+    const there = await sizesIn(store, `${prefix}${folder}`);
+    const copies = isKept ? await sizesIn(store, copyName(`${prefix}${folder}`)) : new Map<string, number>();
+    const copied = new Set([...copies.keys()].flatMap((name) => originalOf(name) ?? []));
+    const all = [...new Set([...there.keys(), ...copied])].sort();
     let last = 0;
-    for await (const { name, sizeBytes } of store.list(`${prefix}${folder}`)) {
+    for (const name of all) {
       const short = name.slice(prefix.length);
       if (isNumbered) {
         const number = numberOr(name, last);
@@ -85,29 +106,68 @@ export async function checkRecords(
         }
         last = number;
       }
-      await pace(sizeBytes);
-      const read = await store.get(name, DAMAGE_BYTES_MAX).catch((error: unknown) => {
-        if (isCorrupt(error)) return 'too-large' as const;
-        throw error;
-      });
+      // Also where only its copy was listed: it may have been made in between.
+      const own = await read(name, there.get(name) ?? 0);
+      const copy = copied.has(name) ? await read(copyName(name), copies.get(copyName(name)) ?? 0) : null;
       // Pins and boundaries go at any time: it was removed since it was listed.
-      if (read === null && !isKept) continue;
-      const bytes = read === 'too-large' ? null : read;
-      readBytes += bytes?.length ?? 0;
-      const checksum = bytes === null ? '' : digestToText(checksum64(bytes));
+      if (own.isMissing && copy === null && !isKept) continue;
       const was = noted.get(short);
       noted.delete(short);
-      const problem = was !== undefined && was !== checksum ? 'it is not what it was' : whyBad(name, bytes, machine);
-      if (problem !== null) findings.push(plainFinding('record', name, 'record-damaged', `object ${name}: ${problem}`));
-      if (isKept && (problem === null || was !== undefined)) records.push([short, was ?? checksum]);
+      const problem = problemOf(name, own.bytes, machine, was);
+      const isCopyWhole = copy !== null && problemOf(name, copy.bytes, machine, was) === null;
+      const helped = isCopyWhole ? '; its second copy is whole, and is read in its place' : '';
+      if (own.isMissing)
+        findings.push(
+          missing(name, `${copy === null ? 'it was listed just now' : 'its second copy is there'}${helped}`),
+        );
+      else if (problem !== null)
+        findings.push(plainFinding('record', name, 'record-damaged', `object ${name}: ${problem}${helped}`));
+      else if (copy !== null && own.bytes?.equals(copy.bytes ?? Buffer.alloc(0)) !== true)
+        findings.push(copyDamaged('record', name, 'it is not what the object is'));
+      else if (copy === null && isKept && own.bytes !== null) lackCopy.push([name, own.bytes]);
+      const known = problem === null ? own.bytes : isCopyWhole ? copy.bytes : null;
+      if (isKept && (known !== null || was !== undefined)) records.push([short, was ?? checksumOf(known)]);
     }
   }
   for (const [short, checksum] of noted) {
     findings.push(missing(`${prefix}${short}`, 'an earlier scrub has read it'));
     records.push([short, checksum]);
   }
-  return { findings, records: records.slice(0, SCRUB_RECORDS_MAX), readBytes };
+  return { findings, records: records.slice(0, SCRUB_RECORDS_MAX), readBytes, lackCopy };
 }
+
+interface Read {
+  readonly isMissing: boolean;
+  /** Null also for what is larger than any such object. */
+  readonly bytes: Buffer | null;
+}
+
+async function sizesIn(store: ObjectStore, folder: string): Promise<Map<string, number>> {
+  const found = new Map<string, number>();
+  for await (const { name, sizeBytes } of store.list(folder)) found.set(name, sizeBytes);
+  return found;
+}
+
+const checksumOf = (bytes: Buffer | null): string => (bytes === null ? '' : digestToText(checksum64(bytes)));
+
+/** What is wrong with the bytes of a record, be they its own or those of its copy. `noted`: the checksum that an earlier scrub saw. */
+export function problemOf(
+  name: string,
+  bytes: Buffer | null,
+  machine: MachineId,
+  noted: string | undefined,
+): string | null {
+  if (noted !== undefined && noted !== checksumOf(bytes)) return 'it is not what it was';
+  return whyBad(name, bytes, machine);
+}
+
+export const copyDamaged = (kind: Finding['kind'], name: string, why: string): Finding =>
+  plainFinding(
+    kind,
+    copyName(name),
+    'copy-damaged',
+    `second copy ${copyName(name)}: ${why}; the object itself is whole`,
+  );
 
 const missing = (name: string, why: string): Finding =>
   plainFinding('record', name, 'record-missing', `object ${name} is missing from the store: ${why}`);
@@ -171,9 +231,9 @@ export async function checkManifests(
       ),
     );
   }
-  // A newer one that came since is looked at by the next pass.
+  // A newer one that came since is looked at by the next pass. The head itself is looked at as well: it may have been read from its copy.
   const older = found.filter((number) => number < head.number);
-  findings.push(...(await badManifests(store, machine, older, pace)));
+  findings.push(...(await badManifests(store, machine, [...older, head.number], pace)));
   const back = rolledBack(head, boundary, note);
   return back === null ? findings : [back, ...findings];
 }
@@ -196,7 +256,11 @@ export async function badManifests(
   for (const number of numbers.slice(-SCRUB_MANIFESTS_MAX).reverse()) {
     await pace(0);
     try {
-      await readManifest(store, machine, number);
+      // Itself: that its copy is whole helps readers, and does not make it so.
+      const bytes = await store.get(manifestName(machine, number), MANIFEST_BYTES_MAX);
+      if (bytes === null)
+        throw corrupt('manifest-missing', `manifest ${manifestName(machine, number)} is not in the store`);
+      openManifest(bytes, machine, number);
     } catch (error) {
       if (!(error instanceof AfterimageError) || error.kind !== 'corrupt') throw error;
       // One that was collected just now lies below the boundary.

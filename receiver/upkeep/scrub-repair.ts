@@ -1,5 +1,5 @@
 /**
- * Mends damaged layers. What their own good chunks have, what other layers have of the same blocks, and what the agent sends once more goes into a new
+ * Mends what is damaged: small objects (scrub-small.ts), then layers. What their own good chunks have, what other layers have of the same blocks, and what the agent sends once more goes into a new
  * layer that takes the old one's place: same points, a new (epoch, sequence), each block proven by the hash that the damaged layer's index has for it.
  * Where that index is gone too, the agent's copy of what the newest point needs is proven by the digests of the points instead.
  *
@@ -41,6 +41,7 @@ import { findDonors, wantedOf, type Donors } from './scrub-donors.js';
 import { isSameLayer } from './scrub-rebuild.js';
 import { dropShortcut, replaceLayers } from './scrub-replace.js';
 import { salvageLayer } from './scrub-salvage.js';
+import { mendSmall } from './scrub-small.js';
 import { repairUnknown, type LostItem } from './scrub-unknown.js';
 import type { Winner } from './winners.js';
 
@@ -77,6 +78,11 @@ export interface Patient {
 export async function repairMachine(deps: RepairDeps): Promise<void> {
   const { store, owned, signal } = deps;
   const items = (await loadDamage(store, owned.manifest.machine.id))?.items ?? [];
+  // First what says which layers there are.
+  for (const item of items.filter((one) => isSmall(one) && isOpen(one))) {
+    if (signal.aborted) return;
+    await attempt(deps, [item], () => repairSmall(deps, item));
+  }
   let left = items.filter((item) => item.kind === 'layer' && isOpen(item) && item.state !== 'lost');
   // A second time those that could not be put behind a neighbour which is whole now.
   for (let round = 0; round < 2 && left.length > 0; round++) {
@@ -98,6 +104,16 @@ export async function repairMachine(deps: RepairDeps): Promise<void> {
     }
     left = unknown.size > 0 ? again : [];
   }
+}
+
+const isSmall = ({ kind }: DamageItem): boolean => kind !== 'layer' && kind !== 'point';
+
+async function repairSmall(deps: RepairDeps, item: DamageItem): Promise<void> {
+  const change = await mendSmall(deps, item);
+  if (change.state === item.state && change.reason === item.reason) return;
+  await mark(deps, item, change);
+  if (change.state === 'repaired') return told(deps, item, 'info', `${item.object}: ${change.reason}`);
+  if (isOpen({ ...item, ...change })) told(deps, item, 'error', `${item.object} is not mended: ${change.reason}`);
 }
 
 /** What went wrong is noted with its objects; the code of it is returned. Throws when the machine is lost, or the work was cancelled. */

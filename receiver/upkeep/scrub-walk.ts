@@ -3,13 +3,16 @@
  * the history by number of point. A cursor is the place of an object in this order; what was before it is skipped, pages without being read.
  * Holds one page or list at a time.
  */
-import { AfterimageError, corrupt, messageOf } from '../../shared/errors.js';
+import type { AfterimageError } from '../../shared/errors.js';
+import { LAYER_LIST_BYTES_MAX, MANIFEST_BYTES_MAX } from '../../shared/limits.js';
 import type { DiskId } from '../../shared/units.js';
 import type { History, LayerRef, Manifest, PageRef } from '../catalog/manifest.js';
-import { readHistoryPage, readLayerList } from '../catalog/manifest-io.js';
+import { listMissing, openList, openPage, pageMissing } from '../catalog/manifest-io.js';
 import { layerName } from '../catalog/names.js';
+import { copyName } from '../catalog/second-copies.js';
 import type { ObjectStore } from '../store/store.js';
 import { compareLayers } from '../volume/read-plan.js';
+import { isCorrupt } from './scrub-concern.js';
 
 export interface LayerTarget {
   readonly kind: 'layer';
@@ -17,6 +20,11 @@ export interface LayerTarget {
   readonly name: string;
   readonly disk: DiskId;
   readonly layer: LayerRef;
+}
+
+interface Problem {
+  readonly code: string;
+  readonly what: string;
 }
 
 /** A page or list, read on the way: its own result. */
@@ -27,7 +35,13 @@ export interface CatalogTarget {
   /** Of a list. */
   readonly disk: DiskId | null;
   readonly page: PageRef | null;
-  readonly problem: { readonly code: string; readonly what: string } | null;
+  readonly problem: Problem | null;
+  /** Its content is known, from itself or its copy. */
+  readonly isReadable: boolean;
+  /** What is wrong with its second copy. */
+  readonly copyProblem: Problem | null;
+  /** It is whole and has no second copy: what that would be. */
+  readonly lacksCopy: Buffer | null;
 }
 
 export type ScrubTarget = LayerTarget | CatalogTarget;
@@ -58,19 +72,15 @@ async function* walkBases(store: ObjectStore, manifest: Manifest, after: string)
       ['staged', entry.staged],
     ] as const) {
       if (list === null) continue;
-      const layers = await readOr(async () => {
-        const found = await readLayerList(store, list);
-        if (found.length === list.count) return found;
-        throw corrupt('list-invalid', `list ${list.name} has ${found.length} layers, its manifest says ${list.count}`);
-      });
-      const common = { kind: 'list', name: list.name, disk: entry.id, page: null } as const;
-      if ('problem' in layers) {
-        yield { ...common, key: `1/${entry.id}/${which}`, problem: layers.problem };
-        continue;
-      }
+      const open = (bytes: Buffer | null): LayerRef[] => {
+        if (bytes === null) throw listMissing(list);
+        return openList(bytes, list);
+      };
       const key = `1/${entry.id}/${which}`;
-      if (key > after) yield { ...common, key, problem: null };
-      for (const layer of layers.value.sort(bySegment)) {
+      const { value: layers, ...state } = await readBoth(store, list.name, LAYER_LIST_BYTES_MAX, open, key > after);
+      const target = { ...state, kind: 'list', name: list.name, disk: entry.id, page: null, key } as const;
+      if (key > after || !target.isReadable) yield target;
+      for (const layer of (layers ?? []).sort(bySegment)) {
         const at = `${pad(layer.segment ?? 0)}/${pad(layer.lastPoint)}-${pad(layer.epoch)}-${pad(layer.sequence)}`;
         const target = `1/${entry.id}/${which}/${at}`;
         if (target <= after) continue;
@@ -86,15 +96,15 @@ async function* walkHistory(store: ObjectStore, manifest: Manifest, after: strin
   const from = pointOfKey(after);
   for (const page of manifest.pages) {
     if (page.lastPoint < from) continue;
-    const read = await readOr(() => readHistoryPage(store, page));
+    const open = (bytes: Buffer | null): History => {
+      if (bytes === null) throw pageMissing(page);
+      return openPage(bytes, page);
+    };
     const key = `2/${pad(page.firstPoint)}`;
-    const common = { kind: 'page', key, name: page.name, disk: null, page } as const;
-    if ('problem' in read) {
-      yield { ...common, problem: read.problem };
-      continue;
-    }
-    if (key > after) yield { ...common, problem: null };
-    yield* deltasOf(manifest, read.value, after);
+    const { value: history, ...state } = await readBoth(store, page.name, MANIFEST_BYTES_MAX, open, key > after);
+    const target = { ...state, kind: 'page', key, name: page.name, disk: null, page } as const;
+    if (key > after || !target.isReadable) yield target;
+    if (history !== null) yield* deltasOf(manifest, history, after);
   }
   yield* deltasOf(manifest, manifest.tail, after);
 }
@@ -107,14 +117,48 @@ function* deltasOf(manifest: Manifest, history: History, after: string): Generat
   for (const target of targets.sort((a, b) => (a.key < b.key ? -1 : 1))) if (target.key > after) yield target;
 }
 
-/** What is read, or what is wrong with it. */
+/** An object, and its copy where the walk looks at it or needs it. */
+async function readBoth<T>(
+  store: ObjectStore,
+  name: string,
+  bytesMax: number,
+  open: (bytes: Buffer | null) => T,
+  isLooked: boolean,
+): Promise<Pick<CatalogTarget, 'problem' | 'isReadable' | 'copyProblem' | 'lacksCopy'> & { readonly value: T | null }> {
+  const own = await readOr(store, name, bytesMax, open);
+  if (own.problem === null && !isLooked)
+    return { value: own.value, problem: null, isReadable: true, copyProblem: null, lacksCopy: null };
+  const copy = await readOr(store, copyName(name), bytesMax, open);
+  return {
+    value: own.value ?? copy.value,
+    problem: own.problem,
+    isReadable: own.problem === null || copy.problem === null,
+    copyProblem: copy.isMissing ? null : copy.problem,
+    lacksCopy: own.problem === null && copy.isMissing ? own.bytes : null,
+  };
+}
+
+interface Read<T> {
+  readonly bytes: Buffer | null;
+  readonly value: T | null;
+  readonly isMissing: boolean;
+  readonly problem: Problem | null;
+}
+
 async function readOr<T>(
-  read: () => Promise<T>,
-): Promise<{ readonly value: T } | { readonly problem: { readonly code: string; readonly what: string } }> {
+  store: ObjectStore,
+  name: string,
+  bytesMax: number,
+  open: (bytes: Buffer | null) => T,
+): Promise<Read<T>> {
+  let isMissing = false;
   try {
-    return { value: await read() };
+    const bytes = await store.get(name, bytesMax);
+    isMissing = bytes === null;
+    return { bytes, value: open(bytes), isMissing, problem: null };
   } catch (error) {
-    if (!(error instanceof AfterimageError) || error.kind !== 'corrupt') throw error;
-    return { problem: { code: error.code, what: messageOf(error) } };
+    if (!isCorrupt(error)) throw error;
+    const { code, message } = error as AfterimageError;
+    return { bytes: null, value: null, isMissing, problem: { code, what: message } };
   }
 }

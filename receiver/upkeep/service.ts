@@ -127,7 +127,8 @@ export class UpkeepService {
     }
     if (!(await this.#deps.isOurs(machine)) || !(await isUnused(this.#deps.store, machine))) return;
     const head = await loadHead(this.#deps.store, machine);
-    if (head === null || !(await this.#of(machine).hasWork(head))) return;
+    if (head === null) return;
+    if (!(await this.#of(machine).hasWork(head))) return this.#of(machine).keepHead(head);
     await this.#runOwned(await this.#take(machine), UPKEEP_TASKS);
   }
 
