@@ -3,7 +3,7 @@
  *
  * Promises: keys are made only where `atRest` is set or an agent says that it encrypts; once a machine is encrypted by the receiver it stays so, whatever the
  * configuration says later, and without its keys nothing is written, also where the keys object itself is lost. A new keys object holds all that the one
- * before it holds.
+ * before it holds. One that this process knows is never lost while it runs.
  * On a crash between making keys and the first chunk: keys that nothing uses. No state but what was opened.
  */
 import { isHiddenDigest, MachineCipher } from '../../shared/crypto/machine-cipher.js';
@@ -14,7 +14,8 @@ import { KEYS_RECHECK_MS } from '../../shared/limits-keys.js';
 import type { MachineId } from '../../shared/units.js';
 import { createKeys, KEYS_VERSION, loadKeys, type KeysObject, type WrappedKey } from '../catalog/keys-io.js';
 import { readHighestManifest } from '../catalog/manifest-io.js';
-import { keysPrefix } from '../catalog/names.js';
+import { loadScrubNote } from '../catalog/damage-io.js';
+import { keysName, keysPrefix } from '../catalog/names.js';
 import type { AgentKeys, StoreKeys } from '../catalog/store-keys.js';
 import type { ObjectStore } from '../store/store.js';
 import type { KeyProvider } from './provider.js';
@@ -126,7 +127,6 @@ export class MachineKeys implements StoreKeys {
 
   /** What the keys object is to be when an agent begins to write; the same object when nothing changes. */
   async #onHello(machine: MachineId, current: KeysObject | null, agent: AgentKeys | null): Promise<KeysObject | null> {
-    if (current === null) await this.#mustNotBeLost(machine);
     if (agent !== null) return withAgent(machine, current, agent);
     const wanted = current?.receiver != null || this.#deps.atRest ? 'receiver' : 'plain';
     if (current === null && wanted === 'plain') return null;
@@ -146,19 +146,46 @@ export class MachineKeys implements StoreKeys {
     };
   }
 
-  /** No keys object, and points whose digests the receiver's keys hide: new keys in the place of the old would hide that these are gone. */
-  async #mustNotBeLost(machine: MachineId): Promise<void> {
-    const manifest = await readHighestManifest(this.#deps.store, machine);
+  /**
+   * A keys object that a scrub has seen is gone, or there is none and points have digests that the receiver's keys hide: new keys in the place of the old
+   * would hide that these are gone, and with an older number newer ones would be.
+   */
+  async #mustNotBeLost(machine: MachineId, current: KeysObject | null): Promise<void> {
+    const { store } = this.#deps;
+    const note = await loadScrubNote(store, machine).catch((error: unknown) => {
+      // The scrub tells of it; points are the other witness.
+      if (error instanceof AfterimageError && error.kind === 'corrupt') return null;
+      throw error;
+    });
+    const seen = Math.max(0, ...(note?.records ?? []).flatMap(([name]) => keysNumberOf(name) ?? []));
+    if (seen > (current?.number ?? 0)) throw keysLost(machine, `an earlier scrub has read ${keysName(machine, seen)}`);
+    if (current !== null) return;
+    const manifest = await readHighestManifest(store, machine);
     const hidden = manifest?.tail.points.find((point) => point.disks.some(({ digest }) => isHiddenDigest(digest)));
-    if (hidden === undefined) return;
-    throw new AfterimageError(
-      `machine ${machine} is encrypted by the receiver (point ${hidden.number}), and its keys are not in the store any more`,
-      {
-        code: 'key-missing',
-        kind: 'refused',
-        hint: `Bring the objects under ${keysPrefix(machine)} back from a copy of the store. With its recovery key file, points can be restored meanwhile (--key FILE).`,
-      },
-    );
+    if (hidden !== undefined) throw keysLost(machine, `it is encrypted by the receiver (point ${hidden.number})`);
+  }
+
+  /**
+   * The keys object that counts. One that this process has read or written, and that is lost since with its second copy, is put back as it was; where its
+   * name is taken by what can't be read, its content goes on under the next number.
+   */
+  async #object(machine: MachineId): Promise<KeysObject | null> {
+    const { store, clock, warn } = this.#deps;
+    const known = this.#known.get(machine)?.object ?? null;
+    const found = await loadKeys(store, machine).catch((error: unknown) => {
+      if (known !== null && error instanceof AfterimageError && error.kind === 'corrupt') return 'damaged' as const;
+      throw error;
+    });
+    if (known === null) return found === 'damaged' ? null : found;
+    if (found !== 'damaged' && found !== null && found.number >= known.number) return found;
+    const again =
+      found === 'damaged'
+        ? { ...known, number: known.number + 1, writtenAtMs: clock.nowMs(), reason: 'the one before is damaged' }
+        : known;
+    // Somebody else came first: what there is now counts.
+    if (!(await createKeys(store, again))) return loadKeys(store, machine);
+    warn?.(machine, `keys object ${known.number} of machine ${machine} was lost or damaged; it is written again`);
+    return again;
   }
 
   async #newReceiverKeys(machine: MachineId): Promise<KeysObject['receiver']> {
@@ -175,7 +202,8 @@ export class MachineKeys implements StoreKeys {
     decide: (current: KeysObject | null) => Promise<KeysObject | null>,
   ): Promise<Known> {
     for (let attempt = 0; attempt < CREATE_TRIES; attempt++) {
-      const current = await loadKeys(this.#deps.store, machine);
+      const current = await this.#object(machine);
+      await this.#mustNotBeLost(machine, current);
       const next = await decide(current);
       if (next === null || next === current) return this.#remember(machine, current);
       const object = {
@@ -193,7 +221,7 @@ export class MachineKeys implements StoreKeys {
   }
 
   async #load(machine: MachineId): Promise<Known> {
-    return this.#remember(machine, await loadKeys(this.#deps.store, machine));
+    return this.#remember(machine, await this.#object(machine));
   }
 
   async #remember(machine: MachineId, object: KeysObject | null): Promise<Known> {
@@ -270,6 +298,19 @@ export class MachineKeys implements StoreKeys {
     });
   }
 }
+
+/** Of a record's name below its machine's folder; null for what is no keys object. */
+function keysNumberOf(short: string): number | null {
+  const number = /^keys\/(\d+)$/.exec(short)?.[1];
+  return number === undefined ? null : Number(number);
+}
+
+const keysLost = (machine: MachineId, why: string): AfterimageError =>
+  new AfterimageError(`machine ${machine}: ${why}, and its keys are not in the store any more`, {
+    code: 'key-missing',
+    kind: 'refused',
+    hint: `Bring the objects under ${keysPrefix(machine)} back from a copy of the store. With its recovery key file, points can be restored meanwhile (--key FILE).`,
+  });
 
 const emptyKeys = (machine: MachineId): KeysObject => ({
   version: KEYS_VERSION,

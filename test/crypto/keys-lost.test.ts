@@ -1,0 +1,130 @@
+/**
+ * The keys object of a machine that its receiver encrypts is lost or damaged: nothing makes new keys in the place of the old, and what can be put back is.
+ * Proven to be able to fail: with the second copy not read, with the witness of the scrub not asked, and with nothing put back.
+ */
+import { describe, expect, it } from 'vitest';
+import { loadKeys } from '../../receiver/catalog/keys-io.js';
+import { keysName } from '../../receiver/catalog/names.js';
+import { copyName } from '../../receiver/catalog/second-copies.js';
+import { ensureFormat } from '../../receiver/store/format.js';
+import { MemoryStore } from '../helpers/memory-store.js';
+import { ManualClock } from '../helpers/manual-clock.js';
+import { KEYS_RECHECK_MS } from '../../shared/limits-keys.js';
+import { scrub } from '../scrub/finished-store.js';
+import { BLOCK_BYTES, MACHINE } from '../session/ingest-fixture.js';
+import { noise } from './fixture.js';
+import { KeyedAgent, keysFor, MemoryProvider, seenBy } from './world.js';
+
+const FIRST = keysName(MACHINE, 1);
+const SECOND = keysName(MACHINE, 2);
+
+async function encrypted() {
+  const store = new MemoryStore();
+  await ensureFormat(store, true);
+  const provider = new MemoryProvider();
+  const clock = new ManualClock();
+  const keys = keysFor(store, { provider, clock });
+  return { store, provider, clock, keys, agent: new KeyedAgent(store, null) };
+}
+
+const blocks = new Map([[10, noise(BLOCK_BYTES, 'ten')]]);
+
+const remove = (store: MemoryStore, ...names: string[]): void => {
+  for (const name of names) {
+    expect(store.objects.has(name), name).toBe(true);
+    store.objects.delete(name);
+  }
+};
+
+/** What a receiver that was started just now says to the agent. */
+async function answerTo(store: MemoryStore, provider: MemoryProvider) {
+  const fresh = seenBy(store, { provider });
+  const agent = new KeyedAgent(fresh, null);
+  agent.say(agent.helloMessage());
+  const said = await Promise.race([agent.transport.next('welcome'), agent.transport.next('refused')]);
+  return { said, fresh };
+}
+
+describe('a receiver that was started anew', () => {
+  it.each([
+    ['removed', (store: MemoryStore) => remove(store, FIRST)],
+    ['damaged', (store: MemoryStore) => store.objects.set(FIRST, Buffer.from('{}'))],
+  ])('goes on with the second copy of keys that are %s', async (_, damage) => {
+    const { store, provider, agent } = await encrypted();
+    await agent.hello(agent.helloMessage());
+    await agent.firstCopy(blocks);
+    await agent.end();
+    const before = await loadKeys(store, MACHINE);
+    damage(store);
+    expect(await loadKeys(store, MACHINE)).toEqual(before);
+    const { said, fresh } = await answerTo(store, provider);
+    expect(said.type).toBe('welcome');
+    expect(await loadKeys(fresh, MACHINE)).toEqual(before);
+    expect(fresh.objects.has(SECOND)).toBe(false);
+  });
+
+  it('refuses by name when both are gone and a point is encrypted', async () => {
+    const { store, provider, agent } = await encrypted();
+    await agent.hello(agent.helloMessage());
+    await agent.firstCopy(blocks);
+    await agent.end();
+    remove(store, FIRST, copyName(FIRST));
+    const { said, fresh } = await answerTo(store, provider);
+    expect(said).toMatchObject({ type: 'refused', reason: expect.stringContaining('keys') as string });
+    expect([...fresh.objects.keys()].filter((name) => name.includes('keys/'))).toEqual([]);
+  });
+
+  it('refuses when both are gone and nothing but a scrub has seen them: no point is there yet', async () => {
+    const { store, provider, agent } = await encrypted();
+    await agent.hello(agent.helloMessage());
+    await agent.end();
+    await scrub(store, MACHINE);
+    remove(store, FIRST, copyName(FIRST));
+    const { said, fresh } = await answerTo(store, provider);
+    expect(said).toMatchObject({ type: 'refused', reason: expect.stringContaining('an earlier scrub') as string });
+    expect([...fresh.objects.keys()].filter((name) => name.includes('keys/'))).toEqual([]);
+  });
+
+  it('does not take older keys for the newest', async () => {
+    const { store, provider, keys, agent } = await encrypted();
+    await agent.hello(agent.helloMessage());
+    await agent.firstCopy(blocks);
+    await keys.rotate(MACHINE);
+    await agent.end();
+    await scrub(store, MACHINE);
+    remove(store, SECOND, copyName(SECOND));
+    const { said, fresh } = await answerTo(store, provider);
+    expect(said).toMatchObject({ type: 'refused', reason: expect.stringContaining(SECOND) as string });
+    const other = keysFor(fresh, { provider });
+    await expect(other.rotate(MACHINE)).rejects.toMatchObject({ code: 'key-missing' });
+    expect(fresh.objects.has(SECOND)).toBe(false);
+  });
+});
+
+describe('a receiver that runs', () => {
+  it('puts keys back that are gone', async () => {
+    const { store, clock, keys, agent } = await encrypted();
+    await agent.hello(agent.helloMessage());
+    await agent.firstCopy(blocks);
+    const bytes = store.objects.get(FIRST);
+    remove(store, FIRST, copyName(FIRST));
+    await clock.pass(KEYS_RECHECK_MS + 1);
+    const cipher = await keys.cipherOf(MACHINE);
+    expect(cipher.writesAs).toBe('receiver');
+    expect(store.objects.get(FIRST)).toEqual(bytes);
+    expect(store.objects.get(copyName(FIRST))).toEqual(bytes);
+    await agent.end();
+  });
+
+  it('writes what it knows under the next number when neither can be read', async () => {
+    const { store, clock, keys, agent } = await encrypted();
+    await agent.hello(agent.helloMessage());
+    await agent.firstCopy(blocks);
+    const before = await loadKeys(store, MACHINE);
+    for (const name of [FIRST, copyName(FIRST)]) store.objects.set(name, Buffer.from('{}'));
+    await clock.pass(KEYS_RECHECK_MS + 1);
+    await keys.cipherOf(MACHINE);
+    expect(await loadKeys(store, MACHINE)).toMatchObject({ number: 2, receiver: before?.receiver });
+    await agent.end();
+  });
+});
