@@ -1,0 +1,150 @@
+/**
+ * Each small object of a finished store, or its second copy, damaged in each way while the other one is whole: readers go on at once, the scrub names it, a
+ * receiver mends it by itself, and afterwards all is as it was and a fresh receiver lists and restores everything.
+ */
+import { randomUUID } from 'node:crypto';
+import { beforeAll, describe, expect, it } from 'vitest';
+import { isOpen } from '../../receiver/catalog/damage.js';
+import { loadDamage } from '../../receiver/catalog/damage-io.js';
+import { MachineReader } from '../../receiver/catalog/reader.js';
+import { copyName, originalOf } from '../../receiver/catalog/second-copies.js';
+import { ensureFormat } from '../../receiver/store/format.js';
+import { HeadCopy } from '../../receiver/upkeep/head-copy.js';
+import { unpaced } from '../../receiver/upkeep/pace.js';
+import { repairMachine } from '../../receiver/upkeep/scrub-repair.js';
+import { takeOverForUpkeep } from '../../receiver/upkeep/take-over.js';
+import { LayerReader } from '../../receiver/volume/layer-reader.js';
+import { planPoint } from '../../receiver/volume/plan-point.js';
+import { systemClock } from '../../shared/clock.js';
+import { silentLogger } from '../../shared/log.js';
+import type { MachineId } from '../../shared/units.js';
+import { restoreToMemory, wrongBlocks } from '../helpers/memory-target.js';
+import type { MemoryStore } from '../helpers/memory-store.js';
+import { damages, kindOf, namesOfKind } from './damages.js';
+import { finishedStore, scrub, type FinishedMachine, type FinishedStore } from './finished-store.js';
+
+let finished: FinishedStore;
+let whole: ReadonlyMap<string, Buffer>;
+
+beforeAll(async () => {
+  finished = await finishedStore();
+  for (const { machine } of finished.machines) {
+    const { manifest } = await MachineReader.open(finished.store, machine);
+    const copy = new HeadCopy();
+    for (let run = 0; run < 2; run++) await copy.keep(finished.store, manifest);
+  }
+  whole = new Map(finished.store.objects);
+});
+
+/** A fresh receiver with nothing but the bucket. */
+async function mustHaveEverything(store: MemoryStore, { machine, disk, models }: FinishedMachine): Promise<void> {
+  await ensureFormat(store, false);
+  const view = await MachineReader.open(store, machine);
+  const listed: number[] = [];
+  for await (const { number } of view.points()) listed.push(number);
+  expect(listed).toEqual([...models.keys()]);
+  const latest = await view.findPoint({ by: 'latest', levels: ['crash'] });
+  expect(latest.number).toBe(Math.max(...models.keys()));
+  expect(view.concerns).toEqual([]);
+  for (const [number, model] of models) {
+    const point = await view.findPoint({ by: 'number', number });
+    const at = view.diskOf(point, disk);
+    const reader = new LayerReader(store, { machine, disk, blockBytes: at.blockBytes });
+    const plan = await planPoint(reader, at, await view.layersFor(disk, number));
+    expect(wrongBlocks(await restoreToMemory({ reader, plan, point: number, disk: at }), model)).toEqual([]);
+  }
+}
+
+/** As the receiver does it after a pass of the scrub. */
+async function mend(store: MemoryStore, machine: MachineId): Promise<void> {
+  const deps = { store, clock: systemClock, randomId: randomUUID };
+  const { owned } = await takeOverForUpkeep(deps, machine, () => Promise.resolve());
+  const ask = (): Promise<never> => Promise.reject(new Error('nothing is to be asked of an agent'));
+  const { signal } = new AbortController();
+  await repairMachine({ ...deps, beneath: store, log: silentLogger(), owned, pace: unpaced(systemClock), signal, ask });
+}
+
+const namedIn = (findings: readonly { readonly object: string }[]): string[] => findings.map(({ object }) => object);
+
+async function mustBeMended(name: string, how: string): Promise<void> {
+  const { store, machines } = finished;
+  const isCopyGone = how === 'removed' && originalOf(name) !== null;
+  for (const machine of machines) await mustHaveEverything(store, machine);
+  const named: string[] = [];
+  for (const { machine } of machines) named.push(...namedIn((await scrub(store, machine)).findings));
+  // A copy that is gone is no damage: the pass makes it again.
+  if (isCopyGone) expect(named).toEqual([]);
+  else expect(named, how).toContain(name);
+  for (const { machine } of machines) await mend(store, machine);
+  for (const machine of machines) {
+    const { findings, items } = await scrub(store, machine.machine);
+    expect(namedIn(findings), `${name} ${how}`).toEqual([]);
+    expect(namedIn(items.filter(isOpen)), `${name} ${how}`).toEqual([]);
+    await mustHaveEverything(store, machine);
+  }
+  for (const [one, bytes] of whole)
+    if (kindOf(one) !== 'scrub')
+      expect(store.objects.get(one)?.equals(bytes), `${one} after ${name} ${how}`).toBe(true);
+}
+
+const KINDS = [
+  'answer',
+  'challenge',
+  'checks',
+  'damage',
+  'disks',
+  'format',
+  'history',
+  'holds',
+  'identity',
+  'jobs',
+  'keys',
+  'launch',
+  'policy',
+  'recovery',
+  'revoked',
+];
+
+const isSmall = (name: string): boolean => kindOf(name) !== 'disks' || name.includes('/list/');
+
+describe('every small object of a finished store', () => {
+  it.each(KINDS)('of kind %s is mended from its second copy, and the copy from it', async (kind) => {
+    let cases = 0;
+    for (const name of namesOfKind(whole, kind).filter(isSmall)) {
+      for (const [how, damage] of damages(whole, name, true)) {
+        const other = /^swapped with (.*)$/.exec(how)?.[1];
+        // What is exchanged for a layer costs the layer, which has no copy.
+        if (other !== undefined && (kindOf(other) !== kind || !isSmall(other))) continue;
+        for (const where of [(same: string) => same, copyName]) {
+          finished.store.objects.clear();
+          for (const [n, bytes] of whole) finished.store.objects.set(n, bytes);
+          damage(finished.store.objects, where);
+          await mustBeMended(where(name), how);
+          cases++;
+        }
+      }
+    }
+    expect(cases).toBeGreaterThan(7);
+  });
+
+  it('a newest manifest that stood for a while is read from its copy, and the next one takes its place', async () => {
+    for (const { machine } of finished.machines) {
+      const head = namesOfKind(whole, 'manifest')
+        .filter((name) => name.includes(machine))
+        .at(-1);
+      for (const [how, damage] of damages(whole, head ?? '')) {
+        const other = /^swapped with (.*)$/.exec(how)?.[1] ?? head ?? '';
+        if (kindOf(other) !== 'manifest') continue;
+        finished.store.objects.clear();
+        for (const [n, bytes] of whole) finished.store.objects.set(n, bytes);
+        damage(finished.store.objects);
+        const of = finished.machines.find((one) => one.machine === machine);
+        if (of !== undefined) await mustHaveEverything(finished.store, of);
+        expect(namedIn((await scrub(finished.store, machine)).findings), how).toContain(head);
+        await mend(finished.store, machine);
+        expect((await loadDamage(finished.store, machine))?.items.filter(isOpen) ?? [], how).toEqual([]);
+        if (of !== undefined) await mustHaveEverything(finished.store, of);
+      }
+    }
+  });
+});
