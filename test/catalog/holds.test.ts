@@ -12,6 +12,7 @@ import { MIB } from '../../shared/units.js';
 import { Chain, MACHINE } from '../helpers/layers.js';
 import { ManualClock } from '../helpers/manual-clock.js';
 import { MemoryStore } from '../helpers/memory-store.js';
+import { namesOfKind } from '../scrub/damages.js';
 
 let store: MemoryStore;
 let clock: ManualClock;
@@ -37,7 +38,7 @@ describe('numbers', () => {
     expect([...points]).toEqual([[2, ['held as LEGAL-17', 'held as second']]]);
     expect(await removeHold(deps(), MACHINE, 'LEGAL-17')).toMatchObject(LEGAL);
     expect((await loadHeld(store, MACHINE, clock.nowMs())).points.get(2)).toEqual(['held as second']);
-    expect([...store.objects.keys()].filter((n) => n.includes('/holds/'))).toHaveLength(3);
+    expect(namesOfKind(store.objects, 'holds')).toHaveLength(3);
   });
 
   test('a name holds one point; one that is not held can not be released; nothing changes', async () => {

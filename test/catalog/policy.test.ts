@@ -1,6 +1,8 @@
 /** The policy of a machine: what is taken, what is refused and in which words, and that of two changes at once one loses. */
 import { describe, expect, test } from 'vitest';
 import { policyName } from '../../receiver/catalog/names.js';
+import { copyName } from '../../receiver/catalog/second-copies.js';
+import { namesOfKind } from '../scrub/damages.js';
 import { DEFAULT_POLICY, policySchema, type MachinePolicy } from '../../receiver/catalog/policy.js';
 import { loadPolicy, Policies, policyText, savePolicy } from '../../receiver/catalog/policy-io.js';
 import { parseConfig } from '../../shared/config/load.js';
@@ -99,7 +101,7 @@ describe('numbers', () => {
     expect(await savePolicy(deps(store), MACHINE, every(30))).toBe(1);
     expect(await savePolicy(deps(store), MACHINE, every(60))).toBe(2);
     expect(await loadPolicy(store, MACHINE)).toMatchObject({ number: 2, policy: every(60) });
-    expect([...store.objects.keys()]).toEqual([policyName(MACHINE, 1), policyName(MACHINE, 2)]);
+    expect(namesOfKind(store.objects, 'policy')).toEqual([policyName(MACHINE, 1), policyName(MACHINE, 2)]);
   });
 
   test('two at once: one loses, says so, and has changed nothing', async () => {
@@ -111,7 +113,7 @@ describe('numbers', () => {
     expect(both.map((r) => r.status).sort()).toEqual(['fulfilled', 'rejected']);
     const lost = both.find((r) => r.status === 'rejected');
     expect(lost?.reason).toMatchObject({ code: 'policy-moved', kind: 'refused' });
-    expect(store.objects.size).toBe(1);
+    expect(namesOfKind(store.objects, 'policy')).toHaveLength(1);
     const kept = both[0].status === 'fulfilled' ? 30 : 60;
     expect(await loadPolicy(store, MACHINE)).toMatchObject({ policy: every(kept) });
   });
@@ -125,20 +127,20 @@ describe('numbers', () => {
     expect(await savePolicy({ store: twice, clock: new ManualClock() }, MACHINE, every(30))).toBe(1);
   });
 
-  test('a policy that is damaged is an error, not the default', async () => {
+  test('a policy that is damaged with its second copy is an error, not the default', async () => {
     const store = new MemoryStore();
     await savePolicy(deps(store), MACHINE, every(30));
     const name = policyName(MACHINE, 1);
     const bytes = Buffer.from(store.objects.get(name) ?? '');
     bytes[40] = (bytes[40] ?? 0) ^ 1;
-    store.objects.set(name, bytes);
+    for (const one of [name, copyName(name)]) store.objects.set(one, bytes);
     await expect(loadPolicy(store, MACHINE)).rejects.toMatchObject({ kind: 'corrupt' });
     await expect(new Policies(store, new ManualClock(), DEFAULT_POLICY).of(MACHINE)).rejects.toMatchObject({
       kind: 'corrupt',
     });
   });
 
-  test('a process that asks often lists once a minute, and reads what changed', async () => {
+  test('a process that asks often lists once a minute, copies as well, and reads what changed', async () => {
     const memory = new MemoryStore();
     const asked: string[] = [];
     const store = storeThrough(memory, (what, work) => {
@@ -148,13 +150,13 @@ describe('numbers', () => {
     const clock = new ManualClock();
     const policies = new Policies(store, clock, every(5));
     for (let i = 0; i < 10; i++) expect(await policies.of(MACHINE)).toEqual(every(5));
-    expect(asked).toEqual(['list']);
+    expect(asked).toEqual(['list', 'list']);
     await savePolicy({ store: memory, clock }, MACHINE, every(30));
     expect(await policies.of(MACHINE)).toEqual(every(5));
     await clock.pass(POLICY_RECHECK_MS);
     expect(await policies.of(MACHINE)).toEqual(every(30));
     await clock.pass(POLICY_RECHECK_MS);
     expect(await policies.of(MACHINE)).toEqual(every(30));
-    expect(asked).toEqual(['list', 'list', 'get', 'list']);
+    expect(asked).toEqual(['list', 'list', 'list', 'list', 'get', 'list', 'list']);
   });
 });

@@ -6,6 +6,7 @@ import { beforeEach, describe, expect, it } from 'vitest';
 import { readBoundary } from '../../receiver/catalog/manifest-io.js';
 import { boundaryPrefix, historyName, manifestPrefix, numberOfName } from '../../receiver/catalog/names.js';
 import { OwnedMachine } from '../../receiver/catalog/owned-machine.js';
+import { copyName } from '../../receiver/catalog/second-copies.js';
 import { MachineUpkeep } from '../../receiver/upkeep/machine-upkeep.js';
 import type { TaskResult } from '../../receiver/upkeep/task-result.js';
 import { AfterimageError } from '../../shared/errors.js';
@@ -119,7 +120,8 @@ describe('nothing is deleted while something can not be read', () => {
       'a pin': `machines/${MACHINE}/pins/whose`,
       'the holds': `machines/${MACHINE}/holds/000000000001`,
     }[what];
-    store.objects.set(broken ?? '', Buffer.from('rubbish'));
+    // With its second copy, where it has one.
+    for (const name of [broken ?? '', copyName(broken ?? '')]) store.objects.set(name, Buffer.from('rubbish'));
     // What was read once is remembered: a process that begins now.
     world.upkeep = new MachineUpkeep(world.upkeepDeps());
     const names = [...store.objects.keys()];
