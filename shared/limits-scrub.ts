@@ -44,5 +44,7 @@ export const RESEND_ANSWER_MS = 10 * 60_000;
 export const TOLD_BLOCKS_MAX = 32;
 /** ... of so many blocks that were sent: 100 bytes each while it is looked for. */
 export const TOLD_CANDIDATES_MAX = 1 << 20;
+/** A pin that can't be read is removed when it has been there for so long: a holder renews its own every few minutes, under another name. */
+export const PIN_DAMAGED_MS = 24 * 3_600_000;
 /** Notes of a scrub that stay: the newest, and some for people who ask what it saw before. */
 export const SCRUB_NOTES_KEPT = 8;

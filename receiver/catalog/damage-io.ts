@@ -52,6 +52,32 @@ export async function loadScrubNote(store: ObjectStore, machine: MachineId): Pro
   return name === null ? null : read(store, machine, name, SCRUB_NOTE_BYTES_MAX, scrubNoteSchema, SCRUB_NOTE_VERSION);
 }
 
+/** The newest note that can be read, what is wrong with newer ones, and the highest number, be it readable or not: the next note comes after it. */
+export async function lastScrubNote(
+  store: ObjectStore,
+  machine: MachineId,
+): Promise<{ readonly number: number; readonly note: ScrubNote | null; readonly bad: readonly BadNote[] }> {
+  const names: string[] = [];
+  for await (const { name } of store.list(scrubPrefix(machine))) names.push(name);
+  const number = Math.max(0, ...names.map(numberOfName));
+  const bad: BadNote[] = [];
+  for (const name of names.reverse()) {
+    try {
+      const note = await read(store, machine, name, SCRUB_NOTE_BYTES_MAX, scrubNoteSchema, SCRUB_NOTE_VERSION);
+      return { number, note, bad };
+    } catch (error) {
+      if (!(error instanceof AfterimageError) || error.kind !== 'corrupt') throw error;
+      bad.push({ name, error });
+    }
+  }
+  return { number, note: null, bad };
+}
+
+export interface BadNote {
+  readonly name: string;
+  readonly error: AfterimageError;
+}
+
 /** What the next list is made from: the newest that can be read, and the highest number, be it readable or not. */
 async function lastDamage(
   store: ObjectStore,

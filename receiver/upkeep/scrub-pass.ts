@@ -16,7 +16,7 @@ import {
 } from '../../shared/limits-scrub.js';
 import type { MachineId } from '../../shared/units.js';
 import { isOpen, withFinding, withState, type DamageItem, type Finding } from '../catalog/damage.js';
-import { loadDamage, loadScrubNote, updateDamage, writeScrubNote } from '../catalog/damage-io.js';
+import { lastScrubNote, loadDamage, updateDamage, writeScrubNote } from '../catalog/damage-io.js';
 import type { Manifest } from '../catalog/manifest.js';
 import { readBoundary } from '../catalog/manifest-io.js';
 import { manifestName, manifestPrefix, scrubName } from '../catalog/names.js';
@@ -70,24 +70,26 @@ export async function scrubPass(deps: ScrubDeps, machine: MachineId, options: Pa
   return new Pass(deps, machine, await openNote(deps.store, machine)).run(options);
 }
 
-type Opened = { readonly note: ScrubNote | null; readonly problem: Finding | null };
+interface Opened {
+  readonly note: ScrubNote | null;
+  /** Of the newest note, readable or not. */
+  readonly number: number;
+  readonly problems: readonly Finding[];
+}
 
+/** Where the newest note is broken, an older one is the witness: it has seen less, and what it has seen counts. */
 async function openNote(store: ObjectStore, machine: MachineId): Promise<Opened> {
-  try {
-    return { note: await loadScrubNote(store, machine), problem: null };
-  } catch (error) {
-    if (!isCorrupt(error)) throw error;
-    const { code } = error as AfterimageError;
-    const name = /machines\/[^ ]+/.exec(messageOf(error))?.[0] ?? 'notes of the scrub';
-    return { note: null, problem: plainFinding('record', name, code, messageOf(error)) };
-  }
+  const { number, note, bad } = await lastScrubNote(store, machine);
+  const problems = bad.map(({ name, error }) => plainFinding('record', name, error.code, error.message));
+  return { number, note, problems };
 }
 
 class Pass {
   readonly #deps: ScrubDeps;
   readonly #machine: MachineId;
   #note: ScrubNote | null;
-  readonly #noteProblem: Finding | null;
+  #lastNote: number;
+  readonly #noteProblems: readonly Finding[];
   #notedAtMs: number;
   #cursor: string | null = null;
   #startedAtMs: number;
@@ -98,11 +100,12 @@ class Pass {
   /** Objects that the list names as bad. */
   #open = new Map<string, Finding['kind']>();
 
-  constructor(deps: ScrubDeps, machine: MachineId, { note, problem }: Opened) {
+  constructor(deps: ScrubDeps, machine: MachineId, { note, number, problems }: Opened) {
     this.#deps = deps;
     this.#machine = machine;
     this.#note = note;
-    this.#noteProblem = problem;
+    this.#lastNote = number;
+    this.#noteProblems = problems;
     this.#notedAtMs = deps.clock.monotonicMs();
     this.#startedAtMs = deps.clock.nowMs();
     this.#records = note?.records ?? [];
@@ -172,7 +175,7 @@ class Pass {
 
   async #smallObjects(head: Manifest): Promise<void> {
     const { store, pace } = this.#deps;
-    if (this.#noteProblem !== null) await this.#found(this.#noteProblem);
+    for (const problem of this.#noteProblems) await this.#found(problem);
     for (const finding of await checkManifests(store, head, this.#note, pace)) await this.#found(finding);
     const { findings, records, readBytes, lackCopy } = await checkRecords(
       store,
@@ -323,7 +326,7 @@ class Pass {
     const isBack = before !== null && (before.head.manifest > seen.manifest || before.head.lastPoint > seen.lastPoint);
     const note: ScrubNote = {
       version: SCRUB_NOTE_VERSION,
-      number: (before?.number ?? 0) + 1,
+      number: this.#lastNote + 1,
       machine: this.#machine,
       writtenAtMs: clock.nowMs(),
       pass: {
@@ -339,10 +342,11 @@ class Pass {
     };
     if (await writeScrubNote(store, note)) {
       this.#note = note;
+      this.#lastNote = note.number;
       // Older notes say nothing more. Where nothing may be deleted they stay.
       const old = note.number - SCRUB_NOTES_KEPT;
       if (old > 0) await store.deleteMany([scrubName(this.#machine, old)]).catch(() => undefined);
-    } else this.#note = (await openNote(store, this.#machine)).note;
+    } else ({ note: this.#note, number: this.#lastNote } = await openNote(store, this.#machine));
   }
 }
 

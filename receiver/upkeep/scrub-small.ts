@@ -11,12 +11,21 @@ import { checksum64, digestToText } from '../../shared/blocks/hash.js';
 import { corrupt, messageOf } from '../../shared/errors.js';
 import { failpoint } from '../../shared/failpoints.js';
 import { LAYER_LIST_BYTES_MAX, MANIFEST_BYTES_MAX } from '../../shared/limits.js';
-import { DAMAGE_BYTES_MAX, FORMAT_BYTES_MAX } from '../../shared/limits-scrub.js';
+import { DAMAGE_BYTES_MAX, FORMAT_BYTES_MAX, PIN_DAMAGED_MS } from '../../shared/limits-scrub.js';
 import type { DamageChange, DamageItem } from '../catalog/damage.js';
-import { loadScrubNote } from '../catalog/damage-io.js';
+import { lastScrubNote } from '../catalog/damage-io.js';
 import { openList, openPage } from '../catalog/manifest-io.js';
 import type { Manifest } from '../catalog/manifest.js';
-import { machinePrefix, manifestPrefix, numberOfName } from '../catalog/names.js';
+import {
+  boundaryPrefix,
+  machinePrefix,
+  manifestPrefix,
+  numberOfName,
+  pinsPrefix,
+  scrubPrefix,
+} from '../catalog/names.js';
+import { parsePinName } from '../catalog/pins.js';
+import { sealJson } from '../catalog/sealed-json.js';
 import { originalOf, twinOf } from '../catalog/second-copies.js';
 import { DeleteError } from '../store/delete-error.js';
 import { checkFormat, currentFormat, FORMAT_NAME } from '../store/format.js';
@@ -24,7 +33,7 @@ import { isCorrupt } from './scrub-concern.js';
 import { problemOf } from './scrub-records.js';
 import type { RepairDeps } from './scrub-repair.js';
 
-type SmallDeps = Pick<RepairDeps, 'store' | 'beneath' | 'owned'>;
+type SmallDeps = Pick<RepairDeps, 'store' | 'beneath' | 'owned' | 'clock'>;
 
 /** How the bytes of an object are told to be whole; throws kind `corrupt` where they aren't. */
 interface Proof {
@@ -37,7 +46,11 @@ interface Proof {
 /** What became of it. Throws what is not the fault of an object. */
 export async function mendSmall(deps: SmallDeps, item: DamageItem): Promise<DamageChange> {
   const { beneath, owned } = deps;
-  if (item.kind === 'manifest' && originalOf(item.object) === null) return mendManifest(deps, item);
+  const machine = owned.manifest.machine.id;
+  if (item.kind === 'manifest') return mendManifest(deps, item);
+  if (item.object.startsWith(boundaryPrefix(machine))) return mendBoundary(deps, item);
+  if (item.object.startsWith(pinsPrefix(machine))) return mendPin(deps, item);
+  if (item.object.startsWith(scrubPrefix(machine))) return supersededNote(deps, item);
   const proof = await proofOf(deps, item);
   if (proof === null) return { state: 'gone', reason: 'nothing refers to it any more' };
   const own = await wholeOrNull(beneath, item.object, proof);
@@ -81,16 +94,52 @@ async function mendManifest({ owned }: SmallDeps, item: DamageItem): Promise<Dam
   };
 }
 
+/** Only its name counts. That manifests up to it are gone was seen by the scrub that misses it. */
+async function mendBoundary({ beneath, store, owned, clock }: SmallDeps, item: DamageItem): Promise<DamageChange> {
+  if ((await beneath.head(item.object)) !== null)
+    return { state: 'gone', reason: 'its name is all that counts, and that is there' };
+  const { machine, number: newest, epoch } = owned.manifest;
+  const number = numberOfName(item.object);
+  if (number >= newest) return { state: 'lost', reason: `it lies above manifest ${newest}, the newest that is left` };
+  await owned.confirm();
+  const content = { version: 1, number, machine: machine.id, epoch, writtenAtMs: clock.nowMs() };
+  await store.createIfAbsent(item.object, sealJson(content));
+  return { state: 'repaired', reason: 'written again: an earlier scrub has seen it', points: [] };
+}
+
+/**
+ * Nobody knows what it protects, so nothing is deleted while it is there. A holder that lives renews it under another name within minutes, and removes
+ * this one; one that comes back later than that finds its pin gone, and plans anew.
+ */
+async function mendPin(deps: SmallDeps, item: DamageItem): Promise<DamageChange> {
+  const { beneath, clock, owned } = deps;
+  if ((await beneath.head(item.object)) === null)
+    return { state: 'gone', reason: 'its holder has released or renewed it' };
+  if (parsePinName(owned.manifest.machine.id, item.object) === null)
+    return { state: 'found', reason: 'its name is not that of a pin: remove it when you know whose it is' };
+  const leftMs = item.foundAtMs + PIN_DAMAGED_MS - clock.nowMs();
+  if (leftMs > 0) return { state: 'found', reason: 'it is removed when its holder has not renewed it for a day' };
+  await owned.confirm();
+  const kept = await removed(deps, item.object);
+  if (kept !== null) return { state: 'found', reason: kept };
+  return { state: 'repaired', reason: 'removed: nobody has renewed it for a day' };
+}
+
+/** A note that can be read and comes after it says all that it said. */
+async function supersededNote({ beneath, owned }: SmallDeps, item: DamageItem): Promise<DamageChange> {
+  const { note } = await lastScrubNote(beneath, owned.manifest.machine.id);
+  return note !== null && note.number > numberOfName(item.object)
+    ? { state: 'gone', reason: `note ${note.number} counts in its place` }
+    : { state: 'found', reason: 'the next note takes its place' };
+}
+
 /** Null: nothing says what it should be, since nothing refers to it. */
 async function proofOf({ beneath, owned }: SmallDeps, item: DamageItem): Promise<Proof | null> {
   const { manifest } = owned;
   const name = originalOf(item.object) ?? item.object;
   if (item.kind === 'page' || item.kind === 'list') return proofOfNamed(manifest, name);
   const machine = manifest.machine.id;
-  const note = await loadScrubNote(beneath, machine).catch((error: unknown) => {
-    if (isCorrupt(error)) return null;
-    throw error;
-  });
+  const { note } = await lastScrubNote(beneath, machine);
   if (name === FORMAT_NAME) return proofOfFormat(note?.records.find(([record]) => record === name)?.[1]);
   const short = name.slice(machinePrefix(machine).length);
   const noted = note?.records.find(([record]) => record === short)?.[1];

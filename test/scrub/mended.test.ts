@@ -2,26 +2,15 @@
  * Each small object of a finished store, or its second copy, damaged in each way while the other one is whole: readers go on at once, the scrub names it, a
  * receiver mends it by itself, and afterwards all is as it was and a fresh receiver lists and restores everything.
  */
-import { randomUUID } from 'node:crypto';
 import { beforeAll, describe, expect, it } from 'vitest';
 import { isOpen } from '../../receiver/catalog/damage.js';
 import { loadDamage } from '../../receiver/catalog/damage-io.js';
 import { MachineReader } from '../../receiver/catalog/reader.js';
 import { copyName, originalOf } from '../../receiver/catalog/second-copies.js';
-import { ensureFormat } from '../../receiver/store/format.js';
 import { HeadCopy } from '../../receiver/upkeep/head-copy.js';
-import { unpaced } from '../../receiver/upkeep/pace.js';
-import { repairMachine } from '../../receiver/upkeep/scrub-repair.js';
-import { takeOverForUpkeep } from '../../receiver/upkeep/take-over.js';
-import { LayerReader } from '../../receiver/volume/layer-reader.js';
-import { planPoint } from '../../receiver/volume/plan-point.js';
-import { systemClock } from '../../shared/clock.js';
-import { silentLogger } from '../../shared/log.js';
-import type { MachineId } from '../../shared/units.js';
-import { restoreToMemory, wrongBlocks } from '../helpers/memory-target.js';
-import type { MemoryStore } from '../helpers/memory-store.js';
 import { damages, kindOf, namesOfKind } from './damages.js';
-import { finishedStore, scrub, type FinishedMachine, type FinishedStore } from './finished-store.js';
+import { finishedStore, scrub, type FinishedStore } from './finished-store.js';
+import { mend, mustHaveEverything } from './mending.js';
 
 let finished: FinishedStore;
 let whole: ReadonlyMap<string, Buffer>;
@@ -35,34 +24,6 @@ beforeAll(async () => {
   }
   whole = new Map(finished.store.objects);
 });
-
-/** A fresh receiver with nothing but the bucket. */
-async function mustHaveEverything(store: MemoryStore, { machine, disk, models }: FinishedMachine): Promise<void> {
-  await ensureFormat(store, false);
-  const view = await MachineReader.open(store, machine);
-  const listed: number[] = [];
-  for await (const { number } of view.points()) listed.push(number);
-  expect(listed).toEqual([...models.keys()]);
-  const latest = await view.findPoint({ by: 'latest', levels: ['crash'] });
-  expect(latest.number).toBe(Math.max(...models.keys()));
-  expect(view.concerns).toEqual([]);
-  for (const [number, model] of models) {
-    const point = await view.findPoint({ by: 'number', number });
-    const at = view.diskOf(point, disk);
-    const reader = new LayerReader(store, { machine, disk, blockBytes: at.blockBytes });
-    const plan = await planPoint(reader, at, await view.layersFor(disk, number));
-    expect(wrongBlocks(await restoreToMemory({ reader, plan, point: number, disk: at }), model)).toEqual([]);
-  }
-}
-
-/** As the receiver does it after a pass of the scrub. */
-async function mend(store: MemoryStore, machine: MachineId): Promise<void> {
-  const deps = { store, clock: systemClock, randomId: randomUUID };
-  const { owned } = await takeOverForUpkeep(deps, machine, () => Promise.resolve());
-  const ask = (): Promise<never> => Promise.reject(new Error('nothing is to be asked of an agent'));
-  const { signal } = new AbortController();
-  await repairMachine({ ...deps, beneath: store, log: silentLogger(), owned, pace: unpaced(systemClock), signal, ask });
-}
 
 const namedIn = (findings: readonly { readonly object: string }[]): string[] => findings.map(({ object }) => object);
 
