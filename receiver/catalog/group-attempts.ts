@@ -11,7 +11,6 @@ import { groupNameSchema } from '../../shared/wire/group-record.js';
 import { labelSchema } from '../../shared/wire/quiesce-record.js';
 import type { ObjectStore } from '../store/store.js';
 import { attemptName, attemptsPrefix } from './names.js';
-import { createNumbered } from './numbered.js';
 import { openSealedJson, sealJson } from './sealed-json.js';
 
 export const ATTEMPT_VERSION = 1;
@@ -43,7 +42,8 @@ export type Attempt = z.infer<typeof attemptSchema>;
 
 /** Keeps it, and lets the oldest go. */
 export async function keepAttempt(store: ObjectStore, attempt: Attempt): Promise<void> {
-  await createNumbered(store, attemptName(attempt.group, attempt.startedAtMs, attempt.point), sealJson(attempt));
+  // Taken: by an earlier try of the same.
+  await store.createIfAbsent(attemptName(attempt.group, attempt.startedAtMs, attempt.point), sealJson(attempt));
   const names = await attemptNames(store, attempt.group);
   const old = names.slice(0, Math.max(0, names.length - GROUP_ATTEMPTS_KEPT));
   if (old.length > 0) await store.deleteMany(old);

@@ -13,7 +13,7 @@ import type { Finding } from '../catalog/damage.js';
 import type { Manifest } from '../catalog/manifest.js';
 import { openManifest, readBoundary } from '../catalog/manifest-io.js';
 import { parsePinName } from '../catalog/pins.js';
-import { machinePrefix, manifestName, manifestPrefix, numberOfName } from '../catalog/names.js';
+import { GROUPS_PREFIX, machinePrefix, manifestName, manifestPrefix, numberOfName } from '../catalog/names.js';
 import { openSealedJson } from '../catalog/sealed-json.js';
 import { copyName, originalOf } from '../catalog/second-copies.js';
 import type { ScrubNote } from '../catalog/scrub-note.js';
@@ -47,6 +47,12 @@ const FAMILIES: readonly Family[] = (
   ] as const
 ).map((family) => ({ isKept: true, ...family }));
 
+/** Of the whole store; each machine's scrub looks at them. */
+const STORE_FAMILIES: readonly Family[] = [{ folder: GROUPS_PREFIX, isNumbered: true, isKept: true }];
+
+/** Whether a note's record is of the store, and not of its machine. */
+const isOfStore = (short: string): boolean => STORE_FAMILIES.some(({ folder }) => short.startsWith(folder));
+
 export type Records = ScrubNote['records'];
 
 export const plainFinding = (
@@ -65,10 +71,7 @@ export interface RecordCheck {
   readonly lackCopy: readonly (readonly [string, Buffer])[];
 }
 
-/**
- * All records of a machine and their second copies. `before`: those of the last note. What was noted and is bad now stays noted as it was, so that a copy
- * is proven by it.
- */
+/** All records of a machine, and those of the store. */
 export async function checkRecords(
   store: ObjectStore,
   machine: MachineId,
@@ -76,6 +79,37 @@ export async function checkRecords(
   pace: (bytes: number) => Promise<void>,
 ): Promise<RecordCheck> {
   const prefix = machinePrefix(machine);
+  const own = before.filter(([short]) => !isOfStore(short));
+  const common = before.filter(([short]) => isOfStore(short));
+  const results = [
+    await checkFamilies(store, { machine, prefix, families: FAMILIES }, own, pace),
+    await checkFamilies(store, { machine, prefix: '', families: STORE_FAMILIES }, common, pace),
+  ];
+  return {
+    findings: results.flatMap(({ findings }) => findings),
+    records: results.flatMap(({ records }) => records).slice(0, SCRUB_RECORDS_MAX),
+    readBytes: results.reduce((sum, { readBytes }) => sum + readBytes, 0),
+    lackCopy: results.flatMap(({ lackCopy }) => lackCopy),
+  };
+}
+
+interface Scope {
+  readonly machine: MachineId;
+  /** Before the names in the note. */
+  readonly prefix: string;
+  readonly families: readonly Family[];
+}
+
+/**
+ * Records and their second copies. `before`: those of the last note. What was noted and is bad now stays noted as it was, so that a copy
+ * is proven by it.
+ */
+async function checkFamilies(
+  store: ObjectStore,
+  { machine, prefix, families }: Scope,
+  before: Records,
+  pace: (bytes: number) => Promise<void>,
+): Promise<RecordCheck> {
   const noted = new Map(before);
   const findings: Finding[] = [];
   const records: [string, string][] = [];
@@ -90,7 +124,7 @@ export async function checkRecords(
     readBytes += bytes === null || bytes === 'too-large' ? 0 : bytes.length;
     return { isMissing: bytes === null, bytes: bytes === 'too-large' ? null : bytes };
   };
-  for (const { folder, isNumbered, isKept } of FAMILIES) {
+  for (const { folder, isNumbered, isKept } of families) {
     const there = await sizesIn(store, `${prefix}${folder}`);
     const copies = isKept ? await sizesIn(store, copyName(`${prefix}${folder}`)) : new Map<string, number>();
     const copied = new Set([...copies.keys()].flatMap((name) => originalOf(name) ?? []));
@@ -133,7 +167,7 @@ export async function checkRecords(
     findings.push(missing(`${prefix}${short}`, 'an earlier scrub has read it'));
     records.push([short, checksum]);
   }
-  return { findings, records: records.slice(0, SCRUB_RECORDS_MAX), readBytes, lackCopy };
+  return { findings, records, readBytes, lackCopy };
 }
 
 interface Read {

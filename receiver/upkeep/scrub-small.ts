@@ -141,7 +141,7 @@ async function proofOf({ beneath, owned }: SmallDeps, item: DamageItem): Promise
   const machine = manifest.machine.id;
   const { note } = await lastScrubNote(beneath, machine);
   if (name === FORMAT_NAME) return proofOfFormat(note?.records.find(([record]) => record === name)?.[1]);
-  const short = name.slice(machinePrefix(machine).length);
+  const short = name.startsWith(machinePrefix(machine)) ? name.slice(machinePrefix(machine).length) : name;
   const noted = note?.records.find(([record]) => record === short)?.[1];
   const prove = (bytes: Buffer): void => {
     const problem = problemOf(name, bytes, machine, noted);

@@ -56,7 +56,8 @@ function partners(whole: ReadonlyMap<string, Buffer>, name: string): string[] {
 
 const isCopy = (name: string): boolean => /^(machines\/[^/]+\/)?copies\//.test(name);
 
-export const kindOf = (name: string): string => (name.startsWith('machines/') ? (name.split('/')[2] ?? '') : name);
+/** Its folder: of the machine, or of the store. */
+export const kindOf = (name: string): string => name.split('/')[name.startsWith('machines/') ? 2 : 0] ?? '';
 
 export const namesOfKind = (whole: ReadonlyMap<string, Buffer>, kind: string): string[] =>
   [...whole.keys()].filter((name) => kindOf(name) === kind && !isCopy(name));

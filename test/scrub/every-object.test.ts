@@ -97,6 +97,7 @@ const KINDS = [
   'damage',
   'disks',
   'format',
+  'groups',
   'history',
   'holds',
   'identity',

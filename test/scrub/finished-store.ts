@@ -8,6 +8,7 @@ import { asMachineId, type DiskId, type MachineId } from '../../shared/units.js'
 import { writeAnswer, writeChallenge } from '../../receiver/catalog/challenge.js';
 import { withFinding, withState, type Finding } from '../../receiver/catalog/damage.js';
 import { updateDamage } from '../../receiver/catalog/damage-io.js';
+import { saveGroup } from '../../receiver/catalog/groups.js';
 import { addHold, removeHold, type HoldDeps } from '../../receiver/catalog/holds.js';
 import { boundaryName, identityName, pinName, revokedName } from '../../receiver/catalog/names.js';
 import { PIN_VERSION } from '../../receiver/catalog/pins.js';
@@ -194,6 +195,11 @@ async function others(store: ObjectStore, deps: HoldDeps): Promise<void> {
 }
 
 async function records(store: ObjectStore): Promise<void> {
+  for (const name of ['shop', 'bank'])
+    await saveGroup(
+      { store, clock: systemClock, randomId: randomUUID },
+      { name, members: [randomUUID(), randomUUID()].map(asMachineId), consistency: 'filesystem', schedule: null },
+    );
   const deps = { store, clock: systemClock, randomId: randomUUID };
   for (const number of [1, 2]) {
     await store.createIfAbsent(identityName(MACHINE, number), sealJson({ ...IDENTITY, number, machine: MACHINE }));

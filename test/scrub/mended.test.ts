@@ -55,6 +55,7 @@ const KINDS = [
   'damage',
   'disks',
   'format',
+  'groups',
   'history',
   'holds',
   'identity',
