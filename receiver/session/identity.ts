@@ -9,7 +9,7 @@ import { asMachineId, isUuid, type MachineId } from '../../shared/units.js';
 import { CLOSE, type CloseReason } from '../../shared/wire/close-codes.js';
 import { loadIdentity } from '../catalog/identity-io.js';
 import { MANIFEST_VERSION, type MachineIdentity } from '../catalog/manifest.js';
-import { identityName, MACHINES_PREFIX, revokedName } from '../catalog/names.js';
+import { identityName, identityPrefix, MACHINES_PREFIX, revokedName } from '../catalog/names.js';
 import { sealJson } from '../catalog/sealed-json.js';
 import { copyName, createWithCopy } from '../catalog/second-copies.js';
 import type { ObjectStore } from '../store/store.js';
@@ -52,21 +52,38 @@ export type Authentication =
 /** Decides about a peer that has proved to hold the key of a certificate of ours. Fingerprint: SHA-256 of its DER, hex. */
 export type Authenticate = (machine: MachineId, certificateFingerprint: string) => Promise<Authentication>;
 
+/** Whom the last look let in is asked for with two requests, twice a minute and machine: nothing newer is there. */
 export function authenticator(store: ObjectStore): Authenticate {
+  const letIn = new Map<MachineId, MachineIdentity>();
   return async (machine, fingerprint) => {
-    const identity = await loadIdentity(store, machine);
-    if (identity === null) {
-      return { refusal: CLOSE.badCertificate, reason: `machine ${machine} is not enrolled in this store` };
-    }
-    if (identity.certificate !== fingerprint) {
-      return {
-        refusal: CLOSE.revoked,
-        reason: `machine ${identity.name} was enrolled again; this certificate was replaced`,
-      };
-    }
-    if (await isRevoked(store, identity)) {
-      return { refusal: CLOSE.revoked, reason: `the certificate of machine ${identity.name} was revoked` };
-    }
-    return { identity };
+    const last = letIn.get(machine);
+    if (last?.certificate === fingerprint && (await isUnchanged(store, last))) return { identity: last };
+    letIn.delete(machine);
+    const found = await lookUp(store, machine, fingerprint);
+    if ('identity' in found) letIn.set(machine, found.identity);
+    return found;
   };
+}
+
+/** What was enrolled or revoked since stands there itself: second copies are for what was lost later. */
+async function isUnchanged(store: ObjectStore, { machine, number }: MachineIdentity): Promise<boolean> {
+  for await (const _ of store.list(identityPrefix(machine), { after: identityName(machine, number) })) return false;
+  return (await store.head(revokedName(machine, number))) === null;
+}
+
+async function lookUp(store: ObjectStore, machine: MachineId, fingerprint: string): Promise<Authentication> {
+  const identity = await loadIdentity(store, machine);
+  if (identity === null) {
+    return { refusal: CLOSE.badCertificate, reason: `machine ${machine} is not enrolled in this store` };
+  }
+  if (identity.certificate !== fingerprint) {
+    return {
+      refusal: CLOSE.revoked,
+      reason: `machine ${identity.name} was enrolled again; this certificate was replaced`,
+    };
+  }
+  if (await isRevoked(store, identity)) {
+    return { refusal: CLOSE.revoked, reason: `the certificate of machine ${identity.name} was revoked` };
+  }
+  return { identity };
 }

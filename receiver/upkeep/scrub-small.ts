@@ -14,7 +14,8 @@ import { LAYER_LIST_BYTES_MAX, MANIFEST_BYTES_MAX } from '../../shared/limits.js
 import { DAMAGE_BYTES_MAX, FORMAT_BYTES_MAX, PIN_DAMAGED_MS } from '../../shared/limits-scrub.js';
 import type { DamageChange, DamageItem } from '../catalog/damage.js';
 import { lastScrubNote } from '../catalog/damage-io.js';
-import { openList, openPage } from '../catalog/manifest-io.js';
+import type { MachineId } from '../../shared/units.js';
+import { openList, openManifest, openPage } from '../catalog/manifest-io.js';
 import type { Manifest } from '../catalog/manifest.js';
 import {
   boundaryPrefix,
@@ -26,7 +27,7 @@ import {
 } from '../catalog/names.js';
 import { parsePinName } from '../catalog/pins.js';
 import { sealJson } from '../catalog/sealed-json.js';
-import { originalOf, twinOf } from '../catalog/second-copies.js';
+import { copyName, originalOf, twinOf } from '../catalog/second-copies.js';
 import { DeleteError } from '../store/delete-error.js';
 import { checkFormat, currentFormat, FORMAT_NAME } from '../store/format.js';
 import { isCorrupt } from './scrub-concern.js';
@@ -79,12 +80,17 @@ export async function mendSmall(deps: SmallDeps, item: DamageItem): Promise<Dama
   return { state: 'repaired', reason: `made anew of ${twinOf(item.object)}`, points: [] };
 }
 
-/** Only the newest counts. Its owner knows what it holds, and says it once more under the next number. */
-async function mendManifest({ owned }: SmallDeps, item: DamageItem): Promise<DamageChange> {
+/**
+ * Only the newest counts. Its owner knows what it holds, and says it once more under the next number. One that is gone and has a copy comes back: its
+ * number is what an owner meets that slept in a commit.
+ */
+async function mendManifest({ owned, store, beneath }: SmallDeps, item: DamageItem): Promise<DamageChange> {
   const { machine, number } = owned.manifest;
   if (!item.object.startsWith(manifestPrefix(machine.id))) return { state: 'found', reason: 'its name has no number' };
   const bad = numberOfName(item.object);
   if (bad > number) return { state: 'lost', reason: `manifest ${number} is the newest that is left` };
+  const copy = await beneath.get(copyName(item.object), MANIFEST_BYTES_MAX);
+  if (copy !== null && isManifest(copy, machine.id, bad)) await store.createIfAbsent(item.object, copy);
   if (bad < number) return { state: 'gone', reason: `manifest ${number} holds all that counts` };
   const next = await owned.commit((current) => current);
   return {
@@ -92,6 +98,16 @@ async function mendManifest({ owned }: SmallDeps, item: DamageItem): Promise<Dam
     reason: `its owner wrote what it held once more, as manifest ${next.number}`,
     points: [],
   };
+}
+
+function isManifest(bytes: Buffer, machine: MachineId, number: number): boolean {
+  try {
+    openManifest(bytes, machine, number);
+    return true;
+  } catch (error) {
+    if (isCorrupt(error)) return false;
+    throw error;
+  }
 }
 
 /** Only its name counts. That manifests up to it are gone was seen by the scrub that misses it. */

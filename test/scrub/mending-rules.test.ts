@@ -2,22 +2,16 @@
  * What mending of small objects must never do, and what stands in its way: nothing unproven is put back, only the owner removes anything, a crash between
  * removal and creation is made up for, and a store that deletes nothing keeps the damaged object beside a copy that is read.
  */
-import { randomUUID } from 'node:crypto';
 import { beforeEach, describe, expect, it } from 'vitest';
 import { isOpen } from '../../receiver/catalog/damage.js';
 import { loadDamage } from '../../receiver/catalog/damage-io.js';
 import { copyName } from '../../receiver/catalog/second-copies.js';
 import { DeleteError } from '../../receiver/store/delete-error.js';
 import type { ObjectStore } from '../../receiver/store/store.js';
-import { unpaced } from '../../receiver/upkeep/pace.js';
-import { repairMachine } from '../../receiver/upkeep/scrub-repair.js';
-import { takeOverForUpkeep } from '../../receiver/upkeep/take-over.js';
-import { systemClock } from '../../shared/clock.js';
-import { silentLogger } from '../../shared/log.js';
 import type { MachineId } from '../../shared/units.js';
 import { namesOfKind } from './damages.js';
 import { finishedStore, scrub, type FinishedStore } from './finished-store.js';
-import { mend, mustHaveEverything } from './mending.js';
+import { mend, mendBy, mustHaveEverything, takeOver } from './mending.js';
 
 let finished: FinishedStore;
 let machine: MachineId;
@@ -32,20 +26,6 @@ beforeEach(async () => {
 
 const open = async () => ((await loadDamage(finished.store, machine))?.items ?? []).filter(isOpen);
 const rubbish = Buffer.from('rubbish');
-
-const deps = (store: ObjectStore) => ({ store, clock: systemClock, randomId: randomUUID });
-
-async function repairThrough(store: ObjectStore): Promise<void> {
-  const { owned } = await takeOverForUpkeep(deps(store), machine, () => Promise.resolve());
-  await repairOf(store, owned);
-}
-
-function repairOf(store: ObjectStore, owned: Awaited<ReturnType<typeof takeOverForUpkeep>>['owned']): Promise<void> {
-  const ask = (): Promise<never> => Promise.reject(new Error('nobody is asked'));
-  const { signal } = new AbortController();
-  const more = { owned, signal, ask, log: silentLogger(), pace: unpaced(systemClock) };
-  return repairMachine({ ...deps(store), beneath: store, ...more });
-}
 
 /** The same store with another way to do one thing. */
 const withOther = (other: Partial<ObjectStore>): ObjectStore =>
@@ -86,11 +66,11 @@ describe('nothing unproven is put back', () => {
 
 it('who was taken over removes nothing', async () => {
   const { store } = finished;
-  const { owned } = await takeOverForUpkeep(deps(store), machine, () => Promise.resolve());
+  const owned = await takeOver(store, machine);
   store.objects.set(page, rubbish);
   await scrub(store, machine);
-  await takeOverForUpkeep(deps(store), machine, () => Promise.resolve());
-  await expect(repairOf(store, owned)).rejects.toMatchObject({ kind: 'fenced' });
+  await takeOver(store, machine);
+  await expect(mendBy(store, owned)).rejects.toMatchObject({ kind: 'fenced' });
   expect(store.objects.get(page)).toEqual(rubbish);
 });
 
@@ -103,7 +83,7 @@ it('what a crash leaves between removal and creation is made again by the next s
     createIfAbsent: (name, bytes) =>
       name === page ? Promise.reject(new Error('killed')) : store.createIfAbsent(name, bytes),
   });
-  await expect(repairThrough(killed)).rejects.toThrow('killed');
+  await expect(mend(killed, machine)).rejects.toThrow('killed');
   expect(store.objects.has(page)).toBe(false);
   for (const one of finished.machines) await mustHaveEverything(store, one);
   await scrub(store, machine);
@@ -117,7 +97,7 @@ it('a store that deletes nothing keeps it, and says so; the copy is read', async
   store.objects.set(page, rubbish);
   await scrub(store, machine);
   const refused = new DeleteError([{ name: page, reason: 'failed', lockedUntilMs: null, message: 'Access Denied' }]);
-  await repairThrough(withOther({ deleteMany: () => Promise.reject(refused) }));
+  await mend(withOther({ deleteMany: () => Promise.reject(refused) }), machine);
   expect(await open()).toMatchObject([
     { object: page, state: 'found', points: [], reason: expect.stringContaining('Access Denied') as string },
   ]);

@@ -1,8 +1,10 @@
 /** A receiver that mends, and one that is new and must find everything. */
 import { randomUUID } from 'node:crypto';
 import { expect } from 'vitest';
+import type { OwnedMachine } from '../../receiver/catalog/owned-machine.js';
 import { MachineReader } from '../../receiver/catalog/reader.js';
 import { ensureFormat } from '../../receiver/store/format.js';
+import type { ObjectStore } from '../../receiver/store/store.js';
 import { unpaced } from '../../receiver/upkeep/pace.js';
 import { repairMachine } from '../../receiver/upkeep/scrub-repair.js';
 import { takeOverForUpkeep } from '../../receiver/upkeep/take-over.js';
@@ -38,10 +40,16 @@ export async function mustHaveEverything(
 }
 
 /** As the receiver does it after a pass of the scrub. */
-export async function mend(store: MemoryStore, machine: MachineId, clock: Clock = systemClock): Promise<void> {
-  const deps = { store, clock, randomId: randomUUID };
-  const { owned } = await takeOverForUpkeep(deps, machine, () => Promise.resolve());
+export async function mend(store: ObjectStore, machine: MachineId, clock: Clock = systemClock): Promise<void> {
+  await mendBy(store, await takeOver(store, machine, clock), clock);
+}
+
+export async function takeOver(store: ObjectStore, machine: MachineId, clock = systemClock): Promise<OwnedMachine> {
+  return (await takeOverForUpkeep({ store, clock, randomId: randomUUID }, machine, () => Promise.resolve())).owned;
+}
+
+export async function mendBy(store: ObjectStore, owned: OwnedMachine, clock = systemClock): Promise<void> {
   const ask = (): Promise<never> => Promise.reject(new Error('nothing is to be asked of an agent'));
   const { signal } = new AbortController();
-  await repairMachine({ ...deps, beneath: store, log: silentLogger(), owned, pace: unpaced(clock), signal, ask });
+  await repairMachine({ store, beneath: store, clock, log: silentLogger(), owned, pace: unpaced(clock), signal, ask });
 }

@@ -4,14 +4,21 @@
 import { beforeEach, expect, it } from 'vitest';
 import { isOpen } from '../../receiver/catalog/damage.js';
 import { loadDamage, loadScrubNote } from '../../receiver/catalog/damage-io.js';
-import { boundaryName, boundaryPrefix, manifestPrefix, pinsPrefix, scrubPrefix } from '../../receiver/catalog/names.js';
+import {
+  boundaryName,
+  boundaryPrefix,
+  manifestName,
+  manifestPrefix,
+  pinsPrefix,
+  scrubPrefix,
+} from '../../receiver/catalog/names.js';
 import { MachineReader } from '../../receiver/catalog/reader.js';
 import { sealJson } from '../../receiver/catalog/sealed-json.js';
 import { PIN_DAMAGED_MS } from '../../shared/limits-scrub.js';
 import { ManualClock } from '../helpers/manual-clock.js';
 import { MACHINE } from '../session/ingest-fixture.js';
 import { finishedStore, scrub, type FinishedStore } from './finished-store.js';
-import { mend, mustHaveEverything } from './mending.js';
+import { mend, mendBy, mustHaveEverything, takeOver } from './mending.js';
 
 let finished: FinishedStore;
 
@@ -73,6 +80,22 @@ it('a damaged note of the scrub is followed by another, and an older one stays t
   expect((await loadScrubNote(store, MACHINE))?.number).toBe(3);
   await mend(store, MACHINE);
   expect((await open()).map(({ object }) => object)).toEqual([launch]);
+  await mustBeWhole();
+});
+
+it.each(['damaged', 'removed'])('a newest manifest that is %s is said once more by its owner', async (how) => {
+  const { store } = finished;
+  const owned = await takeOver(store, MACHINE);
+  const before = owned.manifest;
+  const name = manifestName(MACHINE, before.number);
+  await scrub(store, MACHINE);
+  if (how === 'removed') store.objects.delete(name);
+  else store.objects.set(name, Buffer.from('rubbish'));
+  expect((await scrub(store, MACHINE)).findings).toMatchObject([{ object: name }]);
+  await mendBy(store, owned);
+  expect(await open()).toEqual([]);
+  const { manifest } = await MachineReader.open(store, MACHINE);
+  expect(manifest).toMatchObject({ number: before.number + 1, epoch: before.epoch, lastPoint: before.lastPoint });
   await mustBeWhole();
 });
 

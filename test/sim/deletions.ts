@@ -3,7 +3,8 @@
  */
 import { SCRUB_NOTES_KEPT } from '../../shared/limits-scrub.js';
 import type { Manifest } from '../../receiver/catalog/manifest.js';
-import { machinePrefix, receiverPrefix, scrubPrefix } from '../../receiver/catalog/names.js';
+import { machinePrefix, manifestPrefix, receiverPrefix, scrubPrefix } from '../../receiver/catalog/names.js';
+import { originalOf, twinOf } from '../../receiver/catalog/second-copies.js';
 import type { SimMachine } from './machine.js';
 import { boundaryOf, headOf, highest, namedBy, plainOf } from './needed.js';
 import type { SimStore } from './store.js';
@@ -26,6 +27,12 @@ export function whyNeeded(
 
 function whyMachineNeeds(store: SimStore, machine: SimMachine, name: string): string | null {
   const head = headOf(store, machine.id);
+  const isRotten = (which: string): boolean => store.rotten.has(which);
+  // What has rotted goes before it is made anew of its twin.
+  if (isRotten(name) && store.objects.has(twinOf(name)) && !isRotten(twinOf(name))) return null;
+  const original = originalOf(name);
+  if (original !== null)
+    return original.startsWith(manifestPrefix(machine.id)) ? null : whyMachineNeeds(store, machine, original);
   const [folder = '', rest = ''] = name.slice(machinePrefix(machine.id).length).split(/\/(.*)/s);
   switch (folder) {
     case 'disks':

@@ -6,7 +6,8 @@ import { PIN_TTL_MS } from '../../shared/limits-retention.js';
 import type { OperationRequest } from '../../receiver/failover/operations.js';
 import type { AgentNode } from './agent-node.js';
 import type { SimMachine } from './machine.js';
-import { headOf, listedBy, namedBy } from './needed.js';
+import { headOf, listedBy, namedBy, smallObjects } from './needed.js';
+import { originalOf } from '../../receiver/catalog/second-copies.js';
 import type { Network } from './network.js';
 import { hasCopies, SWITCHOVERS, type Fault, type Plan } from './plan.js';
 import type { ReceiverNode } from './receiver-node.js';
@@ -48,6 +49,8 @@ const WALL_JUMP_MAX_MS = 3 * 60 * 60 * 1000;
 export class Faults {
   readonly #world: Faulty;
   readonly #counts = new Map<Fault, number>();
+  /** Originals: of an object and its copy only one rots. */
+  readonly #onceRotten = new Set<string>();
   isOn = true;
 
   constructor(world: Faulty) {
@@ -196,14 +199,17 @@ export class Faults {
     receiver.takeOver(agent.machine);
   }
 
-  /** Of a layer that counts: what nobody needs any more may rot unseen. */
+  /** Of a layer that counts, or a small object, each with its copy once: what nobody needs any more may rot unseen. */
   #rot(machine: SimMachine): void {
     const { rng, store, rotted } = this.#world;
     const head = headOf(store, machine.id);
     if (head === null) return;
     const layers = [...namedBy(store, head)].filter((name) => LAYER.test(name) && store.objects.has(name)).sort();
-    if (layers.length === 0) return;
-    const name = rng.pick(layers);
+    const small = smallObjects(store, head).filter((name) => !this.#onceRotten.has(originalOf(name) ?? name));
+    const names = small.length > 0 && rng.chance(0.4) ? small.sort() : layers;
+    if (names.length === 0) return;
+    const name = rng.pick(names);
+    this.#onceRotten.add(originalOf(name) ?? name);
     this.#world.scheduler.note(`${name} is ${store.rot(name, rng)}`);
     rotted(machine, name);
   }

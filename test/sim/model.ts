@@ -10,6 +10,7 @@ import type { Manifest, RecoveryPoint } from '../../receiver/catalog/manifest.js
 import { isOpen, type Damage } from '../../receiver/catalog/damage.js';
 import { damagePrefix, machinePrefix } from '../../receiver/catalog/names.js';
 import { loadHead, MachineReader } from '../../receiver/catalog/reader.js';
+import { originalOf } from '../../receiver/catalog/second-copies.js';
 import { whyNeeded } from './deletions.js';
 import type { SimDisk } from './disk.js';
 import { Images } from './images.js';
@@ -97,7 +98,9 @@ export class Model implements StoreWatcher {
     const items = damageIn(this.#store, machine.id);
     const open = items.filter(({ state }) => state === 'found' || state === 'asked').map(({ object }) => object);
     const isLost = (name: string): boolean => items.some(({ object, state }) => object === name && state === 'lost');
-    return [...open, ...[...this.#of(machine.id).rotted].filter((name) => named.has(name) && !isLost(name))];
+    const counts = (name: string): boolean => named.has(name) || !/\/(base|delta|list|history)\//.test(name);
+    const rotten = [...this.#of(machine.id).rotted].filter((name) => this.#store.rotten.has(name) && !isLost(name));
+    return [...open, ...rotten.filter((name) => counts(originalOf(name) ?? name))];
   }
 
   /** A message arrives at a receiver. */
@@ -153,6 +156,8 @@ export class Model implements StoreWatcher {
     const secret = this.encrypted.find(({ id }) => name.startsWith(machinePrefix(id)));
     if (secret !== undefined) this.#mustBe(openIn(secret, `${name} by ${by}`, bytes));
     this.#noteDamage(name, bytes);
+    const was = this.#store.rotten.get(name);
+    if (was?.equals(bytes) === false) this.violated(`${name} has rotted, and ${by} makes something else of it`);
     const match = MANIFEST_NAME.exec(name);
     const known = this.#known.get(match?.[1] ?? '');
     if (match === null || known === undefined) return;
@@ -182,7 +187,10 @@ export class Model implements StoreWatcher {
     for (const { object, state, what } of (plainOf(bytes) as Damage).items) {
       if (!rotted.has(object)) this.violated(`${name}: ${object} is whole, and is said to be damaged: ${what}`);
       else if (state === 'repaired') mended.add(object);
-      else if (state === 'lost') lost.add(object);
+      else if (state === 'lost') {
+        lost.add(object);
+        if (!/\/(base|delta)\//.test(object)) this.violated(`${name}: ${object} is given up, and its twin is whole`);
+      }
     }
   }
 

@@ -13,6 +13,7 @@ import {
   manifestName,
   manifestPrefix,
 } from '../../receiver/catalog/names.js';
+import { COPIES, copyName, originalOf, twinOf } from '../../receiver/catalog/second-copies.js';
 import type { SimStore } from './store.js';
 
 interface Page {
@@ -42,7 +43,7 @@ export function headOf(store: SimStore, machine: MachineId): Manifest | null {
 
 function pagesOf(store: SimStore, manifest: Manifest): Page[] {
   const pages = manifest.pages.flatMap(({ name }) => {
-    const bytes = store.objects.get(name);
+    const bytes = store.truth(name);
     return bytes === undefined ? [] : [plainOf(bytes) as Page];
   });
   return [...pages, manifest.tail];
@@ -64,7 +65,7 @@ export function namedBy(store: SimStore, manifest: Manifest): Set<string> {
     for (const list of [disk.bases, disk.staged, disk.shortcuts]) {
       if (list === null || list === undefined) continue;
       names.add(list.name);
-      const bytes = store.objects.get(list.name);
+      const bytes = store.truth(list.name);
       if (bytes === undefined) continue;
       for (const layer of (plainOf(bytes) as { layers: LayerRef[] }).layers) {
         names.add(layerName(machine, disk.id, layer));
@@ -89,6 +90,25 @@ export function garbageOf(store: SimStore, machine: MachineId): string[] {
   const head = headOf(store, machine);
   const named = head === null ? new Set<string>() : namedBy(store, head);
   const prefix = machinePrefix(machine);
-  const folders = [`${prefix}disks/`, `${prefix}history/`];
-  return [...store.objects.keys()].filter((name) => folders.some((f) => name.startsWith(f)) && !named.has(name));
+  const folders = ['', COPIES].flatMap((which) => [`${prefix}${which}disks/`, `${prefix}${which}history/`]);
+  const isNamed = (name: string): boolean => named.has(originalOf(name) ?? name);
+  return [...store.objects.keys()].filter((name) => folders.some((f) => name.startsWith(f)) && !isNamed(name));
 }
+
+/** Pages, lists and records that may rot: whole, and so is their second copy; or the copies of such. */
+export function smallObjects(store: SimStore, manifest: Manifest): string[] {
+  const prefix = machinePrefix(manifest.machine.id);
+  const named = namedBy(store, manifest);
+  const isWhole = (name: string): boolean => store.objects.has(name) && !store.rotten.has(name);
+  return [...store.objects.keys()].filter((name) => {
+    const original = originalOf(name) ?? name;
+    const isRecord = ROTTING_RECORDS.some((folder) => original.startsWith(`${prefix}${folder}`));
+    return (
+      (isRecord || (named.has(original) && store.objects.has(copyName(original)))) &&
+      isWhole(name) &&
+      isWhole(twinOf(name))
+    );
+  });
+}
+
+const ROTTING_RECORDS = ['identity/', 'keys/', 'holds/'];

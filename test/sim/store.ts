@@ -39,6 +39,8 @@ export class SimStore implements ObjectStore {
   readonly url = 'sim:';
   readonly objects = new Map<string, Buffer>();
   readonly watchers: StoreWatcher[] = [];
+  /** Of objects that have rotted and were neither made anew nor deleted since: what they were. */
+  readonly rotten = new Map<string, Buffer>();
   faults: StoreFaults = { ...WORKING };
   isFull = false;
   pageNames = 100;
@@ -55,6 +57,7 @@ export class SimStore implements ObjectStore {
     if (this.objects.has(name)) return 'exists';
     for (const watcher of this.watchers) watcher.created(name, bytes, by);
     this.objects.set(name, Buffer.from(bytes));
+    this.rotten.delete(name);
     this.#sorted = null;
     return 'created';
   }
@@ -73,6 +76,7 @@ export class SimStore implements ObjectStore {
     const bytes = this.objects.get(name);
     if (bytes === undefined) throw new Error(`no object ${name}`);
     const how = rng.pick(['flipped', 'truncated', 'lost'] as const);
+    this.rotten.set(name, Buffer.from(bytes));
     if (how === 'flipped') {
       const at = rng.below(bytes.length);
       bytes[at] = (bytes[at] ?? 0) ^ (1 << rng.below(8));
@@ -82,6 +86,11 @@ export class SimStore implements ObjectStore {
       this.#sorted = null;
     }
     return how;
+  }
+
+  /** What an object is, or was before it rotted. */
+  truth(name: string): Buffer | undefined {
+    return this.rotten.get(name) ?? this.objects.get(name);
   }
 
   /** Up to a page of names after one. */
