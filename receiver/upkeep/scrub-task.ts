@@ -136,20 +136,26 @@ export class ScrubTask {
       await scrubPass({ store, clock, pace, signal, onProgress, onFinding: (f) => this.#alarm(machine, f) }, machine);
       known.completedAtMs = clock.nowMs();
     }
+    // Before the proofs, which need keys that may not be at hand: what is damaged must not wait for them.
+    await this.#mend(machine, known, signal);
     const provenAtMs = believed(note?.provenAtMs ?? note?.pass.startedAtMs ?? nowMs, nowMs);
-    if (nextTimeMs(settings.prove, provenAtMs) <= nowMs) {
-      await this.#prove(machine, pace, signal);
-      known.provenAtMs = clock.nowMs();
-    }
+    if (nextTimeMs(settings.prove, provenAtMs) > nowMs) return;
+    const findings = await this.#prove(machine, pace, signal);
+    known.provenAtMs = clock.nowMs();
+    if (findings > 0) await this.#mend(machine, known, signal);
+  }
+
+  async #mend(machine: MachineId, known: Known, signal: AbortSignal): Promise<void> {
     const open = await this.#count(machine, known);
     if (open.length === 0) return;
     await this.#deps.repair(machine, signal);
     await this.#count(machine, known);
   }
 
-  async #prove(machine: MachineId, pace: Pace, signal: AbortSignal): Promise<void> {
+  /** How many points were found that can't be restored. */
+  async #prove(machine: MachineId, pace: Pace, signal: AbortSignal): Promise<number> {
     const { store, clock, random, log } = this.#deps;
-    if ((await loadHead(store, machine)) === null) return;
+    if ((await loadHead(store, machine)) === null) return 0;
     const { proven, findings } = await provePoints({ store, pace, signal, random }, machine, PROVEN_POINTS_PER_RUN - 1);
     for (const finding of findings) {
       this.#alarm(machine, finding);
@@ -157,9 +163,10 @@ export class ScrubTask {
     }
     log.info({ machine, points: proven }, 'points proven to be restorable');
     const note = await loadScrubNote(store, machine);
-    if (note === null) return;
+    if (note === null) return findings.length;
     const nowMs = clock.nowMs();
     await writeScrubNote(store, { ...note, number: note.number + 1, writtenAtMs: note.writtenAtMs, provenAtMs: nowMs });
+    return findings.length;
   }
 
   async #count(machine: MachineId, known: Known): Promise<readonly DamageItem[]> {

@@ -47,7 +47,7 @@ describe('file store', () => {
     const store = await openStore(`file:${folder}`);
     const found: string[] = [];
     for await (const object of store.list('')) found.push(object.name);
-    expect(found).toEqual(['format']);
+    expect(found).toEqual(['copies/format', 'format']);
     expect(await readdir(join(folder, '.tmp'))).toHaveLength(1);
     expect(await store.head('layers/killed')).toBeNull();
   });
@@ -198,9 +198,15 @@ describe('opening a store', () => {
     const write = (value: string): Promise<void> => writeFile(join(folder, 'format'), value);
     await write('{"version":2}');
     await expect(openStore(`file:${folder}`)).rejects.toMatchObject({ code: 'version-newer', kind: 'unsupported' });
-    await write('{"version":1,"hash":"md5"}');
-    await expect(openStore(`file:${folder}`)).rejects.toMatchObject({ code: 'store-format' });
-    await write('not json');
+    // What is ours and isn't, or isn't anything, is broken: its copy says what it was, as long as that is whole.
+    const broken = ['{"version":1,"hash":"md5"}', 'not json'];
+    for (const value of broken) {
+      await write(value);
+      await openStore(`file:${folder}`);
+    }
+    await writeFile(join(folder, 'copies/format'), '{}');
     await expect(openStore(`file:${folder}`)).rejects.toMatchObject({ code: 'store-format', kind: 'corrupt' });
+    await write(broken[0] ?? '');
+    await expect(openStore(`file:${folder}`)).rejects.toMatchObject({ code: 'store-format' });
   });
 });

@@ -163,7 +163,7 @@ describe.skipIf(missing !== false)('S3', () => {
       opened.push(store);
       expect(await store.createIfAbsent('a/b', Buffer.from('x'))).toBe('created');
       expect(await (await write(store, 'a/layer', large)).finish()).toBe('created');
-      expect(await namesIn(store)).toEqual(['a/b', 'a/layer', 'format']);
+      expect(await namesIn(store)).toEqual(['a/b', 'a/layer', 'copies/format', 'format']);
       const error = await store.deleteMany(['a/b', 'a/none']).then(
         () => undefined,
         (thrown: unknown) => thrown,

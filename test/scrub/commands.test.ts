@@ -15,6 +15,7 @@ import { paceOf } from '../../receiver/upkeep/scrub-pace.js';
 import { scrubPass } from '../../receiver/upkeep/scrub-pass.js';
 import { ScrubTask, type ScrubSettings } from '../../receiver/upkeep/scrub-task.js';
 import { systemClock, type Clock } from '../../shared/clock.js';
+import { AfterimageError } from '../../shared/errors.js';
 import { LAYER_HEADER_BYTES } from '../../shared/layer/layer.js';
 import { silentLogger } from '../../shared/log.js';
 import { MIB } from '../../shared/units.js';
@@ -204,13 +205,13 @@ describe('the scrub of a receiver', () => {
     prove: { by: 'interval', everyMs: PROVE_EVERY_MS },
   };
 
-  function taskAt(clock: Clock, repaired: string[] = [], prove = settings.prove): ScrubTask {
+  function taskAt(clock: Clock, repaired: string[] = [], prove = settings.prove, random = (): number => 0): ScrubTask {
     return new ScrubTask({
       ...{
         store,
         clock,
         log: silentLogger(),
-        random: () => 0,
+        random,
         settings: { ...settings, prove },
         isOurs: async () => true,
       },
@@ -288,6 +289,22 @@ describe('the scrub of a receiver', () => {
     const task = taskAt(clock, repaired);
     await task.look(chain.machine, paceOf(null, clock, signal), signal);
     expect(task.figures).toMatchObject([{ damaged: { found: 1, lost: 0 }, problem: null }]);
+    expect(repaired).toEqual([chain.machine]);
+  });
+
+  it('has it mended before points are proven, which may fail for want of a key', async () => {
+    const clock = hurriedClock();
+    const repaired: string[] = [];
+    const { signal } = new AbortController();
+    const failing = (): never => {
+      throw new AfterimageError('test: the key is not at hand', { code: 'key-missing', kind: 'refused' });
+    };
+    const task = taskAt(clock, repaired, settings.prove, failing);
+    await task.look(chain.machine, paceOf(null, clock, signal), signal);
+    await flipLayerOf(3);
+    clock.ms += PROVE_EVERY_MS;
+    await task.look(chain.machine, paceOf(null, clock, signal), signal);
+    expect(task.figures[0]?.problem).toContain('the key is not at hand');
     expect(repaired).toEqual([chain.machine]);
   });
 

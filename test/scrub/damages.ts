@@ -25,8 +25,9 @@ export function* damages(
   const bytes = whole.get(name) ?? Buffer.alloc(0);
   const set =
     (to: Buffer): Damaging =>
-    (objects, where = (same) => same) =>
-      void (objects.has(where(name)) && objects.set(where(name), to));
+    (objects, where = (same) => same) => {
+      if (objects.has(where(name))) objects.set(where(name), to);
+    };
   const places = few ? [Math.floor(bytes.length / 2), bytes.length - 10] : positions(bytes.length);
   for (const at of places.filter((p) => p >= 0 && p < bytes.length))
     yield [`byte ${at} flipped`, set(flipped(bytes, at))];
