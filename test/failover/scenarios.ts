@@ -117,7 +117,7 @@ async function endOf(world: World, folder: string): Promise<Run['end']> {
     jobState: recovery?.jobs[0]?.state,
     sourceUp: world.home.sourceUp,
     jobRunning: recovery?.job?.operation ?? null,
-    checks: [...world.store.objects.keys()].filter((n) => n.includes('/checks/')).length,
+    checks: [...world.store.objects.keys()].filter((n) => n.includes('/checks/') && !n.includes('/copies/')).length,
   };
 }
 
