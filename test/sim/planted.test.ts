@@ -47,7 +47,7 @@ const PLANTED: readonly Planted[] = [
   },
   {
     bug: 'a commit overwrites whatever has its number: no fence',
-    hunt: { from: 1002 },
+    hunt: { from: 1021 },
     plan: { faults: new Set(['receiver-stall', 'reroute', 'partition']) },
     bugs: {
       wrapStore: (store, service) =>
