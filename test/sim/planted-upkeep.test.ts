@@ -16,6 +16,7 @@ type Bug =
   | 'ignores-holds'
   | 'confirms-at-once'
   | 'concerns-nothing'
+  | 'mends-in-words'
   | null;
 const planted = vi.hoisted((): { bug: Bug } => ({ bug: null }));
 
@@ -86,6 +87,17 @@ vi.mock('../../receiver/upkeep/scrub-concern.js', async (original) => {
       const concern = await real.concernOfLayer(...args);
       return planted.bug === 'concerns-nothing' ? { ...concern, points: [] } : concern;
     },
+  };
+});
+
+vi.mock('../../receiver/upkeep/scrub-small.js', async (original) => {
+  const real = await original<typeof import('../../receiver/upkeep/scrub-small.js')>();
+  return {
+    ...real,
+    mendSmall: (...args: Parameters<typeof real.mendSmall>) =>
+      planted.bug === 'mends-in-words'
+        ? Promise.resolve({ state: 'repaired', reason: 'planted' })
+        : real.mendSmall(...args),
   };
 });
 
@@ -168,6 +180,7 @@ const CASES: readonly Case[] = [
     bug: 'concerns-nothing',
     plan: rotting,
   },
+  { what: 'a small object that rotted is said to be mended, and is not', bug: 'mends-in-words', plan: rotting },
   {
     what: 'a takeover does not look whether its number lies below the boundary',
     bug: 'no-boundary-check',
