@@ -29,7 +29,6 @@ export type FailpointName =
   | 'receiver.commit.manifest-written'
   | 'receiver.commit.before-ack'
   | 'receiver.catalog.takeover'
-  | 'receiver.scrub.small-removed'
   | 'receiver.upkeep.pages-written'
   | 'receiver.upkeep.committed'
   | 'receiver.upkeep.batch-deleted'

@@ -9,7 +9,6 @@
  */
 import { checksum64, digestToText } from '../../shared/blocks/hash.js';
 import { corrupt, messageOf } from '../../shared/errors.js';
-import { failpoint } from '../../shared/failpoints.js';
 import { LAYER_LIST_BYTES_MAX, MANIFEST_BYTES_MAX } from '../../shared/limits.js';
 import { DAMAGE_BYTES_MAX, FORMAT_BYTES_MAX, PIN_DAMAGED_MS } from '../../shared/limits-scrub.js';
 import type { DamageChange, DamageItem } from '../catalog/damage.js';
@@ -72,7 +71,6 @@ export async function mendSmall(deps: SmallDeps, item: DamageItem): Promise<Dama
         reason: `${twinOf(item.object)} is whole and read in its place; it can't be replaced: ${kept}`,
       };
   }
-  failpoint('receiver.scrub.small-removed');
   await deps.store.createIfAbsent(item.object, whole);
   const again = await wholeOrNull(beneath, item.object, proof);
   if (again.whole === null)
