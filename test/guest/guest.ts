@@ -41,12 +41,6 @@ export async function freePort(): Promise<number> {
   return port;
 }
 
-/**
- * An old processor with its sources of random numbers: what newer ones have besides (wide vectors, a fifth level of page tables, SMAP) takes an emulator
- * a third more time and the guest has no use for it.
- */
-const CPU = 'Nehalem,+rdrand,+rdseed';
-
 const sleep = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));
 const running = new Set<ChildProcess>();
 process.on('exit', () => running.forEach((child) => child.kill('SIGKILL')));
@@ -147,7 +141,7 @@ export class Guest {
 export async function bootGuest(options: BootOptions): Promise<Guest> {
   const { kind, disk, bus = 'nvme', serialPath, qmpSocket, serial = 'guest', memoryMib = 256, cpus = 1 } = options;
   const httpPort = options.httpPort ?? (await freePort());
-  const q = ['-accel', 'tcg,thread=multi', '-cpu', CPU, '-m', `${memoryMib}M`, '-smp', String(cpus)];
+  const q = ['-accel', 'tcg,thread=multi', '-cpu', 'max', '-m', `${memoryMib}M`, '-smp', String(cpus)];
   q.push('-display', 'none', '-nodefaults', '-serial', `file:${serialPath}`);
   if (options.uuid !== undefined) q.push('-uuid', options.uuid);
   if (kind === 'plain') {
