@@ -170,7 +170,7 @@ const PLANTED: readonly Planted[] = [
   },
   {
     what: 'a restore at home believes its hash store whatever happened since',
-    hunt: { from: 1007 },
+    hunt: { from: 1016 },
     says: /came home with \d+ blocks that are not the copy’s/,
     plan: { machines: [WIDE], faults: new Set(['power-cut']) },
     spy: () => {
