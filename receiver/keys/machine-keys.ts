@@ -2,7 +2,8 @@
  * The keys of a store's machines: what their keys objects say, opened by the provider or by key files that an operator gave.
  *
  * Promises: keys are made only where `atRest` is set or an agent says that it encrypts; once a machine is encrypted by the receiver it stays so, whatever the
- * configuration says later, and without its keys nothing is written, also where the keys object itself is lost. A new keys object holds all that the one
+ * configuration says later, and without its keys no session writes, also where the keys object itself is lost. Not promised yet: upkeep and copies of a process
+ * that begins after the keys object and its second copy were lost (cipherOf) write plain. A new keys object holds all that the one
  * before it holds. One that this process knows is never lost while it runs.
  * On a crash between making keys and the first chunk: keys that nothing uses. No state but what was opened.
  */
