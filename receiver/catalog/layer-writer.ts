@@ -61,7 +61,7 @@ export class LayerWriter {
   ): Promise<LayerWriter> {
     const ref = { ...identity, sizeBytes: 0, indexChecksum: '' };
     const name = layerName(asMachineId(identity.machineId), asDiskId(identity.diskId), ref);
-    const cipher = await keysOf(store).cipherOf(asMachineId(identity.machineId));
+    const cipher = await keysOf(store).cipherForWriting(asMachineId(identity.machineId));
     const sealer = cipher.writesAs === 'receiver' ? cipher.sealer(identity.diskId) : null;
     const writer = await store.openWriter(name);
     failpoint('receiver.ingest.layer-open');

@@ -33,11 +33,22 @@ export async function readHighestManifest(store: ObjectStore, machine: MachineId
   return readManifest(store, machine, numberOfName(highest));
 }
 
+/** The same as it is stored, whatever keys are at hand: digests may be hidden. */
+export async function readHighestAsStored(store: ObjectStore, machine: MachineId): Promise<Manifest | null> {
+  const highest = await highestOfEither(store, manifestPrefix(machine));
+  return highest === null ? null : readAsStored(store, machine, numberOfName(highest));
+}
+
 export async function readManifest(store: ObjectStore, machine: MachineId, number: number): Promise<Manifest> {
+  const found = await readAsStored(store, machine, number);
+  return { ...found, tail: { ...found.tail, points: await shown(store, machine, found.tail.points) } };
+}
+
+async function readAsStored(store: ObjectStore, machine: MachineId, number: number): Promise<Manifest> {
   const name = manifestName(machine, number);
   const found = await readEither(store, name, MANIFEST_BYTES_MAX, (bytes) => openManifest(bytes, machine, number));
   if (found === null) throw corrupt('manifest-missing', `manifest ${name} is not in the store`);
-  return { ...found, tail: { ...found.tail, points: await shown(store, machine, found.tail.points) } };
+  return found;
 }
 
 /** A manifest as it is stored: digests may be hidden. */
@@ -63,13 +74,13 @@ async function hidden(
   machine: MachineId,
   points: readonly RecoveryPoint[],
 ): Promise<RecoveryPoint[]> {
-  const cipher = await keysOf(store).cipherOf(machine);
+  const shows = (d: RecoveryPoint['disks'][number]): boolean => d.hashCheck === undefined && !isHiddenDigest(d.digest);
+  if (!points.some((point) => point.disks.some(shows))) return [...points];
+  const cipher = await keysOf(store).cipherForWriting(machine);
   if (cipher.writesAs !== 'receiver') return [...points];
   return points.map((point) => ({
     ...point,
-    disks: point.disks.map((d) =>
-      d.hashCheck === undefined ? { ...d, digest: cipher.hideDigest(d.disk, d.digest) } : d,
-    ),
+    disks: point.disks.map((d) => (shows(d) ? { ...d, digest: cipher.hideDigest(d.disk, d.digest) } : d)),
   }));
 }
 

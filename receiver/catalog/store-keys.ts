@@ -18,6 +18,11 @@ export interface StoreKeys {
   /** What is at hand for a machine. Throws only when the keys can't be looked up; a key that is missing is an error where it is used. */
   cipherOf(machine: MachineId, look?: 'cached' | 'now'): Promise<MachineCipher>;
   /**
+   * The same for whoever writes. Throws code `key-missing` when the keys object that counts was lost, so that nothing goes into the clear, or under older
+   * keys, because of that.
+   */
+  cipherForWriting(machine: MachineId): Promise<MachineCipher>;
+  /**
    * An agent begins to write: decides how its machine is encrypted from now on, makes keys if there are none, and proves that they are at hand. Throws
    * code `key-missing` when they aren't: then nothing may be written.
    */
@@ -43,6 +48,7 @@ const noCipher = (machine: MachineId): MachineCipher =>
 
 const NO_KEYS: StoreKeys = {
   cipherOf: async (machine) => noCipher(machine),
+  cipherForWriting: async (machine) => noCipher(machine),
   beginWriting: async (machine) => noCipher(machine),
 };
 

@@ -2,9 +2,9 @@
  * The keys of a store's machines: what their keys objects say, opened by the provider or by key files that an operator gave.
  *
  * Promises: keys are made only where `atRest` is set or an agent says that it encrypts; once a machine is encrypted by the receiver it stays so, whatever the
- * configuration says later, and without its keys no session writes, also where the keys object itself is lost. Not promised yet: upkeep and copies of a process
- * that begins after the keys object and its second copy were lost (cipherOf) write plain. A new keys object holds all that the one
- * before it holds. One that this process knows is never lost while it runs.
+ * configuration says later, and without its keys nobody writes, also where the keys object itself is lost. A new keys object holds all that the one before it
+ * holds. One that this process knows is never lost while it runs. One that is lost before the machine's first point, and before a scrub saw it, is not
+ * missed: new keys are made then, and a session doesn't go on from layers that they don't open (session/staging.ts).
  * On a crash between making keys and the first chunk: keys that nothing uses. No state but what was opened.
  */
 import { isHiddenDigest, MachineCipher } from '../../shared/crypto/machine-cipher.js';
@@ -14,7 +14,7 @@ import { AfterimageError } from '../../shared/errors.js';
 import { KEYS_RECHECK_MS } from '../../shared/limits-keys.js';
 import type { MachineId } from '../../shared/units.js';
 import { createKeys, KEYS_VERSION, loadKeys, type KeysObject, type WrappedKey } from '../catalog/keys-io.js';
-import { readHighestManifest } from '../catalog/manifest-io.js';
+import { readHighestAsStored } from '../catalog/manifest-io.js';
 import { loadScrubNote } from '../catalog/damage-io.js';
 import { keysName, keysPrefix } from '../catalog/names.js';
 import type { AgentKeys, StoreKeys } from '../catalog/store-keys.js';
@@ -41,6 +41,8 @@ interface Known {
   readonly object: KeysObject | null;
   readonly cipher: MachineCipher;
   readonly lookedAtMs: number;
+  /** Whether it was looked whether keys objects, or newer ones, were lost. */
+  readonly isProven: boolean;
 }
 
 const contextOf = (machine: MachineId, use: string): string => `afterimage ${machine} ${use}`;
@@ -58,6 +60,15 @@ export class MachineKeys implements StoreKeys {
     const nowMs = this.#deps.clock.monotonicMs();
     if (known !== undefined && look === 'cached' && nowMs - known.lookedAtMs < KEYS_RECHECK_MS) return known.cipher;
     return (await this.#load(machine)).cipher;
+  }
+
+  async cipherForWriting(machine: MachineId): Promise<MachineCipher> {
+    const cipher = await this.cipherOf(machine);
+    const known = this.#known.get(machine);
+    if (known === undefined || known.isProven) return cipher;
+    await this.#mustNotBeLost(machine, known.object);
+    this.#known.set(machine, { ...known, isProven: true });
+    return known.cipher;
   }
 
   async beginWriting(machine: MachineId, agent: AgentKeys | null): Promise<MachineCipher> {
@@ -161,7 +172,7 @@ export class MachineKeys implements StoreKeys {
     const seen = Math.max(0, ...(note?.records ?? []).flatMap(([name]) => keysNumberOf(name) ?? []));
     if (seen > (current?.number ?? 0)) throw keysLost(machine, `an earlier scrub has read ${keysName(machine, seen)}`);
     if (current !== null) return;
-    const manifest = await readHighestManifest(store, machine);
+    const manifest = await readHighestAsStored(store, machine);
     const hidden = manifest?.tail.points.find((point) => point.disks.some(({ digest }) => isHiddenDigest(digest)));
     if (hidden !== undefined) throw keysLost(machine, `it is encrypted by the receiver (point ${hidden.number})`);
   }
@@ -206,13 +217,13 @@ export class MachineKeys implements StoreKeys {
       const current = await this.#object(machine);
       await this.#mustNotBeLost(machine, current);
       const next = await decide(current);
-      if (next === null || next === current) return this.#remember(machine, current);
+      if (next === null || next === current) return this.#remember(machine, current, true);
       const object = {
         ...next,
         number: (current?.number ?? 0) + 1,
         writtenAtMs: this.#deps.clock.nowMs(),
       };
-      if (await createKeys(this.#deps.store, object)) return this.#remember(machine, object);
+      if (await createKeys(this.#deps.store, object)) return this.#remember(machine, object, true);
     }
     throw new AfterimageError(`the keys of machine ${machine} are changed by others all the time`, {
       code: 'keys-contended',
@@ -225,12 +236,12 @@ export class MachineKeys implements StoreKeys {
     return this.#remember(machine, await this.#object(machine));
   }
 
-  async #remember(machine: MachineId, object: KeysObject | null): Promise<Known> {
+  async #remember(machine: MachineId, object: KeysObject | null, isProven = false): Promise<Known> {
     const before = this.#known.get(machine);
     const lookedAtMs = this.#deps.clock.monotonicMs();
     const isSame = before !== undefined && before.object?.number === object?.number;
     const cipher = isSame ? before.cipher : await this.#cipher(machine, object);
-    const known = { object, cipher, lookedAtMs };
+    const known = { object, cipher, lookedAtMs, isProven: isProven || (isSame && before.isProven) };
     this.#known.set(machine, known);
     return known;
   }

@@ -10,10 +10,14 @@ import type { DiskEntry, LayerRef, Manifest } from '../catalog/manifest.js';
 import { readLayerList } from '../catalog/manifest-io.js';
 import { findStaged } from '../catalog/staged-layers.js';
 import type { ObjectStore } from '../store/store.js';
+import { LayerReader } from '../volume/layer-reader.js';
 
 export const byAge = (a: LayerRef, b: LayerRef): number => a.epoch - b.epoch || a.sequence - b.sequence;
 
-/** The first `wanted` staged layers; null when there are fewer, or when one is damaged: their segments are sent again then. */
+/**
+ * The first `wanted` staged layers; null when there are fewer, when one is damaged, or when the machine's keys are not those that they were encrypted with
+ * any more: their segments are sent again then.
+ */
 export async function keepStaged(
   store: ObjectStore,
   manifest: Manifest,
@@ -28,5 +32,27 @@ export async function keepStaged(
   });
   if (found === null) return null;
   const all = [...recorded, ...found].sort(byAge);
-  return all.length < wanted ? null : all.slice(0, wanted);
+  if (all.length < wanted || !(await opens(store, manifest, entry, all[0]))) return null;
+  return all.slice(0, wanted);
+}
+
+/**
+ * Whether the keys at hand open a layer. Asked of the oldest alone: keys are added and never taken away, unless all were lost and the machine has new ones,
+ * and what came after that is in those.
+ */
+async function opens(
+  store: ObjectStore,
+  manifest: Manifest,
+  { id, blockBytes }: DiskEntry,
+  layer: LayerRef | undefined,
+): Promise<boolean> {
+  if (layer === undefined) return true;
+  const reader = new LayerReader(store, { machine: manifest.machine.id, disk: id, blockBytes });
+  return reader.index(layer).then(
+    () => true,
+    (error: unknown) => {
+      if (error instanceof AfterimageError && (error.code === 'key-missing' || error.kind === 'corrupt')) return false;
+      throw error;
+    },
+  );
 }

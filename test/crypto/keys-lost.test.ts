@@ -1,8 +1,11 @@
 /**
  * The keys object of a machine that its receiver encrypts is lost or damaged: nothing makes new keys in the place of the old, and what can be put back is.
- * Proven to be able to fail: with the second copy not read, with the witness of the scrub not asked, and with nothing put back.
+ * Proven to be able to fail: with the second copy not read, with the witness of the scrub not asked, with nothing put back, with writers that take what
+ * readers get, and with staged layers kept whatever they were encrypted with.
  */
 import { describe, expect, it } from 'vitest';
+import { LayerWriter } from '../../receiver/catalog/layer-writer.js';
+import { readHighestManifest, sealManifest } from '../../receiver/catalog/manifest-io.js';
 import { loadKeys } from '../../receiver/catalog/keys-io.js';
 import { keysName } from '../../receiver/catalog/names.js';
 import { copyName } from '../../receiver/catalog/second-copies.js';
@@ -11,7 +14,7 @@ import { MemoryStore } from '../helpers/memory-store.js';
 import { ManualClock } from '../helpers/manual-clock.js';
 import { KEYS_RECHECK_MS } from '../../shared/limits-keys.js';
 import { scrub } from '../scrub/finished-store.js';
-import { BLOCK_BYTES, MACHINE } from '../session/ingest-fixture.js';
+import { BLOCK_BYTES, DISK, MACHINE, SERIES, soundPoints } from '../session/ingest-fixture.js';
 import { noise } from './fixture.js';
 import { KeyedAgent, keysFor, MemoryProvider, seenBy } from './world.js';
 
@@ -99,6 +102,81 @@ describe('a receiver that was started anew', () => {
     await expect(other.rotate(MACHINE)).rejects.toMatchObject({ code: 'key-missing' });
     expect(fresh.objects.has(SECOND)).toBe(false);
   });
+});
+
+describe('whatever writes in a process that began after keys and second copy were lost', () => {
+  const identity = {
+    ...{ kind: 'delta' as const, firstPoint: 3, lastPoint: 3, segment: null, epoch: 9, sequence: 1 },
+    ...{ blockBytes: BLOCK_BYTES, machineId: MACHINE, diskId: DISK, seriesId: SERIES },
+  };
+
+  async function lost(prepare: (agent: KeyedAgent, store: MemoryStore) => Promise<unknown>) {
+    const { store, provider, keys, agent } = await encrypted();
+    await agent.hello(agent.helloMessage());
+    await prepare(agent, store);
+    await agent.end();
+    const recoveryFile = await keys.exportKeys(MACHINE);
+    remove(store, FIRST, copyName(FIRST));
+    return { provider, recoveryFile, store };
+  }
+
+  it.each([
+    ['a point tells of it', (agent: KeyedAgent) => agent.firstCopy(blocks)],
+    ['a scrub tells of it', (_: KeyedAgent, store: MemoryStore) => scrub(store, MACHINE)],
+  ])('is refused, with a recovery key file as without: %s', async (_, prepare) => {
+    const { store, recoveryFile } = await lost(prepare);
+    for (const files of [[], [recoveryFile]]) {
+      const fresh = seenBy(store, { files });
+      const before = [...fresh.objects.keys()];
+      await expect(LayerWriter.open(fresh, identity)).rejects.toMatchObject({ code: 'key-missing' });
+      expect([...fresh.objects.keys()]).toEqual(before);
+    }
+  });
+
+  it('is refused a manifest that shows a digest; one whose digests are all hidden may be written', async () => {
+    const { store, recoveryFile } = await lost((agent) => agent.firstCopy(blocks));
+    const reading = seenBy(store, { files: [recoveryFile] });
+    const shown = await readHighestManifest(reading, MACHINE);
+    const hidden = await readHighestManifest(seenBy(store), MACHINE);
+    if (shown === null || hidden === null) throw new Error('a manifest was there');
+    await expect(sealManifest(reading, shown)).rejects.toMatchObject({ code: 'key-missing' });
+    expect((await sealManifest(reading, hidden)).length).toBeGreaterThan(0);
+  });
+
+  it('leaves reading alone: the recovery key file opens every point', async () => {
+    const { store, recoveryFile } = await lost((agent) => agent.firstCopy(blocks));
+    expect(await soundPoints(seenBy(store, { files: [recoveryFile] }))).toEqual([1]);
+  });
+
+  it('is let through for a machine that was never encrypted', async () => {
+    const store = new MemoryStore();
+    keysFor(store);
+    const agent = new KeyedAgent(store, null);
+    await agent.hello(agent.helloMessage());
+    await agent.firstCopy(blocks);
+    await agent.end();
+    const fresh = seenBy(store, { provider: new MemoryProvider(), atRest: false });
+    await (await LayerWriter.open(fresh, identity)).abort();
+  });
+});
+
+it('a first copy whose keys were lost before its first point begins again: no point stands on layers that nobody opens', async () => {
+  const { store, provider, agent } = await encrypted();
+  await agent.hello(agent.helloMessage());
+  agent.data(blocks, 'sweep-base', 0);
+  agent.endSegment(0, 'sweep-base');
+  while ((await agent.transport.next('ack')).stagedSequence < 2);
+  await agent.end();
+  remove(store, FIRST, copyName(FIRST));
+
+  const fresh = seenBy(store, { provider });
+  const again = new KeyedAgent(fresh, null, agent.model);
+  const sweep = { kind: 'first-copy' as const, nextSegment: 1, stagedLayers: 1 };
+  const welcome = await again.hello(again.helloMessage({ sweep }));
+  expect(welcome.disks).toMatchObject([{ verdict: 'full', stagedLayers: 0 }]);
+  await again.firstCopy(blocks);
+  await again.end();
+  expect(await soundPoints(seenBy(fresh, { provider }))).toEqual([1]);
 });
 
 describe('a receiver that runs', () => {
