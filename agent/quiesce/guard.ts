@@ -122,7 +122,11 @@ export class FreezeGuard {
     if (report.is === 'ready') this.#resolveReady();
     else if (report.is === 'frozen') this.#resolveFrozen(report);
     else this.#resolveEnd(report);
-    if (report.is === 'thawed' || report.is === 'failed') this.#freezeAsked = false;
+    if (report.is !== 'thawed' && report.is !== 'failed') return;
+    this.#freezeAsked = false;
+    // It ends by itself. One that doesn't, as it was stopped just then, would stay for good.
+    const timer = setTimeout(() => this.kill(), GUARD_GRACE_MS);
+    this.#child.once('close', () => clearTimeout(timer));
   }
 
   #lost(exit: string): void {

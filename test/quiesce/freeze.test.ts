@@ -59,7 +59,7 @@ describe.skipIf(!isRoot)('freeze with guard', { timeout: 30_000 }, () => {
   const guards = (): string[] =>
     readdirSync('/proc').filter((pid) => {
       try {
-        return /^\d+$/.test(pid) && readFileSync(`/proc/${pid}/cmdline`, 'utf8').includes(compiled.path(GUARD));
+        return /^\d+$/.test(pid) && readFileSync(`/proc/${pid}/cmdline`, 'utf8').includes(compiled.path(GUARD).replace(/\.js$/, ''));
       } catch {
         return false;
       }
@@ -71,6 +71,14 @@ describe.skipIf(!isRoot)('freeze with guard', { timeout: 30_000 }, () => {
     log: silentLogger(),
     guardProgram: compiled.path(GUARD),
   });
+
+  /** The guard, but stopped when it has reported and is about to end. */
+  const stoppedAtItsEnd = (): string => {
+    const path = compiled.path(GUARD).replace('guard-main.js', 'guard-main-stopped.js');
+    const stop = "process.on('exit', () => process.kill(process.pid, 'SIGSTOP'));";
+    writeFileSync(path, `${readFileSync(compiled.path(GUARD), 'utf8')}\n${stop}\n`);
+    return path;
+  };
 
   const filesystem = (fsType: 'ext4' | 'xfs'): { device: string; mount: string; frozen: MountedFilesystem[] } => {
     const device = disks.attach(disks.image(fsType === 'xfs' ? 320 * MIB : 32 * MIB));
@@ -217,6 +225,18 @@ describe.skipIf(!isRoot)('freeze with guard', { timeout: 30_000 }, () => {
     expect(outcome).toMatchObject({ held: false });
     expect(outcome.freezeMs).toBeLessThan(1800);
     expect(isFrozen(mount)).toBe(false);
+  });
+
+  it('does not leave a guard behind that is stopped after it has thawed', async () => {
+    const { mount, frozen } = filesystem('ext4');
+    // Nothing of ours runs from before the deadline until the guard has thawed and ended, or would have.
+    const outcome = await withFrozen(frozen, { ...options(300), guardProgram: stoppedAtItsEnd() }, () => {
+      Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 1_000);
+    });
+    expect(outcome).toMatchObject({ held: false });
+    expect(isFrozen(mount)).toBe(false);
+    expect(guards()).toHaveLength(1);
+    await until('the stopped guard ends', () => guards().length === 0);
   });
 
   it('thaws the first filesystem when the second is frozen by somebody else, and leaves that alone', async () => {
