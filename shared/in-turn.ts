@@ -7,4 +7,9 @@ export class InTurn {
     this.#last = run.catch(() => undefined);
     return run;
   }
+
+  /** When all that was asked for so far has ended, well or not. */
+  async settled(): Promise<void> {
+    await this.#last;
+  }
 }

@@ -5,6 +5,7 @@
  * still pass, and the rate over time is exact. What can't wait is counted, and leaves a debt as well.
  */
 import type { Clock } from '../../shared/clock.js';
+import { InTurn } from '../../shared/in-turn.js';
 import { AfterimageError } from '../../shared/errors.js';
 import { THROTTLE_BURST_MS, THROTTLE_STEP_MS } from '../../shared/limits.js';
 import { limitAt, localTimeOf, type LocalTime, type TimedLimit } from './timed-limit.js';
@@ -27,7 +28,7 @@ export class Throttle {
   readonly #localTime: (wallMs: number) => LocalTime;
   #amount = 0;
   #refilledAtMs: number;
-  #last: Promise<unknown> = Promise.resolve();
+  readonly #turns = new InTurn();
   #heldMs = 0;
   #forgivenMs = 0;
   #holdingSinceMs: number | null = null;
@@ -61,9 +62,7 @@ export class Throttle {
 
   /** Resolves when so much may be taken, in the order of the calls. */
   take(amount: number, taking: Taking = {}): Promise<void> {
-    const run = this.#last.then(() => this.#take(amount, taking));
-    this.#last = run.catch(() => undefined);
-    return run;
+    return this.#turns.run(() => this.#take(amount, taking));
   }
 
   /** Takes without waiting: who comes next pays. */

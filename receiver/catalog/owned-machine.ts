@@ -17,6 +17,7 @@ import { MANIFEST_TAIL_POINTS_MAX } from '../../shared/limits.js';
 import type { Clock } from '../../shared/clock.js';
 import { failpoint } from '../../shared/failpoints.js';
 import type { MachineId } from '../../shared/units.js';
+import { InTurn } from '../../shared/in-turn.js';
 import type { ObjectStore } from '../store/store.js';
 import { MANIFEST_VERSION, type Manifest, type ManifestOwner } from './manifest.js';
 import {
@@ -61,8 +62,8 @@ export class OwnedMachine {
   #manifest: Manifest;
   #sequence = 0;
   #lost = false;
-  /** The commit under way, and those that wait for it. Never rejects. */
-  #queue: Promise<unknown> = Promise.resolve();
+  /** The commit under way, and those that wait for it. */
+  readonly #commits = new InTurn();
   /** Sequences that were given out, and are neither in a manifest of ours nor known to be of no use: what they name may be needed yet. */
   readonly #inFlight = new Set<number>();
   /** A commit that ended in an error which leaves open whether its manifest was made. */
@@ -175,12 +176,10 @@ export class OwnedMachine {
   }
 
   #inTurn<T>(work: () => Promise<T>): Promise<T> {
-    const run = this.#queue.then(() => {
+    return this.#commits.run(() => {
       this.#mustOwn();
       return work();
     });
-    this.#queue = run.catch(() => undefined);
-    return run;
   }
 
   async #settleNow(): Promise<void> {

@@ -11,6 +11,7 @@ import { AfterimageError } from '../../shared/errors.js';
 import type { Logger } from '../../shared/log.js';
 import { asMachineId, type MachineId } from '../../shared/units.js';
 import type { EnrollRequest, EnrollResponse } from '../../shared/wire/enroll.js';
+import { InTurn } from '../../shared/in-turn.js';
 import { fingerprintOf } from '../../shared/fingerprint.js';
 import { MANIFEST_VERSION, type MachineIdentity } from '../catalog/manifest.js';
 import type { ObjectStore } from '../store/store.js';
@@ -34,16 +35,14 @@ type Draft = Omit<MachineIdentity, 'certificate'>;
 
 export class Enrollment {
   readonly #deps: EnrollmentDeps;
-  #last: Promise<unknown> = Promise.resolve();
+  readonly #turns = new InTurn();
 
   constructor(deps: EnrollmentDeps) {
     this.#deps = deps;
   }
 
   enroll(request: EnrollRequest): Promise<EnrollResponse> {
-    const run = this.#last.then(() => this.#enroll(request));
-    this.#last = run.catch(() => undefined);
-    return run;
+    return this.#turns.run(() => this.#enroll(request));
   }
 
   async #enroll(request: EnrollRequest): Promise<EnrollResponse> {

@@ -8,6 +8,7 @@ import type { Clock } from '../../shared/clock.js';
 import { AfterimageError, messageOf } from '../../shared/errors.js';
 import { UPKEEP_START_DELAY_MS } from '../../shared/limits-upkeep.js';
 import type { Logger } from '../../shared/log.js';
+import { InTurn } from '../../shared/in-turn.js';
 import { asMachineId, isUuid, type MachineId } from '../../shared/units.js';
 import { MACHINES_PREFIX } from '../catalog/names.js';
 import type { CatalogDeps, OwnedMachine } from '../catalog/owned-machine.js';
@@ -47,8 +48,8 @@ export class UpkeepService {
   readonly #settings: UpkeepSettings;
   readonly #upkeep = new Map<MachineId, MachineUpkeep>();
   readonly #names = new Map<MachineId, string>();
-  /** The run under way and those that wait. Never rejects. */
-  #queue: Promise<unknown> = Promise.resolve();
+  /** The run under way and those that wait. */
+  readonly #runs = new InTurn();
   #running: MachineId | null = null;
   readonly #stopped = new AbortController();
   /** One for all machines. */
@@ -79,7 +80,7 @@ export class UpkeepService {
       const elapsedMs = clock.monotonicMs() - startedMs;
       await clock.sleep(Math.max(0, this.#settings.intervalMs - elapsedMs), signal);
     }
-    await this.#queue;
+    await this.#runs.settled();
   }
 
   /** These tasks of one machine now, after what is under way. Throws when it isn't ours, or was taken over meanwhile. */
@@ -171,12 +172,10 @@ export class UpkeepService {
   }
 
   #inTurn<T>(work: () => Promise<T>): Promise<T> {
-    const run = this.#queue.then(() => {
+    return this.#runs.run(() => {
       if (this.#stopped.signal.aborted) throw cancelled('upkeep');
       return work();
     });
-    this.#queue = run.catch(() => undefined);
-    return run;
   }
 }
 

@@ -19,6 +19,7 @@ import {
 import { plainHasher } from '../../shared/crypto/block-hasher.js';
 import type { Logger } from '../../shared/log.js';
 import type { DiskId } from '../../shared/units.js';
+import { InTurn } from '../../shared/in-turn.js';
 import { contentAfterCommit, type DiskLayers } from '../catalog/commit-content.js';
 import type { RecoveryPoint } from '../catalog/manifest.js';
 import type { OwnedMachine } from '../catalog/owned-machine.js';
@@ -109,7 +110,7 @@ export class VolumeReplicator {
   #log: Logger;
   #point: RecoveryPoint;
   /** The cycle under way, and those that wait for it. Never rejects. */
-  #queue: Promise<unknown> = Promise.resolve();
+  readonly #turns = new InTurn();
   #cut: MachineCut | null = null;
   /** A commit that ended in an error: it may stand all the same. */
   #inDoubt: Commit | null = null;
@@ -186,7 +187,7 @@ export class VolumeReplicator {
 
   /** One cycle after the other; keeps what status shows of failures. */
   #inTurn(cycle: () => Promise<RecoveryPoint>): Promise<RecoveryPoint> {
-    const run = this.#queue.then(async () => {
+    return this.#turns.run(async () => {
       if (this.#fenced !== null) throw this.#fenced;
       try {
         const point = await cycle();
@@ -198,8 +199,6 @@ export class VolumeReplicator {
         throw error;
       }
     });
-    this.#queue = run.catch(() => undefined);
-    return run;
   }
 
   async #cycle(reason: string, evenIfUnchanged: boolean, signal: AbortSignal): Promise<RecoveryPoint> {

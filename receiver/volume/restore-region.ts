@@ -16,7 +16,7 @@ import {
 import type { LayerIndex } from '../../shared/layer/layer.js';
 import { provePieces } from './chunk-check.js';
 import type { Region } from './composed-regions.js';
-import type { InTurn } from './in-turn.js';
+import type { InTurn } from '../../shared/in-turn.js';
 import { spansOf } from './layer-reader.js';
 import { inParallel } from './local/parallel.js';
 import { cancelled } from './plan-point.js';

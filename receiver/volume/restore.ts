@@ -12,7 +12,7 @@ import { COMPOSED_INDEX_BYTES_MAX, COMPOSED_REGIONS_AT_ONCE, RESTORE_WORKERS } f
 import type { PointDisk } from '../catalog/reader.js';
 import { composedLimits, composedRegions, type ComposedLimits, type Region } from './composed-regions.js';
 import { indexBytes } from './index-cache.js';
-import { InTurn } from './in-turn.js';
+import { InTurn } from '../../shared/in-turn.js';
 import type { LayerReader } from './layer-reader.js';
 import { loadIndexes } from './load-indexes.js';
 import { cancelled, planFingerprint } from './plan-point.js';

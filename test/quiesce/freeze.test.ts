@@ -59,7 +59,10 @@ describe.skipIf(!isRoot)('freeze with guard', { timeout: 30_000 }, () => {
   const guards = (): string[] =>
     readdirSync('/proc').filter((pid) => {
       try {
-        return /^\d+$/.test(pid) && readFileSync(`/proc/${pid}/cmdline`, 'utf8').includes(compiled.path(GUARD).replace(/\.js$/, ''));
+        return (
+          /^\d+$/.test(pid) &&
+          readFileSync(`/proc/${pid}/cmdline`, 'utf8').includes(compiled.path(GUARD).replace(/\.js$/, ''))
+        );
       } catch {
         return false;
       }

@@ -36,6 +36,26 @@ import {
   TestAgent,
 } from '../session/ingest-fixture.js';
 
+/** Kinds of objects that have second copies and change seldom; `disks`: lists of layers among what a disk has. */
+export const KINDS_WITH_COPIES = [
+  'answer',
+  'challenge',
+  'checks',
+  'damage',
+  'disks',
+  'format',
+  'groups',
+  'history',
+  'holds',
+  'identity',
+  'jobs',
+  'keys',
+  'launch',
+  'policy',
+  'recovery',
+  'revoked',
+];
+
 export interface FinishedMachine {
   readonly machine: MachineId;
   readonly disk: DiskId;

@@ -1,7 +1,7 @@
 /** Ways to plant a bug, and the worlds in which planted bugs are looked for. */
 import { runWorld, type Bugs } from './world.js';
 import type { MachineShape } from './machine.js';
-import type { Plan } from './plan.js';
+import { SMALL, type FleetPlan, type Plan } from './plan.js';
 
 /** Seeds that a bug may take to show. */
 const SEEDS_MAX = 12;
@@ -45,6 +45,26 @@ const BASE: Partial<Plan> = {
   upkeep: null,
   fleet: null,
 };
+
+/** A small machine in a fleet whose receivers know each other from the beginning, and come and go as the faults say. */
+export const steadyFleet = (fault: 'failover' | 'switchover'): FleetPlan => ({
+  machines: [SMALL],
+  weights: [1, 1],
+  joining: 0,
+  areAllKnown: true,
+  heartbeatMs: 1_000,
+  handoversPerMinute: 600,
+  faults: new Set([fault]),
+});
+
+/** ... with a fault every so often. */
+export const steadyPlan = (faultEveryMs: number): Partial<Plan> => ({
+  machines: [SMALL],
+  interval: '2s',
+  faultyMs: 60_000,
+  checks: 1,
+  faultEveryMs,
+});
 
 /** A thing of which some methods are replaced. */
 export function wrapped<T extends object>(thing: T, replaced: Partial<T>): T {

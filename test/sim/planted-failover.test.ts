@@ -2,27 +2,10 @@
  * Bugs planted in failover: who may write while a machine changes hands, and with which point its copy begins. As in planted.test.ts each must be caught.
  */
 import { afterEach, expect, it, vi } from 'vitest';
-import { violationsWith, type Hunt } from './bug.js';
-import { SMALL, type FleetPlan, type Plan } from './plan.js';
+import { steadyFleet, steadyPlan, violationsWith, type Hunt } from './bug.js';
+import type { Plan } from './plan.js';
 
-const FLEET: FleetPlan = {
-  machines: [SMALL],
-  weights: [1, 1],
-  joining: 0,
-  areAllKnown: true,
-  heartbeatMs: 1_000,
-  handoversPerMinute: 600,
-  faults: new Set(['failover']),
-};
-
-const PLAN: Partial<Plan> = {
-  machines: [SMALL],
-  interval: '2s',
-  faultyMs: 60_000,
-  checks: 1,
-  faultEveryMs: 8_000,
-  fleet: FLEET,
-};
+const PLAN: Partial<Plan> = { ...steadyPlan(8_000), fleet: steadyFleet('failover') };
 
 type Bug = 'no-new-generation' | 'home-is-let-in' | 'an-older-point' | null;
 const planted = vi.hoisted((): { bug: Bug } => ({ bug: null }));

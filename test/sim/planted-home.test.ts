@@ -7,7 +7,7 @@ import { AgentStatus } from '../../agent/status.js';
 import { LocalHashes } from '../../agent/restore/local-hashes.js';
 import { AfterimageError } from '../../shared/errors.js';
 import { Copy } from '../../receiver/failover/copy.js';
-import { violationsWith, type Hunt } from './bug.js';
+import { steadyFleet, steadyPlan, violationsWith, type Hunt } from './bug.js';
 import type { MachineShape } from './machine.js';
 import { SMALL, type FleetPlan, type Plan } from './plan.js';
 import { SimTarget } from './restore-target.js';
@@ -15,23 +15,8 @@ import { SimTarget } from './restore-target.js';
 /** Of so many blocks that a sample finds few of them. */
 const WIDE: MachineShape = { ...SMALL, disks: [{ sizeBytes: 3 * 1024 * 1024, blockBytes: 4096 }] };
 
-const FLEET: FleetPlan = {
-  machines: [],
-  weights: [1, 1],
-  joining: 0,
-  areAllKnown: true,
-  heartbeatMs: 1_000,
-  handoversPerMinute: 600,
-  faults: new Set(['switchover']),
-};
-
-const PLAN: Partial<Plan> = {
-  machines: [SMALL],
-  interval: '2s',
-  faultyMs: 60_000,
-  checks: 1,
-  faultEveryMs: 5_000,
-};
+const FLEET: FleetPlan = { ...steadyFleet('switchover'), machines: [] };
+const PLAN = steadyPlan(5_000);
 
 type Bug =
   | 'says-nothing'

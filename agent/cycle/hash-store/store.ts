@@ -11,6 +11,7 @@ import { digestFromText } from '../../../shared/blocks/hash.js';
 import { messageOf } from '../../../shared/errors.js';
 import { JOURNAL_BYTES_MAX } from '../../../shared/limits.js';
 import type { PointNumber, SegmentNumber, SeriesId } from '../../../shared/units.js';
+import { InTurn } from '../../../shared/in-turn.js';
 import { cycleChange, segmentChange } from './changes.js';
 import type { ReceiverState } from './checkpoint.js';
 import { HashStoreCore, type CoreOptions } from './core.js';
@@ -55,7 +56,7 @@ export class HashStore {
   readonly #options: HashStoreOptions;
   readonly #coreOptions: CoreOptions;
   #core: HashStoreCore;
-  #turn: Promise<unknown> = Promise.resolve();
+  readonly #turns = new InTurn();
   #failure: Error | null = null;
   #closed = false;
 
@@ -290,7 +291,7 @@ export class HashStore {
 
   /** Waits for calls under way, makes all durable and marks it clean. After a failure it only closes the files. */
   async close(): Promise<void> {
-    await this.#turn.catch(() => undefined);
+    await this.#turns.settled();
     if (this.#closed) return;
     this.#closed = true;
     try {
@@ -301,7 +302,7 @@ export class HashStore {
   }
 
   #run<T>(work: () => Promise<T>): Promise<T> {
-    const result = this.#turn.then(async () => {
+    return this.#turns.run(async () => {
       if (this.#closed) throw misuse('used after it was closed');
       if (this.#failure !== null) throw this.#failure;
       try {
@@ -311,8 +312,6 @@ export class HashStore {
         throw error;
       }
     });
-    this.#turn = result.catch(() => undefined);
-    return result;
   }
 
   async #add(meta: RecordMeta, patch: Patch | null = null): Promise<void> {

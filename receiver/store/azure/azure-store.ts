@@ -9,7 +9,8 @@ import type { Clock } from '../../../shared/clock.js';
 import { AfterimageError } from '../../../shared/errors.js';
 import { STORE_DELETES_IN_FLIGHT } from '../../../shared/limits-store.js';
 import { forEachAtOnce } from '../at-once.js';
-import { absent, parseContentRange, protocolError, Received, tooLarge, tooShort } from '../body.js';
+import { protocolError } from '../body.js';
+import { Downloads } from '../downloads.js';
 import { DeleteError, failedAll, type KeptObject } from '../delete-error.js';
 import { checkName, checkPrefix, isNamePart, isObjectName, startAfter } from '../object-name.js';
 import { PartedWriter } from '../parted-writer.js';
@@ -50,10 +51,29 @@ export class AzureStore implements ObjectStore {
   readonly #parts: AzureParts;
   /** The first object that this process wrote had the lock that it should have. */
   #locksSeen = false;
+  readonly #downloads: Downloads;
 
   constructor(parts: AzureParts) {
     this.url = parts.location.url;
     this.#parts = parts;
+    this.#downloads = new Downloads(
+      {
+        download: async (name, range, abortSignal) => {
+          const [from, length] = range === null ? [0, undefined] : [range.from, range.end - range.from];
+          const answer = await this.blob(name).download(from, length, { abortSignal, maxRetryRequests: 0 });
+          return {
+            stream: answer.readableStreamBody as Readable | undefined,
+            sizeBytes: answer.contentLength,
+            contentRange: answer.contentRange,
+          };
+        },
+        sizeOf: async (name) => (await this.head(name))?.sizeBytes ?? null,
+        isAbsent,
+        isBeyond: (error) => statusOf(error) === 416,
+      },
+      parts.requests,
+      parts.watch,
+    );
   }
 
   async createIfAbsent(name: string, bytes: Buffer): Promise<CreateResult> {
@@ -72,51 +92,12 @@ export class AzureStore implements ObjectStore {
     return new PartedWriter(name, new BlockUpload(name, this, this.#parts));
   }
 
-  async get(name: string, maxBytes: number): Promise<Buffer | null> {
-    checkName(name);
-    const { requests, watch } = this.#parts;
-    let received: Received | undefined;
-    const found = await requests.run({ kind: 'get', what: `reading ${name}`, bytes: maxBytes }, async (abortSignal) => {
-      if (received !== undefined) {
-        await this.#range(name, 0, received, abortSignal);
-        return true;
-      }
-      try {
-        const answer = await this.blob(name).download(0, undefined, { abortSignal, maxRetryRequests: 0 });
-        const stream = answer.readableStreamBody as Readable | undefined;
-        const size = answer.contentLength ?? -1;
-        if (stream === undefined || size < 0 || size > maxBytes) {
-          stream?.destroy();
-          throw size > maxBytes ? tooLarge(name, size, maxBytes) : protocolError(`no length of ${name}`);
-        }
-        received = new Received(Buffer.allocUnsafe(size));
-        await received.fill(stream, abortSignal);
-        return true;
-      } catch (error) {
-        if (isAbsent(error)) return false;
-        throw error;
-      }
-    });
-    if (!found || received === undefined) return null;
-    watch?.moved('read', received.bytes);
-    return received.target;
+  get(name: string, maxBytes: number): Promise<Buffer | null> {
+    return this.#downloads.get(name, maxBytes);
   }
 
-  async read(name: string, offset: number, lengthBytes: number, room?: Buffer): Promise<Buffer> {
-    checkName(name);
-    if (lengthBytes === 0) {
-      const info = await this.head(name);
-      if (info === null) throw absent(name);
-      if (info.sizeBytes < offset) throw tooShort(name, info.sizeBytes, offset);
-      return Buffer.alloc(0);
-    }
-    const { requests, watch } = this.#parts;
-    const received = new Received(room?.subarray(0, lengthBytes) ?? Buffer.allocUnsafe(lengthBytes));
-    await requests.run({ kind: 'read', what: `reading ${name}`, bytes: lengthBytes }, (signal) =>
-      this.#range(name, offset, received, signal),
-    );
-    watch?.moved('read', lengthBytes);
-    return received.target;
+  read(name: string, offset: number, lengthBytes: number, room?: Buffer): Promise<Buffer> {
+    return this.#downloads.read(name, offset, lengthBytes, room);
   }
 
   async head(name: string): Promise<ObjectInfo | null> {
@@ -276,29 +257,6 @@ export class AzureStore implements ObjectStore {
     const lockedUntilMs = (await this.#properties(name))?.immutabilityPolicyExpiresOn?.getTime() ?? null;
     const until = lockedUntilMs === null ? '' : ` until ${new Date(lockedUntilMs).toISOString()}`;
     return { name, reason: 'locked', lockedUntilMs, message: `locked${until}: ${refusal}` };
-  }
-
-  /** What `received` still lacks of the range that begins at `offset`. */
-  async #range(name: string, offset: number, received: Received, abortSignal: AbortSignal): Promise<void> {
-    if (received.complete) return;
-    const from = offset + received.bytes;
-    const end = offset + received.target.length;
-    try {
-      const answer = await this.blob(name).download(from, end - from, { abortSignal, maxRetryRequests: 0 });
-      const stream = answer.readableStreamBody as Readable | undefined;
-      const range = parseContentRange(answer.contentRange);
-      if (stream === undefined || range?.from !== from || range.total < end) {
-        stream?.destroy();
-        throw range?.from === from
-          ? tooShort(name, range.total, end)
-          : protocolError(`not the range of ${name} that was asked for`);
-      }
-      await received.fill(stream, abortSignal);
-    } catch (error) {
-      if (isAbsent(error)) throw absent(name);
-      if (statusOf(error) === 416) throw tooShort(name, (await this.head(name))?.sizeBytes ?? 0, end);
-      throw error;
-    }
   }
 
   /** The SDK's listing takes no signal for one page: a page that hangs is left behind. */

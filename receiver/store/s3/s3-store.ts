@@ -14,7 +14,8 @@ import {
   type S3Client,
 } from '@aws-sdk/client-s3';
 import type { Clock } from '../../../shared/clock.js';
-import { absent, parseContentRange, protocolError, Received, tooLarge, tooShort } from '../body.js';
+import { protocolError } from '../body.js';
+import { Downloads } from '../downloads.js';
 import { DeleteError, failedAll, type KeptObject } from '../delete-error.js';
 import { checkName, checkPrefix, isNamePart, isObjectName, startAfter } from '../object-name.js';
 import { PartedWriter } from '../parted-writer.js';
@@ -55,10 +56,31 @@ export class S3Store implements ObjectStore {
   readonly #parts: S3Parts;
   /** The first object that this process wrote had the lock that it should have; one look is enough for requests that are all alike. */
   #locksSeen = false;
+  readonly #downloads: Downloads;
 
   constructor(parts: S3Parts) {
     this.url = parts.location.url;
     this.#parts = parts;
+    this.#downloads = new Downloads(
+      {
+        download: async (name, range, abortSignal) => {
+          const Range = range === null ? {} : { Range: `bytes=${range.from}-${range.end - 1}` };
+          const answer = await parts.client.send(new GetObjectCommand({ ...this.#at(name), ...Range }), {
+            abortSignal,
+          });
+          return {
+            stream: answer.Body as Readable | undefined,
+            sizeBytes: answer.ContentLength,
+            contentRange: answer.ContentRange,
+          };
+        },
+        sizeOf: async (name) => (await this.head(name))?.sizeBytes ?? null,
+        isAbsent,
+        isBeyond: (error) => statusOf(error) === 416,
+      },
+      parts.requests,
+      parts.watch,
+    );
   }
 
   async createIfAbsent(name: string, bytes: Buffer): Promise<CreateResult> {
@@ -96,51 +118,12 @@ export class S3Store implements ObjectStore {
     return new PartedWriter(name, new S3Upload(name, this, this.#parts));
   }
 
-  async get(name: string, maxBytes: number): Promise<Buffer | null> {
-    checkName(name);
-    const { client, requests, watch } = this.#parts;
-    let received: Received | undefined;
-    const found = await requests.run({ kind: 'get', what: `reading ${name}`, bytes: maxBytes }, async (abortSignal) => {
-      if (received !== undefined) {
-        await this.#range(name, 0, received, abortSignal);
-        return true;
-      }
-      try {
-        const { Body, ContentLength } = await client.send(new GetObjectCommand(this.#at(name)), { abortSignal });
-        const stream = Body as Readable | undefined;
-        const size = ContentLength ?? -1;
-        if (stream === undefined || size < 0 || size > maxBytes) {
-          stream?.destroy();
-          throw size > maxBytes ? tooLarge(name, size, maxBytes) : protocolError(`no length of ${name}`);
-        }
-        received = new Received(Buffer.allocUnsafe(size));
-        await received.fill(stream, abortSignal);
-        return true;
-      } catch (error) {
-        if (isAbsent(error)) return false;
-        throw error;
-      }
-    });
-    if (!found || received === undefined) return null;
-    watch?.moved('read', received.bytes);
-    return received.target;
+  get(name: string, maxBytes: number): Promise<Buffer | null> {
+    return this.#downloads.get(name, maxBytes);
   }
 
-  async read(name: string, offset: number, lengthBytes: number, room?: Buffer): Promise<Buffer> {
-    checkName(name);
-    if (lengthBytes === 0) {
-      const info = await this.head(name);
-      if (info === null) throw absent(name);
-      if (info.sizeBytes < offset) throw tooShort(name, info.sizeBytes, offset);
-      return Buffer.alloc(0);
-    }
-    const { requests, watch } = this.#parts;
-    const received = new Received(room?.subarray(0, lengthBytes) ?? Buffer.allocUnsafe(lengthBytes));
-    await requests.run({ kind: 'read', what: `reading ${name}`, bytes: lengthBytes }, (signal) =>
-      this.#range(name, offset, received, signal),
-    );
-    watch?.moved('read', lengthBytes);
-    return received.target;
+  read(name: string, offset: number, lengthBytes: number, room?: Buffer): Promise<Buffer> {
+    return this.#downloads.read(name, offset, lengthBytes, room);
   }
 
   async head(name: string): Promise<ObjectInfo | null> {
@@ -235,30 +218,6 @@ export class S3Store implements ObjectStore {
   #at(name: string): { readonly Bucket: string; readonly Key: string } {
     const { bucket, prefix } = this.#parts.location;
     return { Bucket: bucket, Key: prefix + name };
-  }
-
-  /** What `received` still lacks of the range that begins at `offset`. */
-  async #range(name: string, offset: number, received: Received, abortSignal: AbortSignal): Promise<void> {
-    if (received.complete) return;
-    const from = offset + received.bytes;
-    const end = offset + received.target.length;
-    const Range = `bytes=${from}-${end - 1}`;
-    try {
-      const answer = await this.#parts.client.send(new GetObjectCommand({ ...this.#at(name), Range }), { abortSignal });
-      const stream = answer.Body as Readable | undefined;
-      const range = parseContentRange(answer.ContentRange);
-      if (stream === undefined || range?.from !== from || range.total < end) {
-        stream?.destroy();
-        throw range?.from === from
-          ? tooShort(name, range.total, end)
-          : protocolError(`not the range of ${name} that was asked for`);
-      }
-      await received.fill(stream, abortSignal);
-    } catch (error) {
-      if (isAbsent(error)) throw absent(name);
-      if (statusOf(error) === 416) throw tooShort(name, (await this.headOf(name))?.sizeBytes ?? 0, end);
-      throw error;
-    }
   }
 
   async *#pages(prefix: string, how: { readonly after?: string; readonly folders?: boolean }) {
