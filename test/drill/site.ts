@@ -97,6 +97,7 @@ export class Site {
   store!: FileStore;
   machine!: MachineId;
   #names = 0;
+  #cameHomeWith: number | null = null;
 
   private constructor(lab: Lab) {
     this.lab = lab;
@@ -127,7 +128,7 @@ export class Site {
       agent: (folder) => {
         hooks = new HomeHooks(join(folder, 'hooks'), {
           stop: async () => site?.home.pause(),
-          resume: () => Promise.resolve(site?.home.start()),
+          resume: () => Promise.resolve(site?.resumeHome()),
         });
         return { failover: { preShutdown: [hooks.path('stop')], resume: [hooks.path('resume')], timeout: '30s' } };
       },
@@ -247,12 +248,22 @@ export class Site {
     return writer;
   }
 
-  /** Home's workload goes on with what its disk holds, under a new name. */
-  resumeHome(from: History): void {
-    const { home } = this;
-    const image = this.lab.disks[0]?.content() ?? Buffer.alloc(0);
-    home.history = from.upTo(from.within(image));
+  /** Home's agent has its workload go on: with what its disk holds, which may have come home from the copy. */
+  resumeHome(): void {
+    const { home, copy } = this;
+    if (copy !== null) {
+      const image = this.lab.disks[0]?.content() ?? Buffer.alloc(0);
+      home.history = copy.history.upTo(copy.history.within(image));
+      this.#cameHomeWith = home.history.acknowledged;
+    }
     home.start();
+  }
+
+  /** Lines that home's disk held when its agent had the workload go on after the copy. */
+  async cameHomeWith(limitMs = 60_000): Promise<number> {
+    for (const end = performance.now() + limitMs; this.#cameHomeWith === null; await sleep(50))
+      if (performance.now() > end) throw new Error('home’s workload was not told to go on');
+    return this.#cameHomeWith;
   }
 
   /** The newest point, when it holds everything that was written to the copy. */
