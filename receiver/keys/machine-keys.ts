@@ -63,12 +63,16 @@ export class MachineKeys implements StoreKeys {
   }
 
   async cipherForWriting(machine: MachineId): Promise<MachineCipher> {
-    const cipher = await this.cipherOf(machine);
-    const known = this.#known.get(machine);
-    if (known === undefined || known.isProven) return cipher;
-    await this.#mustNotBeLost(machine, known.object);
-    this.#known.set(machine, { ...known, isProven: true });
-    return known.cipher;
+    for (;;) {
+      const cipher = await this.cipherOf(machine);
+      const known = this.#known.get(machine);
+      if (known === undefined || known.isProven) return cipher;
+      await this.#mustNotBeLost(machine, known.object);
+      // Keys may have been made or added meanwhile: those count.
+      if (this.#known.get(machine) !== known) continue;
+      this.#known.set(machine, { ...known, isProven: true });
+      return known.cipher;
+    }
   }
 
   async beginWriting(machine: MachineId, agent: AgentKeys | null): Promise<MachineCipher> {
@@ -238,6 +242,8 @@ export class MachineKeys implements StoreKeys {
 
   async #remember(machine: MachineId, object: KeysObject | null, isProven = false): Promise<Known> {
     const before = this.#known.get(machine);
+    // Looked up before the newer one was written, by this process.
+    if ((before?.object?.number ?? 0) > (object?.number ?? 0)) return before as Known;
     const lookedAtMs = this.#deps.clock.monotonicMs();
     const isSame = before !== undefined && before.object?.number === object?.number;
     const cipher = isSame ? before.cipher : await this.#cipher(machine, object);

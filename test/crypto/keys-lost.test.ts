@@ -10,6 +10,7 @@ import { loadKeys } from '../../receiver/catalog/keys-io.js';
 import { keysName } from '../../receiver/catalog/names.js';
 import { copyName } from '../../receiver/catalog/second-copies.js';
 import { ensureFormat } from '../../receiver/store/format.js';
+import type { MachineKeys } from '../../receiver/keys/machine-keys.js';
 import { MemoryStore } from '../helpers/memory-store.js';
 import { ManualClock } from '../helpers/manual-clock.js';
 import { KEYS_RECHECK_MS } from '../../shared/limits-keys.js';
@@ -178,6 +179,37 @@ it('a first copy whose keys were lost before its first point begins again: no po
   await again.end();
   expect(await soundPoints(seenBy(fresh, { provider }))).toEqual([1]);
 });
+
+it.each([
+  ['keys', 'is looked up', (keys: MachineKeys) => keys.cipherOf(MACHINE)],
+  ['manifest', 'is asked for by a writer', (keys: MachineKeys) => keys.cipherForWriting(MACHINE)],
+])(
+  'keys that are made while %s are looked at are not forgotten: a machine that %s in that moment',
+  async (kind, _, ask) => {
+    const { store, keys, agent } = await encrypted();
+    const { list } = store;
+    let goOn = (): void => undefined;
+    const held = new Promise<void>((resolve) => (goOn = resolve));
+    let isHeld = false;
+    store.list = async function* (prefix, options) {
+      const found = [];
+      for await (const object of list.call(store, prefix, options)) found.push(object);
+      if (!isHeld && prefix.includes(`/${kind}/`)) {
+        isHeld = true;
+        await held;
+      }
+      yield* found;
+    };
+    const asked = ask(keys);
+    while (!isHeld) await new Promise((resolve) => setImmediate(resolve));
+    await agent.hello(agent.helloMessage());
+    goOn();
+    await asked;
+    expect((await keys.cipherOf(MACHINE)).writesAs).toBe('receiver');
+    expect((await keys.cipherForWriting(MACHINE)).writesAs).toBe('receiver');
+    await agent.end();
+  },
+);
 
 describe('a receiver that runs', () => {
   it('puts keys back that are gone', async () => {
