@@ -101,11 +101,11 @@ export class FileTarget implements RestoreTarget {
     }
   }
 
-  async write(offset: number, bytes: Buffer): Promise<void> {
+  async write(offset: number, bytes: Buffer, isReserved = false): Promise<void> {
     // Only the end of an odd-sized disk isn't made of whole blocks.
     const isLong = bytes.length >= DIRECT_WRITE_BYTES_MIN;
     const direct = isLong && offset % DIRECT_BYTES === 0 ? bytes.length - (bytes.length % DIRECT_BYTES) : 0;
-    const done = await this.#writeDirect(offset, bytes.subarray(0, direct));
+    const done = await this.#writeDirect(offset, bytes.subarray(0, direct), isReserved);
     if (done < bytes.length) await this.writeCached(offset + done, bytes.subarray(done));
   }
 
@@ -119,11 +119,11 @@ export class FileTarget implements RestoreTarget {
   }
 
   /** Returns the bytes written: all of them or none. */
-  async #writeDirect(offset: number, bytes: Buffer): Promise<number> {
+  async #writeDirect(offset: number, bytes: Buffer, isReserved: boolean): Promise<number> {
     if (this.#direct === undefined || !this.#directWorks || bytes.length === 0) return 0;
     try {
       // Else writes that come at once wait for each other (see Outlet.isSparse).
-      if (this.#reserves && bytes.length >= RESERVE_BYTES_MIN)
+      if (!isReserved && this.#reserves && bytes.length >= RESERVE_BYTES_MIN)
         this.#reserves = await reserveForWrite(this.#use().fd, offset, bytes.length);
       await writeFully(this.#direct.fd, bytes, offset);
       return bytes.length;

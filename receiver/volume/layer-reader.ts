@@ -34,7 +34,8 @@ import { IndexCache } from './index-cache.js';
 import { inLayer, LAYER_HINT } from './layer-errors.js';
 import { chunkThreads, type ChunkThreads } from './threads/pool.js';
 import type { SharedRoom } from './threads/shared-room.js';
-import type { SpanJob, SpanResult } from './threads/span-job.js';
+import type { Range } from './threads/reservation.js';
+import type { Outlet, SpanJob, SpanResult } from './threads/span-job.js';
 
 export type { ReadChunk, StoredChunk } from './disk-keys.js';
 
@@ -204,6 +205,11 @@ export class LayerReader {
     const result = await named(name, () => lend(name, job.lengthBytes, (fd) => this.#threads.run(fd, job)));
     if (result.isSealed) this.#metSealed = true;
     return result;
+  }
+
+  /** Has a thread make room for ranges of a target that are about to be written, where that has to be. */
+  reserveOnThread(outlet: Outlet, ranges: readonly Range[]): Promise<void> {
+    return this.#threads.reserve(outlet, ranges);
   }
 
   /** No job is for this room any more. */

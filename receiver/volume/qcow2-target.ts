@@ -51,10 +51,10 @@ export class Qcow2Target implements RestoreTarget {
     await this.#file.sync();
   }
 
-  async write(offset: number, bytes: Buffer): Promise<void> {
+  async write(offset: number, bytes: Buffer, isReserved = false): Promise<void> {
     let done = 0;
     for (const place of this.#places(offset, bytes.length)) {
-      await this.#file.write(place.offset, bytes.subarray(done, done + place.lengthBytes));
+      await this.#file.write(place.offset, bytes.subarray(done, done + place.lengthBytes), isReserved);
       done += place.lengthBytes;
     }
   }

@@ -163,6 +163,7 @@ function markedSpans(geometry: Geometry, { first }: Region, marks: Uint8Array): 
 
 /** Spans (bytes of the disk) of a room to the target. */
 async function writeOut(context: UnitContext, region: Region, room: SharedRoom, spans: readonly Span[]): Promise<void> {
+  const isReserved = await reserveFor(context, spans);
   const start = region.first * context.plan.geometry.blockBytes;
   const bytes = bytesOfRoom(room);
   const writes: Span[] = [];
@@ -170,6 +171,15 @@ async function writeOut(context: UnitContext, region: Region, room: SharedRoom, 
     for (let done = 0; done < lengthBytes; done += RESTORE_WRITE_BYTES_MAX)
       writes.push([offset + done, Math.min(RESTORE_WRITE_BYTES_MAX, lengthBytes - done)]);
   await inParallel(writes, COMPOSED_WRITES_AT_ONCE, ([offset, lengthBytes]) =>
-    context.target.write(offset, bytes.subarray(offset - start, offset - start + lengthBytes)),
+    context.target.write(offset, bytes.subarray(offset - start, offset - start + lengthBytes), isReserved),
   );
+}
+
+/** False: the target can't be written by threads, and makes room itself. */
+async function reserveFor({ reader, target }: UnitContext, spans: readonly Span[]): Promise<boolean> {
+  const outlet = target.outlet();
+  if (outlet === null) return false;
+  const ranges = spans.flatMap(([offset, lengthBytes]) => [...outlet.places(offset, lengthBytes)]);
+  await reader.reserveOnThread(outlet.outlet, ranges);
+  return true;
 }

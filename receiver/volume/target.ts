@@ -26,8 +26,8 @@ export interface RestoreTarget {
   layOut(context: LayOutContext): Promise<void>;
   /** First change: makes the target ready for a restore from the start, durably. */
   prepare(): Promise<void>;
-  /** `bytes` lie in aligned memory; offset and length are multiples of 512. */
-  write(offset: number, bytes: Buffer): Promise<void>;
+  /** `bytes` lie in aligned memory; offset and length are multiples of 512. `isReserved`: there is room for them already (threads/reservation.ts). */
+  write(offset: number, bytes: Buffer, isReserved?: boolean): Promise<void>;
   zero(offset: number, lengthBytes: number): Promise<void>;
   /** Makes all that was written durable. */
   sync(): Promise<void>;

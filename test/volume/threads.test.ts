@@ -153,6 +153,37 @@ describe('threads', () => {
     await expect(threads.run(99_999, job)).rejects.toMatchObject({ code: 'store-io', kind: 'io' });
   });
 
+  it('make room in a sparse file for what is about to be written, and say when there is none', async () => {
+    const target = `${folder}/sparse`;
+    await writeFile(target, '');
+    const handle = await open(target, 'r+');
+    try {
+      await handle.truncate(16 * MIB);
+      const outlet = { path: target, direct: handle.fd, directBytes: 4096, cached: handle.fd, isSparse: true };
+      const ranges = [
+        { offset: 0, lengthBytes: MIB },
+        // Touches the one before.
+        { offset: MIB, lengthBytes: 4096 },
+        { offset: 8 * MIB, lengthBytes: 256 * 1024 },
+        // Not worth a call.
+        { offset: 12 * MIB, lengthBytes: 4096 },
+      ];
+      const roomBytes = async (): Promise<number> => (await handle.stat()).blocks * 512;
+      await threads.reserve({ ...outlet, isSparse: false }, ranges);
+      await threads.reserve({ ...outlet, direct: null }, ranges);
+      expect(await roomBytes()).toBe(0);
+      await threads.reserve(outlet, ranges);
+      expect(await roomBytes()).toBe(MIB + 4096 + 256 * 1024);
+      const tooMuch = [{ offset: 0, lengthBytes: 2 ** 50 }];
+      await expect(threads.reserve(outlet, tooMuch)).rejects.toMatchObject({
+        kind: 'io',
+        message: expect.stringContaining(target) as string,
+      });
+    } finally {
+      await handle.close();
+    }
+  });
+
   it('that die fail what they were at, and the next job finds new ones', async () => {
     const [job] = jobs(null);
     if (job === undefined) throw new Error('no spans');

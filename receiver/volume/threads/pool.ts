@@ -11,7 +11,8 @@ import type { ObjectStore } from '../../store/store.js';
 import { errorOf } from './error-parts.js';
 import { packJob, type PackedJob } from './packed-job.js';
 import { isRoom, type SharedRoom } from './shared-room.js';
-import type { ErrorParts, SpanJob, SpanResult } from './span-job.js';
+import type { Range } from './reservation.js';
+import type { ErrorParts, Outlet, SpanJob, SpanResult } from './span-job.js';
 
 export interface SpanOrder {
   readonly id: number;
@@ -19,22 +20,30 @@ export interface SpanOrder {
   readonly job: PackedJob;
 }
 
+export interface ReserveOrder {
+  readonly id: number;
+  readonly outlet: Outlet;
+  /** Offset and length of each, by turns. */
+  readonly ranges: Float64Array;
+}
+
 /** A room that jobs to come are for; and one that none is for any more. */
-export type Order = SpanOrder | { readonly room: SharedRoom } | { readonly leave: number };
+export type Order = SpanOrder | ReserveOrder | { readonly room: SharedRoom } | { readonly leave: number };
 
 /** A thread's first word. */
 export type Loaded = 'loaded';
 
 export interface SpanAnswer {
   readonly id: number;
-  readonly result?: SpanResult;
+  /** Null: what was to be reserved is. */
+  readonly result?: SpanResult | null;
   readonly error?: ErrorParts;
 }
 
 interface Pending {
-  readonly order: SpanOrder;
+  readonly order: SpanOrder | ReserveOrder;
   readonly room: SharedRoom | null;
-  readonly resolve: (result: SpanResult) => void;
+  readonly resolve: (result: SpanResult | null) => void;
   readonly reject: (error: Error) => void;
 }
 
@@ -67,7 +76,18 @@ export class ChunkThreads {
     const order = { id: this.#orders++, fd, job: packJob(job) };
     const room = isRoom(job.outlet) ? job.outlet : null;
     return new Promise((resolve, reject) => {
-      this.#waiting.push({ order, room, resolve, reject });
+      this.#waiting.push({ order, room, resolve: (result) => resolve(result as SpanResult), reject });
+      this.#give();
+    });
+  }
+
+  /** Room for ranges that are about to be written (reservation.ts); before the spans that wait. */
+  reserve(outlet: Outlet, ranges: readonly Range[]): Promise<void> {
+    if (!outlet.isSparse || outlet.direct === null) return Promise.resolve();
+    const numbers = Float64Array.from(ranges.flatMap(({ offset, lengthBytes }) => [offset, lengthBytes]));
+    const order = { id: this.#orders++, outlet, ranges: numbers };
+    return new Promise((resolve, reject) => {
+      this.#waiting.unshift({ order, room: null, resolve: () => resolve(), reject });
       this.#give();
     });
   }

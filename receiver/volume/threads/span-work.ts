@@ -10,18 +10,18 @@ import {
   CHUNK_PLAIN_BYTES_MAX,
   DIRECT_WRITE_BYTES_MIN,
   READ_BYTES_MAX,
-  RESERVE_BYTES_MIN,
   RESTORE_WRITE_BYTES_MAX,
 } from '../../../shared/limits.js';
-import { alignedBuffer, reserveRange } from '../../../shared/native/libc.js';
+import { alignedBuffer } from '../../../shared/native/libc.js';
 import { storeError } from '../../store/file-errors.js';
 import { checkPieces } from '../chunk-check.js';
 import type { ReadChunk } from '../disk-keys.js';
 import { inLayer } from '../layer-errors.js';
 import { targetError } from '../target-error.js';
 import { partsOf } from './error-parts.js';
+import { reserve } from './reservation.js';
 import { bytesOfRoom, isRoom, type SharedRoom } from './shared-room.js';
-import type { ChunkTask, Outlet, Put, SpanJob, SpanResult } from './span-job.js';
+import type { ChunkTask, Outlet, SpanJob, SpanResult } from './span-job.js';
 
 /** Memory of a thread: what it reads into, and what it decompresses into. Both are aligned. */
 export class Rooms {
@@ -71,33 +71,6 @@ function putOut({ path, direct, directBytes, cached }: Outlet, bytes: Buffer, of
     if (done < bytes.length) writeFully(cached ?? (direct as number), bytes.subarray(done), offset + done);
   } catch (error) {
     throw targetError(`writing to ${path} at byte ${offset}`, error);
-  }
-}
-
-/** Ranges of writes, those that touch joined. */
-function* rangesOf(puts: Iterable<Put>): Generator<readonly [number, number]> {
-  let start = 0;
-  let end = 0;
-  for (const { offset, lengthBytes } of puts) {
-    if (offset !== end) {
-      if (end > start) yield [start, end - start];
-      start = offset;
-    }
-    end = offset + lengthBytes;
-  }
-  if (end > start) yield [start, end - start];
-}
-
-function reserve(outlet: Outlet, puts: Iterable<Put>): void {
-  const fd = outlet.cached ?? outlet.direct;
-  if (!outlet.isSparse || outlet.direct === null || fd === null) return;
-  for (const [offset, lengthBytes] of rangesOf(puts)) {
-    if (lengthBytes < RESERVE_BYTES_MIN) continue;
-    try {
-      if (!reserveRange(fd, offset, lengthBytes)) return;
-    } catch (error) {
-      throw targetError(`writing to ${outlet.path} at byte ${offset}`, error);
-    }
   }
 }
 
