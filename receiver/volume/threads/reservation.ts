@@ -1,7 +1,7 @@
 /**
  * Room in a sparse file for ranges that are about to be written around the page cache, for all of them in one go: a reservation waits for the writes under
  * way and holds up those to come (ext4, XFS). One before each write would let a single write through at a time; so would none, as writes that have to find
- * room wait for each other (measured: a region of 256 MiB in runs of 256 KiB takes a third longer).
+ * room wait for each other (measured: a restore after a long history took 10 to 15 % longer either way).
  */
 import { RESERVE_BYTES_MIN } from '../../../shared/limits.js';
 import { reserveRange } from '../../../shared/native/libc.js';
