@@ -82,9 +82,11 @@ export class CopyHost {
         await this.#call(process, 'serves a copy');
         this.#served.set(id, process);
         return {
-          stop: () => {
+          stop: async () => {
             if (this.#served.get(id) === process) this.#served.delete(id);
-            return Promise.resolve();
+            // What is in flight is answered before the server has stopped.
+            while ((this.disksOf(id) ?? []).some((disk) => disk.inFlight.length > 0))
+              await process.after(1, 'waits for writes to a copy');
           },
         };
       },

@@ -87,6 +87,8 @@ export function wayHome(
   if (isUnderWay && ['test-failover', 'cleanup', 'failback'].includes(job.operation)) return 'wait';
   if (testFailover.state !== 'None') return request({ operation: 'cleanup' });
   if (home.mode === 'replicate' && failover === null) return isUnderWay ? request(CANCEL) : null;
+  // Begun since the host of the copy is lost: to cancel it would bring back what can't be given up, and the same would begin again.
+  if (isUnderWay && failover !== null && !isUp(failover.receiver)) return 'wait';
   if (home.mode === 'refused' && byCancel && MAY_BE_GIVEN_UP.includes(state)) return request(CANCEL);
   if (isUnderWay) return 'wait';
   // The host is lost with what was not replicated.

@@ -364,8 +364,13 @@ class World {
       await this.#scheduler.run(this.#scheduler.nowMs + LOOK_MS);
     for (const { name } of untold()) this.#model.violated(`${name} is failed over, and its source does not say so`);
     const isUp = (receiver: string): boolean => this.#receivers.some((r) => r.isUp && r.id === receiver);
+    // A failover that fails may lack what rotted: home can send it again.
+    const hasFailed = (machine: SimMachine): boolean =>
+      this.#plan.faults.has('bit-rot') && recoveryOf(this.#store, machine)?.state.endsWith('FailoverFailed') === true;
     const byCancel = (machine: SimMachine): boolean =>
-      !this.#plan.faults.has('switchover') || this.#ways.fork(machine.name).chance(CHANCE_OF_A_CANCEL);
+      !this.#plan.faults.has('switchover') ||
+      hasFailed(machine) ||
+      this.#ways.fork(machine.name).chance(CHANCE_OF_A_CANCEL);
     const next = (machine: SimMachine): ReturnType<typeof wayHome> =>
       wayHome(recoveryOf(this.#store, machine), byCancel(machine), isUp);
     limitMs = this.#scheduler.nowMs + HOMECOMING_MS;
