@@ -18,7 +18,7 @@ import { listJobs } from '../catalog/recovery-records.js';
 import { Copies } from './copies.js';
 import { HomeFollowers } from './follow.js';
 import { Guardian } from './guardian.js';
-import { beginJob, contentOf } from './jobs.js';
+import { beginJob, contentOf, endJob, LOST_WITH_RECEIVER } from './jobs.js';
 import {
   operationRequestSchema,
   type OperationRequest,
@@ -29,7 +29,7 @@ import { DEFINITIONS } from './operations/index.js';
 import { askOwner } from './ownership.js';
 import type { FailoverParts, FailoverSettings } from './parts.js';
 import { JobRunner } from './runner.js';
-import { afterLostJob, allowedOperations, type Allowed, type Facts } from './states.js';
+import { allowedOperations, type Allowed, type Facts } from './states.js';
 import { isTransient, Steps } from './steps.js';
 
 interface Running {
@@ -192,14 +192,17 @@ export class FailoverEngine implements RecoveryService {
 
   async #begin(machine: MachineId, request: OperationRequest, recovery: Recovery | null, head: Manifest): Promise<Job> {
     const { parts, settings } = { parts: this.#parts, settings: this.#settings };
+    const nowMs = parts.clock.nowMs();
     const before =
-      recovery === null ? initialRecovery(machine, head.generation) : contentOf(afterLostJob(recovery) ?? recovery);
+      recovery === null
+        ? initialRecovery(machine, head.generation)
+        : endJob(contentOf(recovery), nowMs, LOST_WITH_RECEIVER);
     const content = beginJob(before, {
       id: parts.randomId(),
       receiver: settings.receiver,
       request,
       tasks: DEFINITIONS[request.operation].tasks.map((task) => task.name),
-      nowMs: parts.clock.nowMs(),
+      nowMs,
       data: {
         instance: parts.randomId(),
         previousInstance: before.failover?.id ?? null,

@@ -124,6 +124,14 @@ export function failureOf(error: unknown, isCancelled: boolean): Failure {
   };
 }
 
+/** Of a job whose receiver was asked whether it lives, and didn't answer. */
+export const LOST_WITH_RECEIVER: Failure = {
+  code: 'receiver-gone',
+  message: 'the receiver that ran it does not answer',
+  hint: 'When it is back it leaves the job alone, and ends what it had begun.',
+  isCancelled: false,
+};
+
 export const undoData = (failure: Failure): Job['data'] => ({
   phase: 'undo',
   failureCode: failure.code,

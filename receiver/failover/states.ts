@@ -60,18 +60,6 @@ function hostOf(job: NonNullable<Recovery['job']>, { others }: Facts): string {
   return known === undefined ? 'another receiver' : receiverText(known);
 }
 
-/** Other receivers whose life decides whether an operation is allowed. */
-export function ownersToAsk(recovery: Recovery | null, operation: Operation, receiver: string): string[] {
-  const owners = new Set<string>();
-  if (recovery === null) return [];
-  if (recovery.job !== null) owners.add(recovery.job.receiver);
-  const { failover, testFailover } = recovery;
-  if (failover !== null && (operation === 'failover' || operation === 'cancel')) owners.add(failover.receiver);
-  if (testFailover.instance !== null && operation === 'cleanup') owners.add(testFailover.instance.receiver);
-  owners.delete(receiver);
-  return [...owners];
-}
-
 /** States of a failover that can still be given up: home has everything that it ever had. */
 const UNCOMMITTED: readonly ProtectionState[] = [
   'UnplannedFailoverCompleted',
@@ -186,14 +174,23 @@ const RULES: Readonly<Record<Operation, (r: Recovery | null, facts: Facts) => Ve
     ),
 };
 
+type RunningJob = NonNullable<Recovery['job']>;
+
+/** A job whose receiver is gone is as good as failed; giving it up is what lets home go on when the job had shut its workload down. */
+function afterLoss(recovery: Recovery, job: RunningJob, operation: Operation, facts: Facts): Verdict {
+  const effective = afterLostJob(recovery);
+  if (operation !== 'cancel' || !atHome(effective)) return RULES[operation](effective, facts);
+  if (job.operation === 'test-failover' || job.operation === 'cleanup')
+    return no('a test failover was lost with its receiver: clean it up');
+  return yes(`job ${job.operation} was lost with its receiver: it is ended, and home goes on`);
+}
+
 /** While a job runs nothing but its cancel is allowed. */
-function duringJob(job: NonNullable<Recovery['job']>, operation: Operation, facts: Facts): Verdict {
+function duringJob(job: RunningJob, operation: Operation, facts: Facts): Verdict {
   const owner = ownerOf(job.receiver, facts);
-  if (operation !== 'cancel') {
-    return owner === 'unknown'
-      ? yes(`job ${job.operation} runs at ${hostOf(job, facts)}, which is asked first whether it lives`)
-      : no(`job ${job.operation} is running`);
-  }
+  if (owner === 'unknown')
+    return yes(`job ${job.operation} runs at ${hostOf(job, facts)}, which is asked first whether it lives`);
+  if (operation !== 'cancel') return no(`job ${job.operation} is running`);
   if (owner !== 'here') return no(`job ${job.operation} runs at ${hostOf(job, facts)}: cancel it there`);
   if (job.data['phase'] === 'undo') return no(`job ${job.operation} is being undone already`);
   if (job.operation === 'cancel') return no('a cancel can not be cancelled');
@@ -202,16 +199,14 @@ function duringJob(job: NonNullable<Recovery['job']>, operation: Operation, fact
 
 export function allowedOperations(recovery: Recovery | null, facts: Facts): Allowed[] {
   const job = recovery?.job ?? null;
-  const isLost = job !== null && ownerOf(job.receiver, facts) === 'gone';
-  const effective = recovery !== null && isLost ? afterLostJob(recovery) : recovery;
   return OPERATIONS.map((operation) => {
-    const rule = RULES[operation](effective, facts);
-    if (job === null || isLost) return { operation, ...rule };
+    if (recovery === null || job === null) return { operation, ...RULES[operation](recovery, facts) };
+    const lost = afterLoss(recovery, job, operation, facts);
+    if (ownerOf(job.receiver, facts) === 'gone') return { operation, ...lost };
     const during = duringJob(job, operation, facts);
     // Asking pays only where the operation would be allowed once the job's receiver turns out to be gone.
-    const wouldBe =
-      during.allowed && operation !== 'cancel' ? RULES[operation](afterLostJob(recovery ?? null), facts) : during;
-    return { operation, ...(wouldBe.allowed ? during : wouldBe) };
+    const isAsked = ownerOf(job.receiver, facts) === 'unknown';
+    return { operation, ...(isAsked && !lost.allowed ? lost : during) };
   });
 }
 
@@ -297,10 +292,10 @@ export function sinceOf(job: NonNullable<Recovery['job']>): Since {
   };
 }
 
-/** What is left of a machine when the receiver that ran its job is gone: as if the job had failed there. */
-export function afterLostJob(recovery: Recovery | null): Recovery | null {
-  if (recovery?.job == null) return recovery;
+/** What is left of a machine when the receiver that ran its job is gone: as if the job had failed there (its record is `endJob`'s). */
+export function afterLostJob(recovery: Recovery): Recovery {
   const { job, testFailover: test } = recovery;
+  if (job === null) return recovery;
   return {
     ...recovery,
     ...placeAfter(job.operation, 'failed', sinceOf(job)),

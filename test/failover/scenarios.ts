@@ -93,7 +93,9 @@ export async function perform(process: Process, request: OperationInput): Promis
 }
 
 const READS = /^(get|list|folders|head|read|content|problems|state|boot check)\b/;
-const changesOf = (log: readonly string[]): number[] => log.flatMap((what, step) => (READS.test(what) ? [] : [step]));
+/** Steps that changed something: being killed at one that only read is being killed after the change before. */
+export const changesOf = (log: readonly string[]): number[] =>
+  log.flatMap((what, step) => (READS.test(what) ? [] : [step]));
 
 async function endOf(world: World, folder: string): Promise<Run['end']> {
   const recovery = await world.recovery();

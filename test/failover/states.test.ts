@@ -9,13 +9,7 @@ import {
   type ProtectionState,
   type Recovery,
 } from '../../receiver/catalog/recovery.js';
-import {
-  allowedOperations,
-  ownersToAsk,
-  placeAfter,
-  type Facts,
-  type Outcome,
-} from '../../receiver/failover/states.js';
+import { allowedOperations, placeAfter, type Facts, type Outcome } from '../../receiver/failover/states.js';
 import { MACHINE } from './fakes.js';
 
 const HERE = '99999999-2222-4333-8444-000000000001';
@@ -201,10 +195,15 @@ describe('what is allowed', () => {
 
     it('another receiver’s job counts until that receiver is gone', () => {
       expect(allowed(job('failover', THERE), { answering: [THERE] })).toEqual([]);
-      expect(ownersToAsk(job('failover', THERE), 'failover', HERE)).toEqual([THERE]);
+      // Not asked yet: what would be allowed then is offered, cancel too.
+      expect(allowed(job('failover', THERE))).toEqual(list('cancel failover planned-failover test-failover'));
       expect(allowed(job('failover', THERE), { silent: [THERE] })).toEqual(
-        list('failover planned-failover test-failover'),
+        list('cancel failover planned-failover test-failover'),
       );
+      for (const test of ['test-failover', 'cleanup'] as const)
+        expect(allowed(job(test, THERE), { silent: [THERE] })).toEqual(
+          list('cleanup failover planned-failover test-failover'),
+        );
       expect(allowed(job('failover', THERE, { passed: true }), { silent: [THERE] })).toEqual(
         list('failover cancel test-failover'),
       );

@@ -74,7 +74,7 @@ const MAY_BE_GIVEN_UP: readonly ProtectionState[] = [
 
 /**
  * What brings a machine home; `byCancel`: by giving the failover up, where that can be done. Null: it is there. `isUp`: whether a receiver runs; a job that
- * had changed nothing when its receiver was lost leaves home as it is, whatever the record says of it.
+ * had changed nothing when its receiver was lost may have shut home's workload down, and is cancelled for that.
  */
 export function wayHome(
   recovery: Recovery | null,
@@ -86,7 +86,7 @@ export function wayHome(
   const isUnderWay = job !== null && isUp(job.receiver);
   if (isUnderWay && ['test-failover', 'cleanup', 'failback'].includes(job.operation)) return 'wait';
   if (testFailover.state !== 'None') return request({ operation: 'cleanup' });
-  if (home.mode === 'replicate' && failover === null) return isUnderWay ? request(CANCEL) : null;
+  if (home.mode === 'replicate' && failover === null) return job === null ? null : request(CANCEL);
   // Begun since the host of the copy is lost: to cancel it would bring back what can't be given up, and the same would begin again.
   if (isUnderWay && failover !== null && !isUp(failover.receiver)) return 'wait';
   if (home.mode === 'refused' && byCancel && MAY_BE_GIVEN_UP.includes(state)) return request(CANCEL);

@@ -1,5 +1,6 @@
 /**
  * Cancel of a failover that isn't committed: the copy ends, home goes on with what it has. Points that the copy made stay in the chain; home compares.
+ * Also of one that had not come so far when its receiver was lost: there is no copy then, but home's workload may have been shut down for it.
  */
 import { CLOSE } from '../../../shared/wire/close-codes.js';
 import { takeGeneration } from '../take-generation.js';
@@ -11,8 +12,9 @@ const endMachine: TaskDefinition = {
   name: 'End virtual machine',
   run: async (context) => {
     const { failover } = context.content;
-    await context.set({ passed: true });
+    // Nothing is changed that a failed cancel would have to tell of: home stays as it is.
     if (failover === null) return { state: 'Skipped', detail: 'none runs' };
+    await context.set({ passed: true });
     if (failover.receiver !== context.settings.receiver) {
       return {
         detail: `receiver ${failover.receiverName} does not answer: it is fenced, and ends the guest as soon as it learns of it`,
