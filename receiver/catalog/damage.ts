@@ -6,7 +6,7 @@
  * had, and nothing of it is ever made up, since every reader checks what it reads.
  */
 import { z } from 'zod';
-import type { Extent } from '../../shared/blocks/block-set.js';
+import { BlockSet, type Extent } from '../../shared/blocks/block-set.js';
 import { DAMAGE_EXTENTS_MAX, DAMAGE_ITEMS_MAX } from '../../shared/limits-scrub.js';
 import { isDiskId, isUuid, type DiskId, type MachineId } from '../../shared/units.js';
 import { layerRefSchema } from './manifest.js';
@@ -82,14 +82,18 @@ export function damageOf(items: readonly DamageItem[], point: number): DamageIte
   return items.find((item) => isOpen(item) && item.points.some((range) => holds(range, point)));
 }
 
-/** The list with a finding: an object that was known to be bad is described anew, its history goes on. */
+/**
+ * The list with a finding: an object that was known to be bad is described anew, its history goes on. One that was given up as lost and is worse now is
+ * to be mended again: others may need what it had still been read for.
+ */
 export function withFinding(items: readonly DamageItem[], finding: Finding, nowMs: number): DamageItem[] {
   const known = items.find((item) => item.object === finding.object && item.kind === finding.kind);
-  const isSame = known !== undefined && isOpen(known);
+  const extents = boundedExtents(finding.extents);
+  const isSame = known !== undefined && isOpen(known) && !(known.state === 'lost' && isWorse(extents, known.extents));
   const item: DamageItem = {
     ...finding,
     what: finding.what.slice(0, 2000),
-    extents: boundedExtents(finding.extents),
+    extents,
     foundAtMs: isSame ? known.foundAtMs : nowMs,
     state: isSame ? known.state : 'found',
     stateAtMs: isSame ? known.stateAtMs : nowMs,
@@ -97,6 +101,15 @@ export function withFinding(items: readonly DamageItem[], finding: Finding, nowM
     askedAfter: isSame ? known.askedAfter : null,
   };
   return [item, ...items.filter((other) => other !== known)];
+}
+
+/** More of it can't be had than before. */
+function isWorse(extents: DamageItem['extents'], before: DamageItem['extents']): boolean {
+  if (before === null) return false;
+  if (extents === null) return true;
+  const known = new BlockSet();
+  for (const [first, length] of before) known.addRange(first, length);
+  return extents.some(([first, length]) => known.countIn(first, length) < length);
 }
 
 export type DamageChange = Pick<DamageItem, 'state' | 'reason'> & Partial<Pick<DamageItem, 'points' | 'askedAfter'>>;

@@ -62,7 +62,7 @@ export interface Concern {
 export interface DamagedLayer {
   readonly disk: DiskId;
   readonly layer: LayerRef;
-  /** Null: nothing of it can be planned with, as its header or index is bad. */
+  /** Null: nothing of it can be planned with, as its index is bad. */
   readonly extents: readonly (readonly [number, number])[] | null;
 }
 

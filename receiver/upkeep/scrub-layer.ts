@@ -38,10 +38,8 @@ export interface LayerReport {
   readonly name: string;
   /** Empty: the layer is whole. */
   readonly problems: readonly Problem[];
-  /** Null: it can't be read, or is another's. */
+  /** Null: it can't be read, or is another's; readers refuse the whole layer then, whatever its chunks are. */
   readonly index: LayerIndex | null;
-  /** Readers refuse the whole layer, whatever its chunks are. */
-  readonly isRefused: boolean;
   /** Chunks whose blocks can't be had, by number. */
   readonly badChunks: readonly number[];
   readonly readBytes: number;
@@ -69,7 +67,7 @@ export async function checkLayer(check: LayerCheck): Promise<LayerReport> {
   };
   const broken = (error: unknown): LayerReport => {
     note(error);
-    return { name, problems, index: null, isRefused: true, badChunks: [], readBytes };
+    return { name, problems, index: null, badChunks: [], readBytes };
   };
   let read: Read;
   try {
@@ -90,13 +88,12 @@ export async function checkLayer(check: LayerCheck): Promise<LayerReport> {
   } catch (error) {
     return broken(error);
   }
-  const isRefused = problems.length > 0;
   const badChunks: number[] = [];
   await checkChunks(check, read, index, (chunk, error) => {
     badChunks.push(chunk);
     note(error);
   });
-  return { name, problems, index, isRefused, badChunks, readBytes };
+  return { name, problems, index, badChunks, readBytes };
 }
 
 /** Only what is wrong with the data is a finding. */
@@ -210,7 +207,7 @@ function inChunk(name: string, chunk: number, offset: number, error: unknown): u
 /** Blocks that a report says can't be had from its layer: (first, count), ascending. Null: readers refuse the layer, so all that it may hold. */
 export function badExtents(report: LayerReport): [number, number][] | null {
   const { index } = report;
-  if (index === null || report.isRefused) return null;
+  if (index === null) return null;
   const bad = new Set(report.badChunks);
   const extents: [number, number][] = [];
   for (let i = 0; i < index.first.length; i++) {

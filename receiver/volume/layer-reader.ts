@@ -1,6 +1,7 @@
 /**
- * Reads the layers of one disk from the store, and believes nothing that isn't checked: size and index checksum against the manifest,
- * identity against the name, each chunk's stored bytes against its checksum. Owns no state but the (shared) index cache.
+ * Reads the layers of one disk from the store, and believes nothing that isn't checked: size and index checksum against the manifest, each chunk's stored
+ * bytes against its checksum. The header is for whoever has no manifest: with the index that the manifest names it is this layer, whatever its header
+ * says, and a broken one (which the scrub finds) keeps nobody from its blocks. Owns no state but the (shared) index cache.
  */
 import type { LayerRef } from '../catalog/manifest.js';
 import { layerName } from '../catalog/names.js';
@@ -8,10 +9,8 @@ import { AfterimageError, corrupt } from '../../shared/errors.js';
 import { plainHasher } from '../../shared/crypto/block-hasher.js';
 import { decodeChunkHeader } from '../../shared/layer/chunk.js';
 import {
-  checkIdentity,
   decodeFooter,
   decodeIndex,
-  decodeLayerHeader,
   indexSealOf,
   LAYER_FOOTER_BYTES,
   LAYER_HEADER_BYTES,
@@ -221,15 +220,11 @@ export class LayerReader {
     if (layer.sizeBytes < LAYER_HEADER_BYTES + LAYER_FOOTER_BYTES) {
       throw corrupt('layer-truncated', `layer ${name} has ${layer.sizeBytes} bytes by its manifest`, LAYER_HINT);
     }
-    // An ordinary cycle's layer is small: one read gets all of it. Larger ones take one for the header and one or two for the end.
+    // An ordinary cycle's layer is small: one read gets all of it. Larger ones take one or two for the end.
     const tailBytes = Math.min(layer.sizeBytes, LAYER_TAIL_BYTES);
     const tailAt = layer.sizeBytes - tailBytes;
     const tail = await this.#read(name, tailAt, tailBytes);
-    const head = tailAt === 0 ? tail.subarray(0, LAYER_HEADER_BYTES) : await this.#read(name, 0, LAYER_HEADER_BYTES);
     const footer = decodeFooter(tail.subarray(tailBytes - LAYER_FOOTER_BYTES), layer.sizeBytes, name);
-    const header = decodeLayerHeader(head, name);
-    const { machine, disk, blockBytes } = this.owner;
-    checkIdentity(header, { ...layer, blockBytes, machineId: machine, diskId: disk }, name);
     this.#checkFooter(layer, footer, name);
     const bytes =
       footer.indexOffset >= tailAt

@@ -114,7 +114,8 @@ describe('a job that is lost with its receiver', () => {
     const second = new Process(world, { folder: copiesFolder(), receiver: OTHER });
     await second.engine.start();
     const shown = (await second.engine.view(MACHINE)).allowedOperations.find((a) => a.operation === 'cancel');
-    expect(shown).toMatchObject({ allowed: true, reason: expect.stringContaining('asked first whether it lives') });
+    expect(shown?.allowed).toBe(true);
+    expect(shown?.reason).toMatch(/asked first whether it lives/);
     await expect(second.engine.begin(MACHINE, CANCEL)).rejects.toThrow(/job failover runs at .*: cancel it there/);
     expect(await world.recovery()).toEqual(before);
     open();

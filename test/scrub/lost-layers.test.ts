@@ -13,11 +13,16 @@ import { writtenUnder } from '../../receiver/catalog/names.js';
 import { subsetWithXor } from '../../receiver/upkeep/scrub-subset.js';
 import { systemClock } from '../../shared/clock.js';
 import { AfterimageError } from '../../shared/errors.js';
+import { CHUNK_HEADER_BYTES } from '../../shared/layer/chunk.js';
+import { LAYER_HEADER_BYTES } from '../../shared/layer/layer.js';
 import { MACHINE } from '../session/ingest-fixture.js';
 import { storeThrough } from '../helpers/memory-store.js';
 import { randomOf } from '../helpers/random.js';
 import { scrub } from './finished-store.js';
 import { GEOMETRY, MODES, Source, type Blocks } from './source.js';
+
+/** Within the payload of the first chunk. */
+const IN_FIRST_CHUNK = LAYER_HEADER_BYTES + CHUNK_HEADER_BYTES + 20;
 
 let source: Source;
 let bases: LayerRef[];
@@ -134,6 +139,38 @@ describe.each(MODES)('encryption: %s', (mode) => {
       expect((await items()).map((item) => item.state)).toEqual(['repaired', 'repaired', 'repaired']);
       expect((await source.restorable()).size).toBeGreaterThanOrEqual(5);
       expect([...(await source.restorable()).values()].every(Boolean)).toBe(true);
+    });
+  });
+
+  describe('a layer of which a part was given up', () => {
+    const lostInPart = async (): Promise<{ two: LayerRef | undefined; three: LayerRef | undefined }> => {
+      const two = await source.point(write('two', 2, 8));
+      const three = await source.point(write('three', 2, 8, 31));
+      await source.point(write('four', 40));
+      source.flip(two.layers[0], IN_FIRST_CHUNK);
+      await scrubAndRepair();
+      expect(await items()).toMatchObject([{ state: 'lost', points: [{ first: 2, last: 2 }] }]);
+      return { two: two.layers[0], three: three.layers[0] };
+    };
+
+    it('stays so as long as it is no worse', async () => {
+      await lostInPart();
+      const [before] = await items();
+      await scrubAndRepair();
+      expect((await items()).map(({ state, reason }) => [state, reason])).toEqual([['lost', before?.reason]]);
+    });
+
+    it('and that is gone altogether later is mended again, and keeps no other from it', async () => {
+      const { two, three } = await lostInPart();
+      source.remove(two);
+      source.remove(three);
+      await scrubAndRepair();
+      expect(new Set((await items()).map(({ state }) => state))).toEqual(new Set(['lost']));
+      const points = await source.restorable();
+      expect([...points.values()].every(Boolean)).toBe(true);
+      // Point 2 is lost for good, and point 3 with it: nobody knows what of the two layers was whose.
+      expect([1, 4].every((p) => points.has(p))).toBe(true);
+      expect((await scrub(source.store, MACHINE)).findings).toEqual([]);
     });
   });
 

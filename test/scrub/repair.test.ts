@@ -189,18 +189,32 @@ describe.each(MODES)('encryption: %s', (mode) => {
 
   describe('a damaged header, index or end', () => {
     it.each([
-      ['header', 20],
-      ['index', -60],
-      ['footer', -10],
-    ])('%s: the layer is made anew from its own chunks, nobody is asked', async (_what, at) => {
+      // The manifest names the index: with it the header is needed by nobody who reads.
+      ['header', 20, true],
+      ['index', -60, false],
+      ['footer', -10, false],
+    ])('%s: the layer is made anew from its own chunks, nobody is asked', async (_what, at, isReadable) => {
       const { layers } = await source.point(write('two', 2, 8, 9, 10, 11, 12));
       source.flip(layers[0], at);
-      expect((await source.restorable()).get(2)).toBe(false);
-      await scrubAndRepair();
+      expect((await source.restorable()).get(2)).toBe(isReadable);
+      await scrub(source.store, MACHINE);
+      expect((await only())?.points).toEqual(isReadable ? [] : [expect.objectContaining({ first: 2, last: null })]);
+      await source.repair();
       expect(source.asked).toEqual([]);
       expect(await only()).toMatchObject({ state: 'repaired' });
       await expectWhole(1, 2);
     });
+  });
+
+  it('a broken header beside blocks that are nowhere: only points that have those are lost, and said to be', async () => {
+    const { layers } = await source.point(write('two', 2, 8));
+    await source.point(write('three', 2, 8));
+    await source.point(write('four', 40));
+    source.flip(layers[0], 20);
+    source.flip(layers[0], IN_FIRST_CHUNK);
+    await scrubAndRepair();
+    expect(await only()).toMatchObject({ state: 'lost', points: [{ first: 2, last: 2 }] });
+    expect([...(await source.restorable())]).toEqual([1, 2, 3, 4].map((p) => [p, p !== 2]));
   });
 
   describe('a lost layer', () => {
