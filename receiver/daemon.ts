@@ -149,7 +149,9 @@ export async function runReceiver(config: ReceiverConfig, signal: AbortSignal): 
     ...{ store, beneath: uncached, clock, log },
     bytesPerSecond: config.scrub.rate,
     ownerOf: (machine) => upkeep.ownerOf(machine),
-    resend: (...asked) => registry.homeAgents.resend(...asked),
+    // Of a machine that runs here its copy is the source.
+    resend: (...asked) => engine.resend(...asked) ?? registry.homeAgents.resend(...asked),
+    wholeCopy: (machine) => engine.wholeCopy(machine),
   });
   const mend = (machine: MachineId): ReturnType<Mending['mend']> => mending.mend(machine, signal);
   // Before anything is done: a second receiver on this host ends here, and must not have gone on with the jobs of the first.

@@ -229,6 +229,8 @@ export const REPLICATED_HASHES_MAX = 2 ** 20;
 export const REPLICATED_HASH_GAP_BLOCKS = 256;
 /** Writes of a running copy may wait this long for a cut of all its volumes; then they go on and the point is tried again later. */
 export const CUT_HOLD_DEADLINE_MS = 2_000;
+/** A disk of a running copy that was compared as a whole, since the chain is damaged, is not again for so long: each time may send all of it. */
+export const COMPARE_WHOLE_AGAIN_MS = 10 * 60_000;
 /** A cycle of a running copy that failed is tried again after this, doubled each time up to the other. */
 export const REPLICATION_RETRY_MIN_MS = 500;
 export const REPLICATION_RETRY_MAX_MS = 30_000;

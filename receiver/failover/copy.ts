@@ -1,14 +1,16 @@
 /**
  * One running copy of a machine on this host: its volumes, the NBD server that serves them, its replication, its guest.
  *
- * Promises: replication begins only with everything marked that differs from the chain's newest point; once it is fenced, the guest is ended.
+ * Promises: replication begins only with everything marked that differs from the chain's newest point; once it is fenced, the guest is ended. A store that
+ * is damaged takes nothing from a copy that has all of itself on this host: it is served and replicated all the same.
  * Order of the beginning: record of the copy, volumes, NBD; of the end: guest, replication, NBD, volumes. So a guest never meets a disk that is gone,
  * and after a crash of the process a guest waits on its reconnect while open() runs again.
  */
 import type { Logger } from 'pino';
+import { BlockSet } from '../../shared/blocks/block-set.js';
 import { AfterimageError, messageOf } from '../../shared/errors.js';
 import { HYDRATE_AFTER_MS } from '../../shared/limits.js';
-import { asDiskId } from '../../shared/units.js';
+import { asDiskId, type DiskId } from '../../shared/units.js';
 import { resumeGeneration } from '../catalog/generation.js';
 import type { Manifest } from '../catalog/manifest.js';
 import type { OwnedMachine } from '../catalog/owned-machine.js';
@@ -22,19 +24,23 @@ import { socketPathOf, specOf, volumeFolder, type CopyFile, type CopyRecords } f
 import { differences } from './differ.js';
 import type { InstanceView } from './operations.js';
 import type { CopyReplicator, CopyVolume, FailoverParts, FailoverSettings } from './parts.js';
+import { isTransient } from './steps.js';
 
-/** Content of one disk at one point, as the store has it now. */
-async function contentAt(
-  parts: FailoverParts,
-  view: MachineReader,
-  number: number,
-  disk: string,
-  signal?: AbortSignal,
-): Promise<{ content: PointContent; at: PointDisk }> {
+/** One disk at one point, as the store has it now. */
+interface DiskAt {
+  readonly at: PointDisk;
+  readonly open: (signal?: AbortSignal) => Promise<PointContent>;
+}
+
+async function diskAt(parts: FailoverParts, view: MachineReader, number: number, disk: string): Promise<DiskAt> {
   const point = await view.findPoint({ by: 'number', number });
   const at = view.diskOf(point, asDiskId(disk));
-  return { content: await parts.openContent(view, point, at, signal), at };
+  return { at, open: (signal) => parts.openContent(view, point, at, signal) };
 }
+
+/** The store doesn't have it any more, or not whole. */
+const isLost = (error: unknown): boolean =>
+  error instanceof AfterimageError && (error.kind === 'corrupt' || error.code === 'point-unknown');
 
 interface Replication {
   readonly replicator: CopyReplicator;
@@ -99,19 +105,51 @@ export class Copy {
 
   async #serve(signal: AbortSignal): Promise<void> {
     const { instance } = this.file;
+    let damage: unknown = null;
+    const unlessLost = (error: unknown): null => {
+      if (!isLost(error)) throw error;
+      damage ??= error;
+      return null;
+    };
+    this.#point = await this.#standOn(instance).catch(unlessLost);
+    for (const { disk } of instance.disks) {
+      const at = this.#point?.view.diskOf(this.#point.point, disk) ?? null;
+      const content = (await this.#point?.content(disk, signal).catch(unlessLost)) ?? null;
+      const folder = volumeFolder(this.#settings.folder, instance.id, disk);
+      const baseKey = at === null ? null : `${instance.point} ${at.digest}`;
+      const opening = this.#parts.openVolume({ folder, disk, content, baseKey });
+      const volume = await opening.catch((error: unknown) => {
+        // One that lacks what the store doesn't have any more: that is what is wrong.
+        throw isTransient(error) ? error : (damage ?? error);
+      });
+      this.#volumes.push(volume);
+    }
+    if (damage !== null)
+      this.#log.warn(
+        { err: damage },
+        `the copy is served from this host alone, its point can't be read: ${messageOf(damage)}`,
+      );
+    await this.#letGoOfPoint();
+    await this.#startServing();
+  }
+
+  async #standOn(instance: Instance): Promise<LastingPoint> {
     const holder = `${instance.kind === 'test' ? 'test failover' : 'failover'} ${instance.id} on ${instance.receiverName}`;
     const selector = { by: 'number', number: instance.point } as const;
-    this.#point = await LastingPoint.open({ ...this.#parts, log: this.#log }, this.spec.machine.id, selector, holder);
-    const { view, point, warning } = this.#point;
-    if (warning !== null) this.#log.warn(warning);
-    for (const { disk } of instance.disks) {
-      const at = view.diskOf(point, disk);
-      const content = await this.#point.content(disk, signal);
-      const folder = volumeFolder(this.#settings.folder, instance.id, disk);
-      const baseKey = `${instance.point} ${at.digest}`;
-      this.#volumes.push(await this.#parts.openVolume({ folder, disk, content, baseKey }));
-    }
-    await this.#startServing();
+    const point = await LastingPoint.open({ ...this.#parts, log: this.#log }, this.spec.machine.id, selector, holder);
+    if (point.warning !== null) this.#log.warn(point.warning);
+    return point;
+  }
+
+  /** A copy that is whole on this host needs its point no more, and doesn't keep it from retention and mending. */
+  async #letGoOfPoint(): Promise<void> {
+    const point = this.#point;
+    if (point === null || !this.isWhole) return;
+    this.#point = null;
+    await point.release().catch((error: unknown) => {
+      // Nobody renews its pin any more.
+      this.#log.warn({ err: error }, `the point of a copy is kept for some time still: ${messageOf(error)}`);
+    });
   }
 
   async #startServing(): Promise<void> {
@@ -129,6 +167,11 @@ export class Copy {
   async stopServing(): Promise<void> {
     await this.#nbd?.stop();
     this.#nbd = null;
+  }
+
+  /** Nothing of it is in the store alone. */
+  get isWhole(): boolean {
+    return this.#volumes.length > 0 && this.#volumes.every((volume) => volume.isComplete);
   }
 
   get isReplicating(): boolean {
@@ -196,9 +239,18 @@ export class Copy {
     for (const volume of this.#volumes) {
       const end = endOf(view, volume.disk);
       if (end === instance.point) continue;
-      const mine = await contentAt(this.#parts, view, instance.point, volume.disk, signal);
-      const theirs = await contentAt(this.#parts, view, end, volume.disk, signal);
-      const blocks = await differences(mine.content, theirs.content, signal);
+      const openAt = async (number: number): Promise<PointContent> =>
+        (await diskAt(this.#parts, view, number, volume.disk)).open(signal);
+      const compared = differences(
+        () => openAt(instance.point),
+        () => openAt(end),
+        signal,
+      );
+      const blocks = await compared.catch((error: unknown) => {
+        if (!isLost(error) || !volume.isComplete) throw error;
+        this.#log.error({ err: error, disk: volume.disk }, `all of the disk counts as different: ${messageOf(error)}`);
+        return allBlocks(volume);
+      });
       this.#log.info({ disk: volume.disk, from: end, to: instance.point, blocks: blocks.size }, 'points differ');
       volume.markChanged(blocks);
     }
@@ -208,14 +260,19 @@ export class Copy {
     const { machine } = this.spec;
     const volumes = [];
     for (const source of this.#volumes) {
-      const end = await contentAt(this.#parts, view, endOf(view, source.disk), source.disk, signal);
+      const end = await diskAt(this.#parts, view, endOf(view, source.disk), source.disk);
+      const reference = await end.open(signal).catch((error: unknown) => {
+        if (!isLost(error)) throw error;
+        this.#log.error({ err: error, disk: source.disk }, `the end of the chain can't be read: ${messageOf(error)}`);
+        return null;
+      });
       const reopenReference = async (point: number): Promise<PointContent> => {
         const now = await MachineReader.open(this.#parts.store, machine.id);
         const number = Math.min(point, endOf(now, source.disk));
-        return (await contentAt(this.#parts, now, number, source.disk)).content;
+        return (await diskAt(this.#parts, now, number, source.disk)).open();
       };
       const device = view.entryOf(source.disk)?.device ?? source.disk;
-      volumes.push({ source, reference: end.content, end: end.at, reopenReference, device });
+      volumes.push({ source, reference, end: end.at, reopenReference, device });
     }
     return this.#parts.replicator({ owned, volumes });
   }
@@ -223,13 +280,23 @@ export class Copy {
   /** A point of what the guest has written so far; its number. */
   async pointNow(reason: string): Promise<number> {
     if (this.#replication !== null) return this.#replication.replicator.pointNow(reason);
-    throw new AfterimageError(
+    throw this.#notReplicated();
+  }
+
+  /** A point with these blocks in its own layers; its number. Throws code `not-replicated` while none is made. */
+  async resend(
+    disk: DiskId,
+    extents: readonly (readonly [number, number])[],
+    signal: AbortSignal,
+  ): Promise<{ readonly point: number }> {
+    if (this.#replication === null) throw this.#notReplicated();
+    return { point: await this.#replication.replicator.resend(disk, extents, signal) };
+  }
+
+  #notReplicated(): AfterimageError {
+    return new AfterimageError(
       `the copy of ${this.file.machine.name} is not replicated: ${this.problem ?? 'not started'}`,
-      {
-        code: 'not-replicated',
-        kind: 'io',
-        hint: 'See the receiver’s log.',
-      },
+      { code: 'not-replicated', kind: 'io', hint: 'See the receiver’s log.' },
     );
   }
 
@@ -300,12 +367,19 @@ export class Copy {
         if (!this.#hydration.signal.aborted) this.#log.warn({ err: error, disk: volume.disk }, 'hydration stopped');
       });
     }
+    await this.#letGoOfPoint();
   }
 }
 
 /** The point in which the chain of a disk ends: the newest, unless that lacks it. */
 const endOf = (view: MachineReader, disk: string): number =>
   view.entryOf(asDiskId(disk))?.lastPoint ?? newestPoint(view.manifest).number;
+
+function allBlocks({ geometry }: CopyVolume): BlockSet {
+  const all = new BlockSet();
+  all.addRange(0, geometry.blockCount);
+  return all;
+}
 
 function newestPoint(manifest: Manifest): { number: number; generation: number } {
   const point = manifest.tail.points.at(-1);

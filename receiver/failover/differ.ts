@@ -7,8 +7,11 @@ import { segmentBlocks } from '../../shared/blocks/geometry.js';
 import type { PointContent } from '../volume/content.js';
 import { cancelled } from '../volume/plan-point.js';
 
-/** Blocks of `copy` whose content is not that of `newest`. Both have the same blocks. */
-export async function differences(copy: PointContent, newest: PointContent, signal: AbortSignal): Promise<BlockSet> {
+type Open = () => Promise<PointContent>;
+
+/** Blocks of the copy's content that are not those of the newest point. Both have the same blocks. Throws what opening and reading them throws. */
+export async function differences(openCopy: Open, openNewest: Open, signal: AbortSignal): Promise<BlockSet> {
+  const [copy, newest] = [await openCopy(), await openNewest()];
   const found = new BlockSet();
   for (let segment = 0; segment < copy.geometry.segmentCount; segment++) {
     if (signal.aborted) throw cancelled('comparing the points');

@@ -6,7 +6,7 @@
  */
 import { AfterimageError, messageOf } from '../../shared/errors.js';
 import { TASK_BACKOFF_MAX_MS, TASK_BACKOFF_MIN_MS } from '../../shared/limits.js';
-import type { MachineId } from '../../shared/units.js';
+import type { DiskId, MachineId } from '../../shared/units.js';
 import { isUuid } from '../../shared/units.js';
 import { listMachines } from '../catalog/machines.js';
 import type { Manifest } from '../catalog/manifest.js';
@@ -183,6 +183,25 @@ export class FailoverEngine implements RecoveryService {
       kind: 'not-found',
       hint: 'See `afterimage jobs`.',
     });
+  }
+
+  /**
+   * Has the machine's copy send damaged blocks once more, as its agent at home would; null: none is replicated here, ask at home. Throws code
+   * `copy-lacks-blocks` when the copy doesn't have them either.
+   */
+  resend(
+    machine: MachineId,
+    disk: DiskId,
+    extents: readonly (readonly [number, number])[],
+    signal: AbortSignal,
+  ): Promise<{ readonly point: number }> | null {
+    const copy = this.#copies.of(machine).find((one) => one.isReplicating);
+    return copy === undefined ? null : copy.resend(disk, extents, signal);
+  }
+
+  /** Id of the machine's copy, if it runs here and has all of itself on this host. */
+  wholeCopy(machine: MachineId): string | null {
+    return this.#copies.of(machine).find((one) => one.isReplicating && one.isWhole)?.instance.id ?? null;
   }
 
   /** Resolves when no job of the machine runs here. */

@@ -2,7 +2,6 @@
  * What the failover engine is made of, as it sees it. The daemon passes in the real parts (real-parts.ts), tests fakes.
  */
 import type { Logger } from 'pino';
-import type { BlockSet } from '../../shared/blocks/block-set.js';
 import type { Clock } from '../../shared/clock.js';
 import type { DiskId, MachineId } from '../../shared/units.js';
 import type { BootCheck } from '../catalog/launch.js';
@@ -26,8 +25,6 @@ export interface VolumeStats {
 
 /** A writable volume of a copy. */
 export interface CopyVolume extends BlockDevice, CutSource {
-  /** These differ from the chain's newest point, though the guest has not written them. */
-  markChanged(blocks: BlockSet): void;
   hydrate(options: { readonly bytesPerSecond: number | null; readonly signal: AbortSignal }): Promise<unknown>;
   stats(): VolumeStats;
   close(): Promise<void>;
@@ -36,17 +33,18 @@ export interface CopyVolume extends BlockDevice, CutSource {
 export interface VolumeOptions {
   readonly folder: string;
   readonly disk: DiskId;
-  readonly content: PointContent;
-  /** What the content is, for the volume's own records: a folder is never continued over another content. */
-  readonly baseKey: string;
+  /** Null: it can't be had; whoever lacks nothing of it does without. */
+  readonly content: PointContent | null;
+  /** What the content is, for the volume's own records: a folder is never continued over another content. Null: it isn't known any more. */
+  readonly baseKey: string | null;
 }
 
 export interface CopyReplicatorOptions {
   readonly owned: OwnedMachine;
   readonly volumes: readonly {
     readonly source: CutSource;
-    /** The disk where its chain ends, and at a point that was committed since. */
-    readonly reference: PointContent;
+    /** The disk where its chain ends, and at a point that was committed since; null: it can't be read. */
+    readonly reference: PointContent | null;
     readonly end: PointDisk;
     reopenReference(point: number): Promise<PointContent>;
     readonly device: string;
@@ -66,6 +64,8 @@ export interface CopyReplicator {
   run(signal: AbortSignal): Promise<void>;
   /** A point that holds everything written before the call; resolves to its number (the chain's newest, when nothing had changed). */
   pointNow(reason: string): Promise<number>;
+  /** A point with these blocks in its own layers, whatever the chain has of them; its number. Refused when not all of them are on this host. */
+  resend(disk: DiskId, extents: readonly (readonly [number, number])[], signal: AbortSignal): Promise<number>;
   readonly status: ReplicationStatus;
 }
 

@@ -73,6 +73,7 @@ export function replicatorOf(replicator: VolumeReplicator, clock: Clock): CopyRe
   return {
     run: (signal) => replicator.run(signal),
     pointNow: async (reason) => (await replicator.pointNow(reason)).number,
+    resend: async (disk, extents, signal) => (await replicator.resend(disk, extents, signal)).number,
     get status() {
       const { lastPoint, lastPointAtMs, pendingBytes, problem, points } = replicator.status;
       const seconds = pendingBytes === 0 ? 0 : Math.max(0, clock.nowMs() - lastPointAtMs) / 1000;

@@ -28,6 +28,8 @@ export interface MendingDeps {
     extents: readonly (readonly [number, number])[],
     signal: AbortSignal,
   ) => Promise<{ readonly point: number }>;
+  /** Id of the copy of a machine that runs here and has all of itself on this host. */
+  readonly wholeCopy: (machine: MachineId) => string | null;
 }
 
 export class Mending {
@@ -57,6 +59,7 @@ export class Mending {
     await repairMachine({
       ...{ store, beneath, clock, log, owned, signal },
       pace: new Pace(clock, bytesPerSecond, signal),
+      wholeCopy: () => this.#deps.wholeCopy(machine),
       ask: (disk, extents) => this.#ask(machine, disk, extents, signal),
     });
     return (await loadDamage(store, machine))?.items ?? [];

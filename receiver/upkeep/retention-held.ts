@@ -22,9 +22,16 @@ export interface Held {
   readonly blockers: readonly string[];
 }
 
-/** Throws when holds or the recovery object can't be read: then nothing may be dropped. Three listings and as many small reads. */
-export const loadHeld = (store: ObjectStore, machine: MachineId, nowMs: number): Promise<Held> =>
-  heldWith(store, machine, nowMs, readPins(store, machine));
+/**
+ * Throws when holds or the recovery object can't be read: then nothing may be dropped. Three listings and as many small reads. `wholeCopy`: id of a copy that
+ * has all of itself on its host, so that it would do without the point that it began with.
+ */
+export const loadHeld = (
+  store: ObjectStore,
+  machine: MachineId,
+  nowMs: number,
+  wholeCopy: string | null = null,
+): Promise<Held> => heldWith(store, machine, nowMs, readPins(store, machine), wholeCopy);
 
 /** The same for whoever deletes layers next: pins that have ended are removed first, so that a holder which comes back learns that it has none. */
 export const loadHeldAndEndPins = (
@@ -39,6 +46,7 @@ async function heldWith(
   machine: MachineId,
   nowMs: number,
   reading: Promise<PinsRead>,
+  wholeCopy: string | null = null,
 ): Promise<Held> {
   const [{ pins, unreadable }, holds, recovery] = [
     await reading,
@@ -47,14 +55,19 @@ async function heldWith(
   ];
   const live = pins.filter((pin) => isPinLive(pin, nowMs));
   return {
-    points: heldPoints(holds, live, recovery),
+    points: heldPoints(holds, live, recovery, wholeCopy),
     pins: live,
     blockers: unreadable.map(({ name, why }) => `pin ${name} can't be read: ${why}`),
   };
 }
 
 /** Pure. */
-export function heldPoints(holds: readonly Hold[], pins: readonly Pin[], recovery: Recovery | null): HeldPoints {
+export function heldPoints(
+  holds: readonly Hold[],
+  pins: readonly Pin[],
+  recovery: Recovery | null,
+  wholeCopy: string | null = null,
+): HeldPoints {
   const points = new Map<number, string[]>();
   const add = (point: unknown, reason: string): void => {
     if (typeof point !== 'number' || point < 1) return;
@@ -64,7 +77,7 @@ export function heldPoints(holds: readonly Hold[], pins: readonly Pin[], recover
   for (const { holder, point } of pins) add(point, `pinned: ${holder}`);
   if (recovery === null) return points;
   const { failover, testFailover, job } = recovery;
-  if (failover !== null) add(failover.point, 'the failed-over machine began with it');
+  if (failover !== null && failover.id !== wholeCopy) add(failover.point, 'the failed-over machine began with it');
   if (testFailover.instance !== null) add(testFailover.instance.point, 'the test failover began with it');
   if (job?.state === 'InProgress') {
     for (const key of ['point', 'finalPoint']) add(job.data[key], `job ${job.operation} works with it`);

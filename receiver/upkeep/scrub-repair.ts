@@ -45,7 +45,7 @@ import { mendSmall } from './scrub-small.js';
 import { repairUnknown, type LostItem } from './scrub-unknown.js';
 import type { Winner } from './winners.js';
 
-/** Asks the agent for blocks once more; resolves to the point that holds them. Throws code `home-absent` when it is not there. */
+/** Asks the agent, or the copy that runs here, for blocks once more; resolves to the point that holds them. Throws code `home-absent` when nobody is there. */
 export type AskAgent = (
   disk: DiskId,
   extents: readonly (readonly [number, number])[],
@@ -61,6 +61,8 @@ export interface RepairDeps {
   readonly pace: Pace;
   readonly signal: AbortSignal;
   readonly ask: AskAgent;
+  /** Id of the copy of the machine that runs here and has all of itself on this host. */
+  readonly wholeCopy?: () => string | null;
 }
 
 /** A layer that is to be mended, and what is known of its disk. */

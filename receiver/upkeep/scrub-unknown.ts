@@ -114,9 +114,12 @@ async function ask(deps: UnknownDeps, reader: LayerReader, items: readonly LostI
   return { after, noted, from: `its agent sent what is left of it with point ${point ?? lastPoint}` };
 }
 
-async function mustNotBeHeld({ store, clock, owned }: UnknownDeps, drop: ReadonlySet<number>): Promise<void> {
+async function mustNotBeHeld(
+  { store, clock, owned, wholeCopy }: UnknownDeps,
+  drop: ReadonlySet<number>,
+): Promise<void> {
   if (drop.size === 0) return;
-  const held = await loadHeld(store, owned.manifest.machine.id, clock.nowMs());
+  const held = await loadHeld(store, owned.manifest.machine.id, clock.nowMs(), wholeCopy?.() ?? null);
   const first = [...drop].find((point) => held.points.has(point));
   if (first !== undefined || held.blockers.length > 0) throw isHeld(first ?? 0);
 }

@@ -11,6 +11,12 @@ export interface CutSource {
   readonly geometry: Geometry;
   /** Blocks written since the last cut, for status and for finding out whether there is anything to do. */
   readonly changedBlocks: number;
+  /** All of it can be read here, whatever becomes of the recovery point that it stands on. */
+  readonly isComplete: boolean;
+  /** Those of these blocks that can be. */
+  held(blocks: BlockSet): BlockSet;
+  /** These count as changed for the next cut, though nobody wrote them. */
+  markChanged(blocks: BlockSet): void;
   /** New writes wait from now on; resolves when none is in flight. Followed by resume() in any case, which may come before it resolves. */
   hold(): Promise<void>;
   /** Only while held. There is at most one open cut per volume. */

@@ -9,6 +9,8 @@
  * Layers of the point whose content was opened may be merged and deleted meanwhile: the newest point has the same hashes where nothing is known here, and is
  * opened in its place.
  *
+ * Blocks whose layers are damaged are told as unknown: a copy that has all of itself can go on without them (replicate.ts).
+ *
  * What a cycle notes counts from committed() on; dropped() forgets it. Nothing is kept on disk: after a crash the chain says it all.
  */
 import { AfterimageError } from '../../shared/errors.js';
@@ -17,8 +19,15 @@ import { REPLICATED_HASH_GAP_BLOCKS } from '../../shared/limits.js';
 import type { BlockNumber } from '../../shared/units.js';
 import type { PointContent } from './content.js';
 
+/** Hashes of blocks in the order in which they were asked for; 0 for zero. Of `unknown` ones nothing can be told. */
+export interface HashesBefore {
+  readonly hashes: BigUint64Array;
+  readonly unknown: ReadonlySet<BlockNumber>;
+}
+
 export class OldHashes {
-  #reference: PointContent;
+  /** Null: it can't be read. */
+  #reference: PointContent | null;
   /** The newest point of the chain, as of the cycle under way. */
   #newest = 0;
   readonly #reopen: (point: number) => Promise<PointContent>;
@@ -30,8 +39,9 @@ export class OldHashes {
   /** The reference is older than what is known here, or can't be read. */
   #stale = false;
 
-  constructor(reference: PointContent, reopen: (point: number) => Promise<PointContent>, entriesMax: number) {
+  constructor(reference: PointContent | null, reopen: (point: number) => Promise<PointContent>, entriesMax: number) {
     this.#reference = reference;
+    this.#stale = reference === null;
     this.#reopen = reopen;
     this.#entriesMax = entriesMax;
   }
@@ -40,13 +50,14 @@ export class OldHashes {
   async prepare(point: number): Promise<void> {
     this.#newest = point;
     if (!this.#stale) return;
-    this.#reference = await this.#reopen(point);
-    this.#stale = false;
+    this.#reference = await unlessCorrupt(() => this.#reopen(point));
+    this.#stale = this.#reference === null;
   }
 
-  /** Hashes of these blocks (ascending), in their order; 0 for zero. */
-  async of(blocks: readonly BlockNumber[]): Promise<BigUint64Array> {
+  /** Of these blocks (ascending). */
+  async of(blocks: readonly BlockNumber[]): Promise<HashesBefore> {
     const hashes = new BigUint64Array(blocks.length);
+    const untold = new Set<BlockNumber>();
     const unknown: number[] = [];
     for (const [i, block] of blocks.entries()) {
       const hash = this.#known.get(block);
@@ -65,22 +76,29 @@ export class OldHashes {
       const found = await this.#referenceHashes(first, last - first + 1);
       for (; from < to; from++) {
         const i = unknown[from] ?? 0;
-        hashes[i] = found[(blocks[i] ?? 0) - first] ?? 0n;
+        if (found === null) untold.add(blocks[i] ?? 0);
+        else hashes[i] = found[(blocks[i] ?? 0) - first] ?? 0n;
       }
     }
-    return hashes;
+    return { hashes, unknown: untold };
   }
 
-  async #referenceHashes(first: number, count: number): Promise<BigUint64Array> {
+  /** Null: they can't be told, as what says so is damaged. */
+  async #referenceHashes(first: number, count: number): Promise<BigUint64Array | null> {
+    const tried = this.#reference;
+    if (tried === null) return null;
     try {
-      return await this.#reference.hashes(first, count);
+      return await tried.hashes(first, count);
     } catch (error) {
       // Until it can be read, the next cycle begins with another try.
       this.#stale = true;
-      if (!(error instanceof AfterimageError) || error.code !== 'layer-missing') throw error;
+      if (!isCorrupt(error)) throw error;
     }
     await this.prepare(this.#newest);
-    return this.#reference.hashes(first, count);
+    const now = this.#reference;
+    const found = now === null ? null : await unlessCorrupt(() => now.hashes(first, count));
+    this.#stale ||= found === null;
+    return found;
   }
 
   /** The running cycle gives a block another hash. */
@@ -108,5 +126,16 @@ export class OldHashes {
   dropped(): void {
     this.#noted = new BlockHashMap();
     this.#overflow = false;
+  }
+}
+
+const isCorrupt = (error: unknown): boolean => error instanceof AfterimageError && error.kind === 'corrupt';
+
+async function unlessCorrupt<T>(work: () => Promise<T>): Promise<T | null> {
+  try {
+    return await work();
+  } catch (error) {
+    if (isCorrupt(error)) return null;
+    throw error;
   }
 }

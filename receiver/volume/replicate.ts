@@ -2,15 +2,18 @@
  * Replicates a running copy of a machine: commits recovery points from its writable volumes to the machine's chain, with no agent.
  *
  * Promises: each point holds what all volumes held at one instant, and restores to exactly that. Changes are never lost: a cycle that fails, or
- * whose answer was lost, gives its cut back, and the next one finds them again. Whoever is fenced commits nothing more and says so.
+ * whose answer was lost, gives its cut back, and the next one finds them again. Whoever is fenced commits nothing more and says so. Where the chain is
+ * damaged, so that what was there before can't be told, a copy that has all of itself is compared as a whole, and sends what can't be told.
  * Memory is bounded: two batches and a chunk at a time, and hashes up to REPLICATED_HASHES_MAX (see old-hashes.ts).
  * On a crash: the chain is whole; the volumes say after the restart what may have changed, and what didn't is found by hash and not sent.
  */
+import { BlockSet } from '../../shared/blocks/block-set.js';
 import { digestFromText, digestToText } from '../../shared/blocks/hash.js';
 import type { Clock } from '../../shared/clock.js';
-import { AfterimageError, messageOf } from '../../shared/errors.js';
+import { AfterimageError, corrupt, messageOf } from '../../shared/errors.js';
 import { failpoint } from '../../shared/failpoints.js';
 import {
+  COMPARE_WHOLE_AGAIN_MS,
   IDLE_POINT_INTERVAL_MS,
   REPLICATED_HASHES_MAX,
   REPLICATION_RETRY_MAX_MS,
@@ -32,14 +35,14 @@ import { OldHashes } from './old-hashes.js';
 import { cancelled } from './plan-point.js';
 import { checkVolumes } from './replicated-volumes.js';
 import { keysOf } from '../catalog/store-keys.js';
-import { storeCut, type DiskCipher, type StoredCut } from './volume-cycle.js';
+import { OldUnknown, storeCut, type DiskCipher, type StoredCut } from './volume-cycle.js';
 
 const REASON_LENGTH_MAX = 500;
 
 export interface ReplicatedVolume {
   readonly source: CutSource;
-  /** The disk where its chain ends when the replicator is made: at the newest point, or at the last that has it. */
-  readonly reference: PointContent;
+  /** The disk where its chain ends when the replicator is made: at the newest point, or at the last that has it. Null: it can't be read. */
+  readonly reference: PointContent | null;
   /** Its entry there; needed where the newest point lacks the disk. */
   readonly end?: PointDisk;
   /** The disk at a point that was committed since: asked for when more has changed than is kept in memory. */
@@ -89,6 +92,12 @@ interface Volume {
   readonly old: OldHashes;
   readonly end: PointDisk | undefined;
   digest: bigint;
+  /** The next cycle is about all of the disk. */
+  isWhole: boolean;
+  /** When the last such cycle was committed. */
+  comparedAtMs: number;
+  /** To be in the next point's own layers. */
+  again: BlockSet;
 }
 
 /** A point that is committed, or may be. */
@@ -131,6 +140,9 @@ export class VolumeReplicator {
       old: new OldHashes(volume.reference, volume.reopenReference, entriesMax),
       end: volume.end,
       digest: digestFromText((this.#entryOf(volume.source.disk) ?? volume.end)?.digest ?? ''),
+      isWhole: false,
+      comparedAtMs: -Infinity,
+      again: new BlockSet(),
     }));
     this.#committedAtMonotonicMs = deps.clock.monotonicMs();
     const { id, name } = owned.manifest.machine;
@@ -185,6 +197,28 @@ export class VolumeReplicator {
     return this.#inTurn(() => this.#cycle(reason, evenIfUnchanged, signal));
   }
 
+  /**
+   * A point that has these blocks in its own layers, since what the chain has of them is damaged. Throws code `copy-lacks-blocks`, and changes nothing,
+   * when not all of them can be read here without it.
+   */
+  resend(
+    disk: DiskId,
+    extents: readonly (readonly [number, number])[],
+    signal = new AbortController().signal,
+  ): Promise<RecoveryPoint> {
+    return this.#inTurn(() => {
+      const volume = this.#volumes.find(({ source }) => source.disk === disk);
+      if (volume === undefined) throw new Error(`the copy has no disk ${disk}`);
+      const wanted = new BlockSet();
+      for (const [first, count] of extents) wanted.addRange(first, count);
+      const held = volume.source.held(wanted);
+      if (held.size < wanted.size) throw lacksBlocks(disk, wanted.size, held.size);
+      volume.again.addAll(wanted);
+      volume.source.markChanged(wanted);
+      return this.#cycle('damaged blocks sent once more', true, signal);
+    });
+  }
+
   /** One cycle after the other; keeps what status shows of failures. */
   #inTurn(cycle: () => Promise<RecoveryPoint>): Promise<RecoveryPoint> {
     return this.#turns.run(async () => {
@@ -205,8 +239,34 @@ export class VolumeReplicator {
     await this.#settle();
     const { owned } = this.#options;
     if (!evenIfUnchanged && this.#volumes.every((v) => v.source.changedBlocks === 0)) return this.#point;
-    for (const volume of this.#volumes) await volume.old.prepare(owned.manifest.lastPoint);
-    if (signal.aborted) throw cancelled('a cycle of replication');
+    for (;;) {
+      for (const volume of this.#volumes) await volume.old.prepare(owned.manifest.lastPoint);
+      if (signal.aborted) throw cancelled('a cycle of replication');
+      try {
+        return await this.#cutAndCommit(reason, signal);
+      } catch (error) {
+        if (!(error instanceof OldUnknown)) throw error;
+        this.#compareWhole(error);
+      }
+    }
+  }
+
+  /** Each disk once at most in a cycle. Throws kind `corrupt` when it can't be: not all of it is here, or it was done just now and the chain is not mended yet. */
+  #compareWhole(unknown: OldUnknown): void {
+    const { clock } = this.#deps;
+    const volume = this.#volumes.find(({ source }) => source.disk === unknown.disk);
+    if (volume === undefined) throw unknown;
+    const nowMs = clock.monotonicMs();
+    if (!volume.source.isComplete) throw notWhole(unknown, 'the copy is not whole on this host');
+    if (nowMs - volume.comparedAtMs < COMPARE_WHOLE_AGAIN_MS) throw notWhole(unknown, 'all of it was sent just now');
+    this.#log.warn({ disk: unknown.disk }, `${unknown.message}: all of the disk is compared`);
+    const all = new BlockSet();
+    all.addRange(0, volume.source.geometry.blockCount);
+    volume.source.markChanged(all);
+    volume.isWhole = true;
+  }
+
+  async #cutAndCommit(reason: string, signal: AbortSignal): Promise<RecoveryPoint> {
     const sources = this.#volumes.map((v) => v.source);
     const cut = await cutAll(sources, this.#deps.clock);
     this.#cut = cut;
@@ -233,7 +293,7 @@ export class VolumeReplicator {
     const { owned } = this.#options;
     const point = owned.manifest.lastPoint + 1;
     const stored: StoredCut[] = [];
-    for (const [i, { source, old }] of this.#volumes.entries()) {
+    for (const [i, { source, old, isWhole, again }] of this.#volumes.entries()) {
       const one = cut.cuts[i];
       if (one === undefined) continue;
       const { blockBytes } = source.geometry;
@@ -250,7 +310,7 @@ export class VolumeReplicator {
         seriesId: '',
       });
       const cipher = await this.#cipherOf(source.disk);
-      stored.push(await storeCut(this.#deps.store, one, old, blockBytes, identity, cipher, signal));
+      stored.push(await storeCut(this.#deps.store, one, old, { isWhole, again }, source, identity, cipher, signal));
     }
     if (signal.aborted) throw cancelled('a cycle of replication');
     return stored;
@@ -280,7 +340,7 @@ export class VolumeReplicator {
   async #commit(cut: MachineCut, stored: readonly StoredCut[], reason: string, startedMs: number): Promise<void> {
     const { clock, randomId } = this.#deps;
     const { owned } = this.#options;
-    const digests = this.#volumes.map((v, i) => v.digest ^ (stored[i]?.digestChange ?? 0n));
+    const digests = this.#volumes.map((v, i) => (v.isWhole ? 0n : v.digest) ^ (stored[i]?.digestChange ?? 0n));
     const layers = new Map<string, DiskLayers>();
     const sizes = new Map<string, number>();
     let changedBytes = 0;
@@ -351,6 +411,9 @@ export class VolumeReplicator {
   #accept({ point, digests, sentBlocks, readBlocks, cycleMs }: Commit): void {
     for (const [i, volume] of this.#volumes.entries()) {
       volume.digest = digests[i] ?? volume.digest;
+      if (volume.isWhole) volume.comparedAtMs = this.#deps.clock.monotonicMs();
+      volume.isWhole = false;
+      volume.again = new BlockSet();
       volume.old.committed();
     }
     this.#point = point;
@@ -368,6 +431,20 @@ export class VolumeReplicator {
     );
   }
 }
+
+const lacksBlocks = (disk: DiskId, wanted: number, held: number): AfterimageError =>
+  new AfterimageError(`the running copy has ${held} of ${wanted} blocks of disk ${disk} that are asked for`, {
+    code: 'copy-lacks-blocks',
+    kind: 'refused',
+    hint: 'Bring the damaged object back from a copy of the store.',
+  });
+
+const notWhole = (unknown: OldUnknown, why: string): AfterimageError =>
+  corrupt(
+    'chain-damaged',
+    `${unknown.message}; ${why}`,
+    'Have the damage found and mended: `afterimage scrub NAME --now`, then `afterimage damage NAME`.',
+  );
 
 /** Wait after so many failures in a row. */
 const retryMs = (failures: number): number =>

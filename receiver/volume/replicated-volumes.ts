@@ -10,7 +10,7 @@ import type { CutSource } from './cut.js';
 
 export interface CheckedVolume {
   readonly source: CutSource;
-  readonly reference: PointContent;
+  readonly reference: PointContent | null;
   readonly device: string;
   /** The disk's entry where its chain ends. */
   readonly end?: PointDisk;
@@ -39,7 +39,7 @@ export function checkVolumes(manifest: Manifest, volumes: readonly CheckedVolume
     const lacked = point.without?.includes(source.disk) === true ? end : undefined;
     const at = point.disks.find((d) => d.disk === source.disk) ?? lacked;
     if (at === undefined) return refuse(`point ${point.number} has no disk ${source.disk} (${device})`);
-    if (!sameGeometry(source.geometry, at) || !sameGeometry(reference.geometry, at)) {
+    if (!sameGeometry(source.geometry, at) || !sameGeometry(reference?.geometry ?? at, at)) {
       refuse(
         `disk ${source.disk} (${device}) has another size, or blocks of another size, than at point ${point.number}`,
       );

@@ -35,8 +35,8 @@ export interface VolumeOptions {
   readonly disk: DiskId;
   /** Null: the local image is complete and needs none. */
   readonly content: PointContent | null;
-  /** Names the point of `content`; a folder that was made over another one is refused. */
-  readonly baseKey: string;
+  /** Names the point of `content`; a folder that was made over another one is refused. Null: the point is known no more, and needed no more. */
+  readonly baseKey: string | null;
   readonly writable: boolean;
   /** Bound of what is kept of the point; written blocks don't count. Null: none. */
   readonly cacheBytesMax: number | null;
@@ -159,6 +159,15 @@ export class Volume implements BlockDevice, CutSource {
 
   get changedBlocks(): number {
     return this.#writer.changed.size;
+  }
+
+  held(blocks: BlockSet): BlockSet {
+    const { local, written } = this.#image.maps;
+    // What is only cached may be given up at any time.
+    const kept = this.#complete || this.#cache.keepsEverything ? local : written;
+    const found = new BlockSet();
+    for (const block of blocks.blocks()) if (kept.has(block)) found.add(block);
+    return found;
   }
 
   /**

@@ -12,6 +12,9 @@ import { afterAll, afterEach, describe, expect, it } from 'vitest';
 import { systemClock } from '../../shared/clock.js';
 import { silentLogger } from '../../shared/log.js';
 import { MIB } from '../../shared/units.js';
+import { loadDamage } from '../../receiver/catalog/damage-io.js';
+import { layerName } from '../../receiver/catalog/names.js';
+import { OwnedMachines } from '../../receiver/catalog/owned-machines.js';
 import { loadRecovery } from '../../receiver/catalog/recovery-io.js';
 import { loadHead } from '../../receiver/catalog/reader.js';
 import { FailoverEngine } from '../../receiver/failover/engine.js';
@@ -19,9 +22,12 @@ import { operationRequestSchema, type OperationInput } from '../../receiver/fail
 import { realParts } from '../../receiver/failover/real-parts.js';
 import type { FailoverParts } from '../../receiver/failover/parts.js';
 import { FileStore } from '../../receiver/store/file-store.js';
+import { unpaced } from '../../receiver/upkeep/pace.js';
+import { repairMachine } from '../../receiver/upkeep/scrub-repair.js';
 import { Chain } from '../helpers/layers.js';
 import { removeTempFolders, tempFolder } from '../helpers/folders.js';
 import { planOf, restoreTo } from '../helpers/restore.js';
+import { scrub } from '../scrub/finished-store.js';
 import { copiesFolder, copiesIn, removeCopiesFolders } from './fakes.js';
 
 const run = promisify(execFile);
@@ -49,6 +55,7 @@ class Site {
   readonly folder = copiesFolder();
   readonly receiver = randomUUID();
   engine!: FailoverEngine;
+  readonly #machines = new OwnedMachines();
 
   constructor(
     readonly store: FileStore,
@@ -63,6 +70,7 @@ class Site {
       randomId: randomUUID,
       log: silentLogger(),
       home,
+      machines: this.#machines,
       intervalMs: 200,
       cacheBytesMax: null,
       env: process.env,
@@ -121,6 +129,23 @@ class Site {
       if (systemClock.monotonicMs() > until) throw new Error(`no point: ${JSON.stringify(copy)}`);
       await systemClock.sleep(50);
     }
+  }
+
+  /** Finds and mends what is damaged, as the daemon does. */
+  async mend(): Promise<void> {
+    const { store, chain, engine } = this;
+    const { machine } = chain;
+    await scrub(store, machine);
+    const owned = this.#machines.get(machine);
+    if (owned === null) throw new Error('nobody has the machine');
+    const { signal } = new AbortController();
+    const atHome = (): Promise<never> => Promise.reject(new Error('there is nobody at home'));
+    await repairMachine({
+      ...{ store, beneath: store, clock: systemClock, log: silentLogger(), owned, signal },
+      pace: unpaced(systemClock),
+      wholeCopy: () => engine.wholeCopy(machine),
+      ask: (disk, extents) => engine.resend(machine, disk, extents, signal) ?? atHome(),
+    });
   }
 
   async restored(point: number): Promise<Buffer> {
@@ -220,6 +245,58 @@ describe.skipIf(!hasQemuIo)('a copy with real volumes', () => {
     expect(await objects()).toEqual(before);
     const recovery = await loadRecovery(at.store, at.chain.machine);
     expect(recovery?.jobs[0]?.data['drillSucceeded']).toBe(true);
+  });
+
+  describe('whose store is damaged', () => {
+    const layerOf = ({ chain }: Site, n: number): string => {
+      const layer = chain.deltas[n];
+      if (layer === undefined) throw new Error(`no layer ${n}`);
+      return layerName(chain.machine, chain.disk, layer);
+    };
+
+    it('has all of itself: it goes on, also after a restart, and gives the store what that lacks', async () => {
+      const at = await site();
+      await at.do({ operation: 'failover' });
+      await at.write(77 * 4096, randomBytes(4096));
+      await at.nextPoint();
+      // All of it was read, and is on this host.
+      const before = await at.disk();
+      for (let mib = 0; mib < 80; mib += 16)
+        await run('qemu-io', ['-f', 'raw', '-c', `read ${mib}M 16M`, await at.uri()]);
+      await at.stop();
+      await at.store.deleteMany([layerOf(at, 1)]);
+      await at.start();
+      expect(same(await at.disk(), before)).toBe(true);
+      // What no layer has any more, and what one has that is gone.
+      await at.write(78 * 4096, randomBytes(4096));
+      await at.write(200 * 4096, randomBytes(4096));
+      const whole = await at.nextPoint();
+      await at.mend();
+      expect((await loadDamage(at.store, at.chain.machine))?.items.map((item) => item.kind)).toEqual(['layer']);
+      expect(same(await at.restored(whole), await at.disk())).toBe(true);
+      await at.write(79 * 4096, randomBytes(4096));
+      expect(same(await at.restored(await at.nextPoint()), await at.disk())).toBe(true);
+      const { findings } = await scrub(at.store, at.chain.machine);
+      expect(findings).toEqual([]);
+      // The point that it began with is not listed any more.
+      const last = await at.disk();
+      await at.stop();
+      await at.start();
+      expect(same(await at.disk(), last)).toBe(true);
+      await at.write(80 * 4096, randomBytes(4096));
+      expect(same(await at.restored(await at.nextPoint()), await at.disk())).toBe(true);
+    }, 60_000);
+
+    it('lacks a part of it: what can be had is served, and what is wrong is said', async () => {
+      const at = await site();
+      await at.do({ operation: 'failover' });
+      await at.stop();
+      await at.store.deleteMany([layerOf(at, 1)]);
+      await at.start();
+      const view = await at.engine.view(at.chain.machine);
+      expect(view.instances).toEqual([]);
+      expect(view.recovery?.failover).not.toBeNull();
+    });
   });
 
   it('another receiver is refused while the first lives, takes over when it is gone, and the first ends its copy when it is back', async () => {

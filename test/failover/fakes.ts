@@ -378,6 +378,8 @@ export class Process {
       hold: unused,
       cut: unused,
       resume: unused,
+      isComplete: true,
+      held: (blocks: BlockSet) => blocks.clone(),
       markChanged: (blocks: BlockSet) => changed.addAll(blocks),
       hydrate: () => Promise.resolve(),
       stats: () => ({ localBytes: 0, hydratedPercent: 0 }),
@@ -395,6 +397,7 @@ export class Process {
       problem: null,
     };
     return {
+      resend: () => Promise.reject(new Error('nothing is damaged here')),
       run: (signal) =>
         new Promise((resolve) => {
           // As the real one: nothing is awaited before the first cycle.

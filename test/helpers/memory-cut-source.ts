@@ -31,6 +31,23 @@ export class MemoryCutSource implements CutSource {
     return this.changed.size;
   }
 
+  /** Blocks that are not on this host: all else is. */
+  readonly away = new BlockSet();
+
+  get isComplete(): boolean {
+    return this.away.isEmpty;
+  }
+
+  held(blocks: BlockSet): BlockSet {
+    const found = blocks.clone();
+    for (const block of this.away.blocks()) found.delete(block);
+    return found;
+  }
+
+  markChanged(blocks: BlockSet): void {
+    this.changed.addAll(blocks);
+  }
+
   get isHeld(): boolean {
     return this.#released !== null;
   }

@@ -2,12 +2,15 @@
  * What a receiver's host has of the copies of machines that were failed over to it: their records, volumes and guests. They outlive the receiver's process;
  * a guest writes while its volumes are served and nobody holds them. What a copy's first content is comes through the real reading of its point.
  */
+import { AfterimageError } from '../../shared/errors.js';
 import { BlockSet } from '../../shared/blocks/block-set.js';
 import { CHUNK_PLAIN_BYTES_MAX } from '../../shared/limits.js';
+import type { DiskId } from '../../shared/units.js';
 import type { CopyFile, CopyRecords } from '../../receiver/failover/copy-file.js';
 import type { ComputeProvider } from '../../receiver/failover/compute/provider.js';
 import type { CopyVolume, FailoverParts, VolumeOptions } from '../../receiver/failover/parts.js';
 import type { Instance } from '../../receiver/catalog/recovery.js';
+import type { PointContent } from '../../receiver/volume/content.js';
 import type { VolumeCut } from '../../receiver/volume/cut.js';
 import { parseBlock, renderBlock, type Halves } from './blocks.js';
 import { SimDisk } from './disk.js';
@@ -35,7 +38,7 @@ export interface CopyWorld {
 /** A volume as it lies on the host. */
 interface Lying {
   readonly disk: SimDisk;
-  readonly baseKey: string;
+  readonly baseKey: string | null;
   changed: BlockSet;
   /** Of a cut that was begun and of which nobody has said what became of it. */
   cut: BlockSet | null;
@@ -158,10 +161,13 @@ export class CopyHost {
     const { folder, baseKey } = options;
     const { machine, instance } = this.#fileOf(folder.split('/').at(-3) ?? '');
     let lying = this.#volumes.get(folder);
-    if (lying !== undefined && lying.baseKey !== baseKey) throw new Error(`${folder} stands on ${lying.baseKey}`);
+    if (lying !== undefined && baseKey !== null && lying.baseKey !== baseKey)
+      throw new Error(`${folder} stands on ${lying.baseKey}`);
     if (lying === undefined) {
+      const { content } = options;
+      if (content === null || baseKey === null) throw nothingThere(folder);
       this.#world.opened(machine, instance, Number(baseKey.split(' ')[0]));
-      lying = { disk: await this.#fill(machine, options), baseKey, changed: new BlockSet(), cut: null };
+      lying = { disk: await this.#fill(machine, options.disk, content), baseKey, changed: new BlockSet(), cut: null };
       await this.#call(process, 'opens a volume');
       this.#volumes.set(folder, lying);
       const found = lying;
@@ -173,7 +179,7 @@ export class CopyHost {
     return this.#volume(process, machine, lying);
   }
 
-  async #fill(machine: SimMachine, { disk: id, content }: VolumeOptions): Promise<SimDisk> {
+  async #fill(machine: SimMachine, id: DiskId, content: PointContent): Promise<SimDisk> {
     const { number } = machine.diskOf(id);
     const { blockBytes, sizeBytes, blockCount } = content.geometry;
     const disk = new SimDisk(this.#world.scheduler, number, id, { blockBytes, sizeBytes });
@@ -227,6 +233,8 @@ export class CopyHost {
       },
       cut: () => cutOf(lying, () => this.#world.cut(machine, disk, process.name)),
       resume,
+      isComplete: true,
+      held: (blocks) => blocks.clone(),
       markChanged: (blocks) => lying.changed.addAll(blocks),
       hydrate: () => Promise.resolve(),
       stats: () => ({ localBytes: 0, hydratedPercent: null }),
@@ -286,6 +294,9 @@ export class CopyHost {
     return { workload, startedAtMs: 0, isRunning: false };
   }
 }
+
+const nothingThere = (folder: string): AfterimageError =>
+  new AfterimageError(`there is no volume in ${folder}`, { code: 'volume-incomplete', kind: 'refused' });
 
 /** The blocks that changed, as they are now. */
 function cutOf(lying: Lying, onCut: () => void): VolumeCut {

@@ -273,7 +273,8 @@ export class ReceiverNode {
     const mending = new Mending({
       ...{ store, beneath: store, clock, log, bytesPerSecond },
       ownerOf: (machine) => upkeep.ownerOf(machine),
-      resend: (...asked) => life.registry.homeAgents.resend(...asked),
+      resend: (...asked) => life.engine?.resend(...asked) ?? life.registry.homeAgents.resend(...asked),
+      wholeCopy: (machine) => life.engine?.wholeCopy(machine) ?? null,
     });
     const scrub = new ScrubTask({
       ...{ store, clock, log, random: rng.unit, isOurs },

@@ -2,6 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { join } from 'node:path';
 import { existsSync } from 'node:fs';
 import { describe, expect, it } from 'vitest';
+import { BlockSet } from '../../shared/blocks/block-set.js';
 import { systemClock } from '../../shared/clock.js';
 import { silentLogger } from '../../shared/log.js';
 import { asDiskId, KIB, MIB } from '../../shared/units.js';
@@ -59,6 +60,25 @@ describe('hydration', () => {
       expect(differing(await wholeDisk(again), model.settledDisk(), SECTOR)).toEqual([]);
       await again.close();
     }
+  });
+
+  it('knows which blocks it keeps, whatever becomes of the point', async () => {
+    const content = new MemoryContent(disk);
+    const asked = BlockSet.of([0, 1, 2, 40]);
+    const bounded = await Volume.open(await optionsFor(content, { cacheBytesMax: 512 * KIB }));
+    const unbounded = await Volume.open(await optionsFor(content));
+    for (const volume of [bounded, unbounded]) {
+      await volume.write(volume.blockBytes, Buffer.alloc(volume.blockBytes, 7));
+      await volume.read(0, Buffer.alloc(volume.blockBytes));
+    }
+    // What is only cached may be given up.
+    expect([...bounded.held(asked).blocks()]).toEqual([1]);
+    expect(unbounded.held(asked).has(1)).toBe(true);
+    expect(unbounded.held(asked).has(40)).toBe(false);
+    await unbounded.hydrate({ bytesPerSecond: null, signal: forever() });
+    expect([...unbounded.held(asked).blocks()]).toEqual([0, 1, 2, 40]);
+    await bounded.close();
+    await unbounded.close();
   });
 
   it('shows what it can not fetch, and tries again', async () => {

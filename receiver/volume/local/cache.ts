@@ -92,6 +92,11 @@ export class Cache {
     this.landing.endPassing();
   }
 
+  /** Nothing that is local is given up. */
+  get keepsEverything(): boolean {
+    return this.#blocksMax === Infinity;
+  }
+
   touch(first: number, count: number): void {
     if (this.#blocksMax !== Infinity) this.#mark(this.#used, first, count);
   }

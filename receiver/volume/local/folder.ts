@@ -125,7 +125,7 @@ async function openFiles(
       disk: options.disk,
       sizeBytes: geometry.sizeBytes,
       blockBytes: geometry.blockBytes,
-      baseKey: options.baseKey,
+      baseKey: options.baseKey ?? found?.baseKey ?? '',
       bootId: options.bootId,
       clean: false,
       writes: options.writable || (found?.writes ?? false),

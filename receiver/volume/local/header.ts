@@ -120,7 +120,8 @@ export interface ExpectedImage {
   readonly disk: string;
   /** Null: whatever the image was made for. */
   readonly geometry: { readonly sizeBytes: number; readonly blockBytes: number } | null;
-  readonly baseKey: string;
+  /** Null: whatever it was made over. */
+  readonly baseKey: string | null;
 }
 
 /** Throws (kind `refused`) when an image was made for something else. */
@@ -133,7 +134,7 @@ export function checkHeader(folder: string, header: ImageHeader, expected: Expec
   compare('disk', header.disk, expected.disk);
   compare('size', header.sizeBytes, geometry?.sizeBytes ?? header.sizeBytes);
   compare('block size', header.blockBytes, geometry?.blockBytes ?? header.blockBytes);
-  compare('base', header.baseKey, expected.baseKey);
+  compare('base', header.baseKey, expected.baseKey ?? header.baseKey);
   if (differing.length === 0) return;
   throw new AfterimageError(`the local image in ${folder} is another one: ${differing.join(', ')}`, {
     code: 'volume-other-base',
