@@ -13,6 +13,7 @@ import { digestFromText, ZERO_HASH } from '../../shared/blocks/hash.js';
 import { AfterimageError } from '../../shared/errors.js';
 import type { LayerIndex } from '../../shared/layer/layer.js';
 import { TOLD_BLOCKS_MAX, TOLD_CANDIDATES_MAX } from '../../shared/limits-scrub.js';
+import { asExtents, isOpen, type DamageItem } from '../catalog/damage.js';
 import type { LayerRef, RecoveryPoint } from '../catalog/manifest.js';
 import type { PointDisk } from '../catalog/reader.js';
 import { digestOfUnit, hashesOfSegment } from '../volume/block-hashes.js';
@@ -34,13 +35,15 @@ export interface LostLayer {
   readonly index: LayerIndex | null;
 }
 
-/** A disk with lost layers, and all that is whole of it. */
+/** A disk with lost layers, and all that is known of it. */
 export interface LossCase {
   readonly reader: LayerReader;
   readonly geometry: Geometry;
   /** Oldest first. */
   readonly lost: readonly LostLayer[];
   readonly known: readonly LayerRef[];
+  /** Blocks that a known layer has by its index, and that can't be had from it; null: none. */
+  readonly spoiled: (layer: LayerRef) => BlockSet | null;
   readonly points: readonly RecoveryPoint[];
 }
 
@@ -49,6 +52,7 @@ export function lossCase(
   history: MachineHistory,
   disk: DiskHistory,
   lost: readonly LostLayer[],
+  damage: readonly DamageItem[],
 ): LossCase {
   const { sizeBytes, blockBytes } = disk.entry;
   const isLost = (layer: LayerRef): boolean => lost.some((one) => isSameLayer(one.layer, layer));
@@ -57,8 +61,27 @@ export function lossCase(
     geometry: geometryOf(sizeBytes, blockBytes),
     lost: [...lost].sort((a, b) => compareLayers(a.layer, b.layer)),
     known: [...disk.bases, ...disk.deltas].filter((layer) => !isLost(layer)).sort(compareLayers),
+    spoiled: spoiledBy(reader, damage),
     points: history.points.filter((point) => point.disks.some((d) => d.disk === reader.owner.disk)),
   };
+}
+
+function spoiledBy(reader: LayerReader, damage: readonly DamageItem[]): LossCase['spoiled'] {
+  const blocks = new Map<string, BlockSet>();
+  for (const item of damage) {
+    if (item.kind !== 'layer' || !isOpen(item) || item.extents === null) continue;
+    const bad = new BlockSet();
+    for (const { first, count } of asExtents(item)) bad.addRange(first, count);
+    blocks.set(item.object, bad);
+  }
+  return (layer) => blocks.get(reader.nameOf(layer)) ?? null;
+}
+
+/** Of these blocks those in a run that can be had from a known layer which has the run. */
+function blocksOf(of: LossCase, blocks: BlockSet, layer: LayerRef, first: number, count: number): number[] {
+  const spoiled = of.spoiled(layer);
+  const found = blocks.blocksIn(first, count);
+  return spoiled === null ? found : found.filter((block) => !spoiled.has(block));
 }
 
 export const isSameLayer = (a: LayerRef, b: LayerRef): boolean =>
@@ -82,12 +105,13 @@ export async function openBlocks(of: LossCase, { layer, askedAfter }: LostLayer)
 }
 
 /** Of these blocks those that no layer of a later point than this has: the agent has not sent them yet. */
-export async function notSent({ known, reader, geometry }: LossCase, blocks: BlockSet, after: number) {
+export async function notSent(of: LossCase, blocks: BlockSet, after: number) {
+  const { known, reader, geometry } = of;
   const left = blocks.clone();
   for (const later of known) {
     if (later.lastPoint <= after || later.kind === 'base') continue;
     for (const [first, count] of await coverageOf(reader, geometry, later))
-      for (const block of left.blocksIn(first, count)) left.delete(block);
+      for (const block of blocksOf(of, left, later, first, count)) left.delete(block);
   }
   return left;
 }
@@ -202,7 +226,7 @@ async function sentHashes(of: LossCase, blocks: BlockSet): Promise<Map<number, b
     if (donor.kind === 'base' || donor.lastPoint <= after) continue;
     const index = await of.reader.index(donor);
     for (let i = 0; i < index.first.length; i++) {
-      for (const block of blocks.blocksIn(index.first[i] ?? 0, index.count[i] ?? 0)) {
+      for (const block of blocksOf(of, blocks, donor, index.first[i] ?? 0, index.count[i] ?? 0)) {
         if (sent.has(block)) continue;
         const at = (index.hashAt[i] ?? 0) + block - (index.first[i] ?? 0);
         sent.set(block, index.zero[i] === 1 ? ZERO_HASH : (index.hashes[at] ?? 0n));
@@ -271,7 +295,7 @@ async function oneLayer(
     const index = await reader.index(donor);
     const runs: [number, number][] = [];
     for (let i = 0; i < index.first.length; i++) {
-      for (const block of left.blocksIn(index.first[i] ?? 0, index.count[i] ?? 0)) {
+      for (const block of blocksOf(of, left, donor, index.first[i] ?? 0, index.count[i] ?? 0)) {
         left.delete(block);
         runs.push([block, 1]);
       }

@@ -102,7 +102,7 @@ export async function repairMachine(deps: RepairDeps): Promise<void> {
     for (const [disk, lost] of unknown) {
       if (signal.aborted) return;
       const concerned = lost.map(({ item }) => item);
-      await attempt(deps, concerned, () => repairLost(deps, disk, lost));
+      await attempt(deps, concerned, () => repairLost(deps, disk, lost, items));
     }
     left = unknown.size > 0 ? again : [];
   }
@@ -156,13 +156,18 @@ const historyOf = ({ store, owned }: RepairDeps): Promise<MachineHistory> =>
   loadHistory(new CatalogCache(store), owned.manifest);
 
 /** Layers of one disk of which nobody knows what they held. */
-async function repairLost(deps: RepairDeps, disk: DiskId, lost: readonly LostItem[]): Promise<void> {
+async function repairLost(
+  deps: RepairDeps,
+  disk: DiskId,
+  lost: readonly LostItem[],
+  damage: readonly DamageItem[],
+): Promise<void> {
   const { store, owned } = deps;
   const history = (): Promise<MachineHistory> => historyOf(deps);
   const { blockBytes } = owned.manifest.disks.find((entry) => entry.id === disk) ?? { blockBytes: 0 };
   const reader = new LayerReader(store, { machine: owned.manifest.machine.id, disk, blockBytes }, new IndexCache());
   const marking = (item: DamageItem, change: DamageChange): Promise<void> => mark(deps, item, change);
-  const result = await repairUnknown({ ...deps, history, mark: marking }, reader, lost);
+  const result = await repairUnknown({ ...deps, history, damage, mark: marking }, reader, lost);
   for (const { item } of lost) {
     if (result.lost.length > 0) {
       const why = `nobody knows what the layer held; ${result.from}; its points are not listed any more`;

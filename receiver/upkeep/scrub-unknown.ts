@@ -27,6 +27,8 @@ export interface LostItem {
 type Change = Pick<DamageItem, 'state' | 'reason' | 'askedAfter'>;
 
 export interface UnknownDeps extends RepairDeps {
+  /** All that is known to be damaged of the machine. */
+  readonly damage: readonly DamageItem[];
   readonly history: () => Promise<MachineHistory>;
   readonly mark: (item: DamageItem, change: Change) => Promise<void>;
 }
@@ -45,7 +47,7 @@ export async function repairUnknown(
 ): Promise<UnknownResult> {
   const asked = await ask(deps, reader, items);
   const history = await deps.history();
-  const of = caseOf(reader, history, items, asked.after);
+  const of = caseOf(deps, reader, history, items, asked.after);
   const { made, broken } = await rebuildLayers(deps, of, (layers) => deps.owned.landed(layers));
   if (broken.length > 0 && items.some(({ index }) => index !== null)) {
     // What the chunks said was not all of it.
@@ -69,6 +71,7 @@ export async function repairUnknown(
 }
 
 function caseOf(
+  { damage }: UnknownDeps,
   reader: LayerReader,
   history: MachineHistory,
   items: readonly LostItem[],
@@ -77,7 +80,7 @@ function caseOf(
   const disk = history.disks.get(reader.owner.disk);
   if (disk === undefined) throw diskIsGone(reader.owner.disk);
   const lost = items.map(({ item, layer, index }) => ({ layer, index, askedAfter: askedAfter(item) }));
-  return lossCase(reader, history, disk, lost);
+  return lossCase(reader, history, disk, lost, damage);
 }
 
 interface Asked {
@@ -94,7 +97,7 @@ async function ask(deps: UnknownDeps, reader: LayerReader, items: readonly LostI
   const { lastPoint } = history.manifest;
   const after = (item: DamageItem): number => item.askedAfter ?? lastPoint;
   const noted = (item: DamageItem): DamageItem => ({ ...item, askedAfter: after(item) });
-  const of = caseOf(reader, history, items, after);
+  const of = caseOf(deps, reader, history, items, after);
   const unknown = of.lost.filter(({ index }) => index === null);
   if (unknown.length === 0) return { after, noted, from: 'made anew of its own chunks' };
   const wanted = new BlockSet();

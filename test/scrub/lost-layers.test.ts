@@ -207,6 +207,35 @@ describe.each(MODES)('encryption: %s', (mode) => {
       await expectWhole(1, 2, 3, 4, 5);
     });
 
+    it('and what was sent is damaged and overwritten since: what can be had is had, and nothing waits for ever', async () => {
+      const { layers } = await source.point(write('two', 2, 8));
+      await source.point(write('three', 30));
+      source.remove(layers[0]);
+      await scrub(source.store, MACHINE);
+      source.through = storeThrough(source.store, (what, work) => {
+        if (what.startsWith('open ') && source.asked.length > 0)
+          throw new AfterimageError('gone', { code: 'x', kind: 'io' });
+        return work();
+      });
+      await source.repair();
+      source.through = source.store;
+      const sent = source.owned.manifest.tail.deltas.at(-1)?.layer;
+      expect(sent?.lastPoint).toBe(4);
+      await source.point(write('five', 2));
+      await source.point(write('six', 40));
+      source.flip(sent, IN_FIRST_CHUNK);
+      await scrubAndRepair();
+      await source.repair();
+      expect((await items()).filter(({ state }) => state === 'found' || state === 'asked')).toEqual([]);
+      const points = await source.restorable();
+      const newest = source.owned.manifest.lastPoint;
+      expect([...points].filter(([p]) => p === 1 || p >= 5)).toEqual(
+        [1, ...Array.from({ length: newest - 4 }, (_, i) => i + 5)].map((p) => [p, true]),
+      );
+      // Block 2 as it was is nowhere; what is listed and lacks it fails.
+      expect([...points].filter(([p]) => p > 1 && p < 4)).toEqual([]);
+    });
+
     it('because a point was held: it is mended as far as it goes once that is released', async () => {
       const { layers } = await source.point(write('two', 2, 8));
       await source.point(write('three', 2));
