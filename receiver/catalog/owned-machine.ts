@@ -135,6 +135,12 @@ export class OwnedMachine {
   /** Whether an object of this epoch may still become part of a manifest. When in doubt it may. */
   isInFlight = (sequence: number): boolean => sequence > this.#sequence || this.#inFlight.has(sequence);
 
+  /** The same as of now, whatever lands later: for whoever reads this manifest, then looks at what there is. */
+  inFlightNow(): (sequence: number) => boolean {
+    const [last, inFlight] = [this.#sequence, new Set(this.#inFlight)];
+    return (sequence) => sequence > last || inFlight.has(sequence);
+  }
+
   /** These objects are in a manifest now, or never will be: they are what the manifest says. */
   landed = (objects: Iterable<{ readonly epoch: number; readonly sequence: number }>): void => {
     for (const { epoch, sequence } of objects) if (epoch === this.epoch) this.#inFlight.delete(sequence);

@@ -76,7 +76,10 @@ async function listObjects(store: ObjectStore, machine: MachineId): Promise<Obje
   return objects;
 }
 
-/** Reads only. `epoch` and `isInFlight` are of the owner; without one nothing of the newest epoch counts as garbage. */
+/**
+ * Reads only. `isInFlight` is of the owner, as of the moment when the manifest of `history` was the newest: what landed since is not named there. Without an
+ * owner nothing of the newest epoch counts as garbage.
+ */
 export async function planGc(
   { store, clock, delayMs }: GcDeps,
   history: MachineHistory,
@@ -103,11 +106,12 @@ export async function runGc(
   deps: GcDeps,
   owned: OwnedMachine,
   history: MachineHistory,
+  isInFlight: (sequence: number) => boolean,
   memory: GcMemory,
   pins: GcPins,
   signal: AbortSignal,
 ): Promise<GcResult> {
-  const plan = await planGc(deps, history, memory, pins, owned.isInFlight);
+  const plan = await planGc(deps, history, memory, pins, isInFlight);
   memory.seen = plan.seen;
   await owned.confirm();
   const nowMs = deps.clock.nowMs();

@@ -405,11 +405,13 @@ export class MachineUpkeep {
     await owned.settle();
     // Nothing is written by tasks now, and no commit is in doubt: what the manifest doesn't name of theirs, a failed task left.
     owned.landed(this.#taken.splice(0));
+    // With the manifest: a layer that lands while things are listed would be taken for one that nobody names, and for how long is remembered.
+    const isInFlight = owned.inFlightNow();
     const history = await loadHistory(this.#cache, owned.manifest);
     const held = await loadHeldAndEndPins(store, history.manifest.machine.id, clock.nowMs(), this.#gc.lockedPins);
     mustNotBeBlocked(held.blockers);
     const gc = { store, clock, delayMs: deletionDelayMs };
-    const result = await runGc(gc, owned, history, this.#gc, held.pins, signal);
+    const result = await runGc(gc, owned, history, isInFlight, this.#gc, held.pins, signal);
     this.garbage = result;
     this.#stats.retain(liveKeys(history));
     work.deletedObjects += result.deleted.length + result.deletedManifests;

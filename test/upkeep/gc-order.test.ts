@@ -2,10 +2,20 @@
  * What GC does around its plan: it deletes only while nobody else has the machine, the boundary stands before manifests below it go, and what can't be read
  * stops it.
  */
+import { randomUUID } from 'node:crypto';
 import { beforeEach, describe, expect, it } from 'vitest';
 import { readBoundary } from '../../receiver/catalog/manifest-io.js';
-import { boundaryPrefix, historyName, manifestPrefix, numberOfName } from '../../receiver/catalog/names.js';
+import {
+  boundaryPrefix,
+  historyName,
+  layerName,
+  manifestPrefix,
+  numberOfName,
+  pinName,
+} from '../../receiver/catalog/names.js';
 import { OwnedMachine } from '../../receiver/catalog/owned-machine.js';
+import { PIN_VERSION, type Pin } from '../../receiver/catalog/pins.js';
+import { sealJson } from '../../receiver/catalog/sealed-json.js';
 import { copyName } from '../../receiver/catalog/second-copies.js';
 import { MachineUpkeep } from '../../receiver/upkeep/machine-upkeep.js';
 import type { TaskResult } from '../../receiver/upkeep/task-result.js';
@@ -54,6 +64,43 @@ it('the same with nothing in the way: it is deleted', async () => {
   await withDueOrphan();
   expect(await gc()).toMatchObject([{ deletedObjects: 1, problem: null }]);
   expect(store.objects.has(ORPHAN)).toBe(false);
+});
+
+it('what landed while it listed counts as unnamed from when it is: a pin that was set meanwhile keeps it', async () => {
+  await points(3);
+  let isDue = true;
+  const through = storeThrough(store, async (what, work) => {
+    if (isDue && what.startsWith('list ') && what.endsWith('/disks/')) {
+      isDue = false;
+      await points(1);
+    }
+    return work();
+  });
+  world.upkeep = new MachineUpkeep(world.upkeepDeps(through));
+  await gc();
+  const landed = world.owned.manifest.tail.deltas.at(-1)?.layer;
+  const name = landed === undefined ? '' : layerName(MACHINE, disk.id, landed);
+  expect([isDue, store.objects.has(name)]).toEqual([false, true]);
+  const nowMs = world.clock.nowMs();
+  const pin: Pin = {
+    ...{ version: PIN_VERSION, id: randomUUID(), sequence: 1, point: 4, manifest: world.owned.manifest.number },
+    ...{ holder: 'test', writtenAtMs: nowMs, ttlMs: 1e9, expiresAtMs: nowMs + 1e9 },
+  };
+  store.objects.set(pinName(MACHINE, pin.id, 1), sealJson(pin));
+  // Its point stays, and it is merged with its neighbours.
+  await points(2);
+  world.policy = { tiers: [{ everyMs: 15_000, upToMs: 1e12 }], applicationTiers: [] };
+  await world.upkeep.run(world.owned, new AbortController().signal, ['retention', 'merge']);
+  expect(world.owned.manifest.tail.deltas.map(({ layer }) => layerName(MACHINE, disk.id, layer))).not.toContain(name);
+  world.clock.ms += 2 * DELAY_MS;
+  for (let i = 0; i < 2; i++) {
+    await gc();
+    expect(store.objects.has(name)).toBe(true);
+    world.clock.ms += 2 * DELAY_MS;
+  }
+  store.objects.delete(pinName(MACHINE, pin.id, 1));
+  await gc();
+  expect(store.objects.has(name)).toBe(false);
 });
 
 it('an owner that was taken over, before or while it looked, deletes nothing', async () => {
