@@ -15,7 +15,7 @@ import { readBoundary, readHighestManifest, readHistoryPage, readLayerList, read
 import { manifestPrefix, numberOfName } from './names.js';
 import { describeSelector, type PointSelector } from './point-selector.js';
 import { isSameRun, throughShortcuts } from './shortcuts.js';
-import { disksNamed, hasAll, lackingDisks, lackingText, lacksDisks, missing } from './whole-machine.js';
+import { disksNamed, hasAll, lackingDisks, lackingText, lacksDisks, missing, unpointedDisks } from './whole-machine.js';
 
 export type PointDisk = z.infer<typeof pointDiskSchema>;
 
@@ -155,11 +155,14 @@ export class MachineReader {
 
   /**
    * The same for whoever wants the whole machine. `without`: disks that may be missing, by id or device. Throws kind `usage`, code `point-lacks-disk`, for
-   * a point that lacks another and was not named by its number.
+   * a point that lacks another and was not named by its number. Disks that no point has yet are named in `concerns`.
    */
   async findWhole(selector: PointSelector, without: readonly string[]): Promise<RecoveryPoint> {
     const mayLack = disksNamed(this.manifest, without);
     const point = await this.findPoint(selector);
+    const unpointed = unpointedDisks(this.manifest);
+    if (unpointed.length > 0)
+      this.concerns.push(`no point has ${lackingText(unpointed)} yet: the first copy is not complete, or was given up`);
     const disks = missing(this.manifest, point, selector, mayLack);
     if (disks.length === 0) return point;
     const damage = await this.#damage();

@@ -26,6 +26,10 @@ export function lackingDisks({ disks }: Disks, point: Pick<RecoveryPoint, 'witho
     .map(({ id, device, lastPoint }) => ({ id, device, lastPoint }));
 }
 
+/** Disks that no point has: their first copy isn't complete, or they were given up before it was. */
+export const unpointedDisks = ({ disks }: Disks): LackingDisk[] =>
+  disks.filter(({ lastPoint }) => lastPoint === 0).map(({ id, device, lastPoint }) => ({ id, device, lastPoint }));
+
 export const lackingText = (disks: readonly LackingDisk[]): string =>
   `${disks.length === 1 ? 'disk' : 'disks'} ${disks.map(({ id, device }) => `${device} (${id})`).join(', ')}`;
 

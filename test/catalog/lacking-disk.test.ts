@@ -5,7 +5,7 @@ import { MachineReader } from '../../receiver/catalog/reader.js';
 import { assignTargets } from '../../receiver/cli/restore.js';
 import { lackingDisks } from '../../receiver/catalog/whole-machine.js';
 import { AfterimageError } from '../../shared/errors.js';
-import { MIB } from '../../shared/units.js';
+import { asDiskId, MIB } from '../../shared/units.js';
 import { MACHINE } from '../helpers/layers.js';
 import { MemoryStore } from '../helpers/memory-store.js';
 import { World, type TestDisk } from '../upkeep/world.js';
@@ -89,6 +89,32 @@ describe('a machine of two disks, of which one is away', () => {
     expect((await view.findWhole(parsePointSelector('latest'), [])).number).toBe(3);
     expect(view.concerns).toEqual([]);
     expect(lackingDisks({ disks: [] }, { without: [data.id] })).toEqual([]);
+  });
+
+  it('a disk that no point has yet: who takes the machine is told', async () => {
+    await world.owned.commit(({ disks, ...content }) =>
+      Promise.resolve({
+        ...content,
+        disks: [
+          ...disks,
+          ...disks
+            .slice(0, 1)
+            .map((entry) => ({
+              ...entry,
+              id: asDiskId('late'),
+              device: '/dev/late',
+              lastPoint: 0,
+              bases: null,
+              staged: null,
+            })),
+        ],
+      }),
+    );
+    const view = await open();
+    expect((await view.findWhole(parsePointSelector('latest'), [])).number).toBe(1);
+    expect(view.concerns).toEqual([
+      expect.stringMatching(/^no point has disk \/dev\/late \(late\) yet: the first copy/),
+    ]);
   });
 
   it('whoever looks into it, or restores a disk of it, is told and served', async () => {

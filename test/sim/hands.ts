@@ -158,7 +158,8 @@ export class Hands implements StoreWatcher {
     const disks = copy === null ? null : (host?.copies.disksOf(copy.id) ?? null);
     if (copy === null || disks === null) return violated(`${machine.name} comes home, and its copy is gone`);
     if (host?.copies.runs(copy.id) === true) violated(`${machine.name} comes home, and its copy runs still`);
-    for (const disk of machine.disks) {
+    // One that no point had when it was failed over is as it was.
+    for (const disk of machine.disks.filter(({ id }) => copy.disks.some((one) => one.disk === id))) {
       const wrong = differing(
         disk,
         disks.find(({ id }) => id === disk.id),
