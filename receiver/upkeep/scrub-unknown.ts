@@ -124,7 +124,8 @@ async function mustNotBeHeld(
   if (drop.size === 0) return;
   const held = await loadHeld(store, owned.manifest.machine.id, clock.nowMs(), wholeCopy?.() ?? null);
   const first = [...drop].find((point) => held.points.has(point));
-  if (first !== undefined || held.blockers.length > 0) throw isHeld(first ?? 0);
+  if (first !== undefined) throw isHeld(`point ${first} is kept (${held.points.get(first)?.join('; ') ?? ''})`);
+  if (held.blockers.length > 0) throw isHeld(held.blockers.join('; '));
 }
 
 /** Neighbours in the list of points stay apart: what lies between two numbers may be listed. */
@@ -136,8 +137,8 @@ const rangesOf = (points: readonly RecoveryPoint[]): PointRange[] =>
     lastCutAtMs: cutAtMs,
   }));
 
-const isHeld = (point: number): AfterimageError =>
-  new AfterimageError(`point ${point} is held or pinned, and would be lost with the layer`, {
+const isHeld = (why: string): AfterimageError =>
+  new AfterimageError(`${why}: it would be lost with the layer`, {
     code: 'repair-held',
     kind: 'refused',
     hint: 'Release it with `afterimage release`, or bring the object back from a copy of the store.',

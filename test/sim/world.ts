@@ -303,10 +303,11 @@ class World {
       machine.isStill = true;
       machine.workload.stop();
     }
+    // A held point that is damaged keeps what came after it from being mended, and with it the way home.
+    for (const operator of this.#operators) operator.stop();
     if (!this.#isBroken && hasCopies(this.#plan.faults)) await this.#comeHome();
     const healedMs = this.#isBroken ? null : await this.#heal(healingMs);
     for (const reader of this.#readers) reader.stop();
-    for (const operator of this.#operators) operator.stop();
     const spreadMs = this.#isBroken || this.#plan.fleet === null ? null : await this.#spread(this.#plan.fleet);
     if (!this.#isBroken) await this.#mend();
     if (!this.#isBroken && this.#plan.upkeep !== null) await this.#clean(this.#plan.upkeep);
