@@ -2,8 +2,8 @@
  * Failover asked at a receiver that has not the machine's agent: two receivers as processes, a real agent, a workload that knows what it wrote.
  */
 import { afterEach, describe, expect, it } from 'vitest';
-import { canRunLab, WHY_NO_LAB } from '../e2e/lab.js';
-import { MACHINE_NAME } from '../e2e/lab.js';
+import { canRunLab, MACHINE_NAME, sleep, WHY_NO_LAB } from '../e2e/lab.js';
+import { until } from './fleet-lab.js';
 import { Pair } from './pair.js';
 
 const LIMIT_MS = 480_000;
@@ -86,6 +86,41 @@ describe.skipIf(!canRunLab)(`failover at a receiver without the agent (${WHY_NO_
       const refused = await site.tryAfterimage(['cancel', MACHINE_NAME, '--yes']);
       expect([refused.code, refused.stderr]).toEqual([1, expect.stringContaining(`receiver b (${at.addresses.b})`)]);
       await site.operate('cancel', ['--yes'], b);
+      await site.expectHomeWhole();
+    },
+    LIMIT_MS,
+  );
+
+  it(
+    'a planned failover that is lost with its receiver: cancelled at the other, home goes on, and what comes back leaves it so',
+    async () => {
+      const at = (pair = await Pair.open({ wanted: 'a' }));
+      const { site, b } = at;
+      await at.join({ AFTERIMAGE_FAILPOINT: 'failover.planned-failover.process-latest.begin' });
+      await site.home.more(20);
+      await site.operate('failover', ['--planned', '--yes', '--no-wait'], b);
+      await until('receiver b is dead', () => b.daemon?.end !== null);
+      const stopped = site.home.history.acknowledged;
+      const { job } = await site.recovery();
+      expect(job).toMatchObject({ operation: 'planned-failover', receiver: at.ids.b, data: { sourceDown: true } });
+      // Its workload stays down, also when its agent has come back to a: as far as anybody knows the failover goes on.
+      await until('its agent is at a', async () =>
+        (await at.status(site.first)).machines.some(({ connected }) => connected),
+      );
+      await sleep(2_000);
+      expect(site.home.history.acknowledged).toBe(stopped);
+      const cancel = await site.operate('cancel', ['--yes']);
+      expect(cancel.tasks.map(({ state }) => state)).toEqual(['Succeeded', 'Skipped', 'Succeeded', 'Succeeded']);
+      const { jobs } = await site.recovery();
+      expect(jobs.map(({ operation, state, error }) => [operation, state, error?.code])).toEqual([
+        ['cancel', 'Succeeded', undefined],
+        ['planned-failover', 'Failed', 'receiver-gone'],
+      ]);
+      await site.home.more(1, 60_000);
+      await site.expectHomeWhole();
+      await b.start();
+      await site.home.more(10);
+      expect((await site.recovery()).jobs[0]?.operation).toBe('cancel');
       await site.expectHomeWhole();
     },
     LIMIT_MS,

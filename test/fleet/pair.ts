@@ -63,9 +63,9 @@ export class Pair {
     }
   }
 
-  /** Starts b; resolves when both have seen the other live. */
-  async join(): Promise<void> {
-    const daemon = await this.b.start();
+  /** Starts b, with this in its environment; resolves when both have seen the other live. */
+  async join(env: Readonly<Record<string, string>> = {}): Promise<void> {
+    const daemon = await this.b.start(env);
     if (daemon.end !== null) throw new Error(`b has ended: ${this.logOf('b')}`);
     for (const receiver of [this.site.first, this.b]) {
       let seen = '';
