@@ -2,7 +2,7 @@
  * A process of the simulation. Everything that it waits for comes through `deliver`: killed, it hears nothing any more and so never continues;
  * paused, it hears all of it when it goes on, while the world has moved on without it.
  */
-import type { Clock } from '../../shared/clock.js';
+import { letManyWait, type Clock } from '../../shared/clock.js';
 import type { Scheduler } from './scheduler.js';
 
 export class ProcessGone extends Error {
@@ -129,6 +129,7 @@ export class SimProcess {
         resolve();
         return;
       }
+      if (signal !== undefined) letManyWait(signal);
       const onAbort = (): void => {
         timer.cancel();
         resolve();
