@@ -51,6 +51,7 @@ export class Faults {
   readonly #counts = new Map<Fault, number>();
   /** Originals: of an object and its copy only one rots. */
   readonly #onceRotten = new Set<string>();
+  readonly #rotten = new Set<SimMachine>();
   isOn = true;
 
   constructor(world: Faulty) {
@@ -76,6 +77,7 @@ export class Faults {
     store.heal();
     network.mend();
     this.#leaveSomeone();
+    this.#leaveWhatIsWhole();
     for (const receiver of receivers) {
       receiver.cutStore(false);
       receiver.process.resume();
@@ -211,6 +213,7 @@ export class Faults {
     const name = rng.pick(names);
     this.#onceRotten.add(originalOf(name) ?? name);
     this.#world.scheduler.note(`${name} is ${store.rot(name, rng)}`);
+    this.#rotten.add(machine);
     rotted(machine, name);
   }
 
@@ -252,6 +255,17 @@ export class Faults {
     first.isAway = false;
     // It may be about to stop.
     first.kill();
+  }
+
+  /** What rotted in the store may be whole in a copy alone: its host isn't lost for good as well. */
+  #leaveWhatIsWhole(): void {
+    const { store, receivers } = this.#world;
+    const hosts = new Set([...this.#rotten].map((machine) => recoveryOf(store, machine)?.failover?.receiver));
+    for (const receiver of receivers) {
+      if (!receiver.isAway || !hosts.has(receiver.id)) continue;
+      receiver.isAway = false;
+      receiver.kill();
+    }
   }
 
   /** An operator fails a machine over, or takes that back; mostly where the copy is. */
