@@ -8,6 +8,7 @@ import {
   type OperationInput,
   type OperationRequest,
 } from '../../receiver/failover/operations.js';
+import { afterLostJob } from '../../receiver/failover/states.js';
 import type { Rng } from './rng.js';
 
 const CHANCE_OF_A_CANCEL_AMID_A_JOB = 0.15;
@@ -82,8 +83,10 @@ export function wayHome(
   isUp: (receiver: string) => boolean,
 ): OperationRequest | 'wait' | null {
   if (recovery === null) return null;
-  const { state, home, failover, testFailover, job } = recovery;
+  const { home, failover, job } = recovery;
   const isUnderWay = job !== null && isUp(job.receiver);
+  // A job that was lost with its receiver counts as failed, whoever is asked.
+  const { state, testFailover } = isUnderWay ? recovery : afterLostJob(recovery);
   if (isUnderWay && ['test-failover', 'cleanup', 'failback'].includes(job.operation)) return 'wait';
   if (testFailover.state !== 'None') return request({ operation: 'cleanup' });
   if (home.mode === 'replicate' && failover === null) return job === null ? null : request(CANCEL);
