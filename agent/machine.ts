@@ -416,14 +416,16 @@ export class AgentMachine {
   }
 
   async #closeDisks(): Promise<void> {
-    for (const opened of this.#disks) {
-      await closeDisk(opened, this.#deps.log);
-      if (opened.disk.trackable === null) continue;
-      const { tracker } = this.#deps.parts.tracker;
-      if (opened.disk.mustBeCompared) tracker?.disarm(opened.disk.id);
-      else tracker?.release(opened.disk.id);
-    }
+    for (const opened of this.#disks) await closeDisk(opened, this.#deps.log);
+    const { tracker } = this.#deps.parts.tracker;
+    // All at once: whoever asks for the status meanwhile asks for those that are there.
+    const closed = this.#disks;
     this.#disks = [];
+    for (const { disk } of closed) {
+      if (disk.trackable === null) continue;
+      if (disk.mustBeCompared) tracker?.disarm(disk.id);
+      else tracker?.release(disk.id);
+    }
   }
 }
 

@@ -1,6 +1,7 @@
 /**
  * The agent of a simulated machine: the real AgentMachine, in a process that can be killed, paused and started again on the same hardware.
  */
+import { messageOf } from '../../shared/errors.js';
 import type { Logger } from 'pino';
 import { agentConfigSchema, type AgentConfig } from '../../agent/config.js';
 import { MessagePool } from '../../agent/cycle/chunk-sender.js';
@@ -165,6 +166,17 @@ export class AgentNode {
     this.process.kill();
   }
 
+  /** Somebody asks for the status as soon as others get their turn: it answers at any moment. */
+  #askSoon(): void {
+    this.#world.scheduler.after(0, `${this.machine.name} is asked for its status`, () => {
+      try {
+        this.status();
+      } catch (error) {
+        this.#world.onCrash(`${this.machine.name} has no answer when it is asked for its status: ${messageOf(error)}`);
+      }
+    });
+  }
+
   #parts(process: SimProcess, rng: Rng): MachineParts {
     const { machine } = this;
     const keys = rng.fork('keys');
@@ -177,7 +189,10 @@ export class AgentNode {
     const allocate = (bytes: number): Buffer => Buffer.allocUnsafeSlow(bytes);
     return {
       sysfs: this.#sysfs,
-      tracker: { tracker: this.#world.wrapTracker(new SimTracker(machine.kernel, process)), reason: '' },
+      tracker: {
+        tracker: this.#world.wrapTracker(new SimTracker(machine.kernel, process, () => this.#askSoon())),
+        reason: '',
+      },
       memory: {
         reads: new ReadPool(READS_IN_FLIGHT, READ_BUFFER_BYTES, allocate),
         messages: new MessagePool(MESSAGE_BUFFERS),

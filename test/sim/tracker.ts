@@ -130,11 +130,14 @@ export class SimTracker implements MarkTracker {
   readonly #process: SimProcess;
   /** Armed by this process; false: not taken since. */
   readonly #armed = new Map<DiskId, boolean>();
+  readonly #onLet: () => void;
   #takes = 0;
 
-  constructor(kernel: SimKernel, process: SimProcess) {
+  /** `onLet`: called when a disk isn't armed any more. */
+  constructor(kernel: SimKernel, process: SimProcess, onLet: () => void = () => undefined) {
     this.#kernel = kernel;
     this.#process = process;
+    this.#onLet = onLet;
   }
 
   arm(disk: TrackableDisk): ArmResult {
@@ -150,11 +153,13 @@ export class SimTracker implements MarkTracker {
     this.#process.mustLive();
     this.#armed.delete(id);
     this.#kernel.tracked.delete(id);
+    this.#onLet();
   }
 
   release(id: DiskId): void {
     this.#process.mustLive();
     this.#armed.delete(id);
+    this.#onLet();
   }
 
   restartSeries(id: DiskId, reason: string): ArmResult {
