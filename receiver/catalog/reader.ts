@@ -192,6 +192,11 @@ export class MachineReader {
     return (await this.#pointNumbered(number)) !== undefined;
   }
 
+  /** What is known to be damaged that a point needs; undefined: nothing. */
+  async damageAt(point: number): Promise<DamageItem | undefined> {
+    return damageOf(await this.#damage(), point);
+  }
+
   /** The entry of a disk in a point. */
   diskOf(point: RecoveryPoint, disk: DiskId): PointDisk {
     const found = point.disks.find((d) => d.disk === disk);

@@ -1,6 +1,6 @@
 /** What each operation comes to when nothing disturbs it, and in which order it acts. */
 import { afterAll, describe, expect, it } from 'vitest';
-import { Process, removeCopiesFolders } from './fakes.js';
+import { copiesFolder, Process, removeCopiesFolders, World } from './fakes.js';
 import { perform, run, SCENARIOS } from './scenarios.js';
 
 afterAll(removeCopiesFolders);
@@ -42,6 +42,38 @@ describe('operations', () => {
     const { end, world } = await run(scenario('planned failover without a last cut'));
     expect(world.effects).toEqual(['resume home']);
     expect(end).toMatchObject({ state: 'Protected', location: 'Primary', generation: 1, sourceUp: true });
+  });
+
+  it('planned failover whose last cut needs what is damaged: no older point stands in for it, home goes on', async () => {
+    const { end, world } = await run(scenario('planned failover whose last cut needs what is damaged'));
+    expect(world.effects).toEqual(['final cut', 'resume home']);
+    expect(end).toMatchObject({ state: 'Protected', location: 'Primary', generation: 1, sourceUp: true });
+    expect((await world.recovery())?.jobs[0]?.error).toMatchObject({
+      code: 'last-cut-damaged',
+      message: expect.stringMatching(/^point 3, the last cut, needs what is damaged: a layer is missing/) as string,
+    });
+  });
+
+  it.each([
+    ['planned-failover', 3, /^generation 2$/],
+    ['failover', 1, /^generation 2; point 1 is used, since something that newer ones need was found damaged/],
+  ] as const)('%s, and damage is found while it takes over: point %i', async (operation, point, detail) => {
+    const world = new World();
+    await world.begin();
+    const found: Promise<void>[] = [];
+    const process = new Process(world, {
+      folder: copiesFolder(),
+      onDone: (_n, what) => {
+        if (what === 'disconnect') found.push(world.damage(2));
+      },
+    });
+    await perform(process, { operation });
+    await Promise.all(found);
+    const recovery = await world.recovery();
+    expect(recovery?.failover?.point).toBe(point);
+    expect(recovery?.jobs[0]?.tasks.find(({ name }) => name === 'Take over generation')?.detail).toMatch(detail);
+    expect(world.violations).toEqual([]);
+    await process.engine.stop();
   });
 
   it.each([

@@ -15,6 +15,8 @@ import { asDiskId, asMachineId, MIB } from '../../shared/units.js';
 import type { ComputeProvider, LaunchSpec } from '../../receiver/failover/compute/provider.js';
 import { FailoverEngine } from '../../receiver/failover/engine.js';
 import type { CopyReplicator, CopyVolume, FailoverParts } from '../../receiver/failover/parts.js';
+import { withFinding } from '../../receiver/catalog/damage.js';
+import { updateDamage } from '../../receiver/catalog/damage-io.js';
 import type { Manifest } from '../../receiver/catalog/manifest.js';
 import { OwnedMachine } from '../../receiver/catalog/owned-machine.js';
 import { readHighestManifest } from '../../receiver/catalog/manifest-io.js';
@@ -80,6 +82,16 @@ export class World {
       Promise.resolve(previous ?? emptyManifest(generation)),
     );
     for (let i = 0; i < count; i++) await commitPoint(owned, digestOf(owned.manifest.lastPoint + 1));
+  }
+
+  /** From this point on something is known to be damaged that points need. */
+  async damage(first: number): Promise<void> {
+    const points = [{ first, last: null, firstCutAtMs: null, lastCutAtMs: null }];
+    const what = { kind: 'layer', object: 'a layer', code: 'layer-missing', what: 'a layer is missing' } as const;
+    const finding = { ...what, disk: null, layer: null, extents: null, points };
+    await updateDamage({ store: this.store, clock: plainClock }, MACHINE, (items, nowMs) =>
+      withFinding(items, finding, nowMs),
+    );
   }
 
   async manifest(): Promise<Manifest> {

@@ -9,7 +9,7 @@ export interface Scenario {
   readonly request: OperationInput;
   readonly world?: (world: World) => void;
   /** Between what comes before and the operation. */
-  readonly then?: (world: World) => void;
+  readonly then?: (world: World) => unknown;
 }
 
 const failover: OperationInput = { operation: 'failover' };
@@ -67,6 +67,12 @@ export const SCENARIOS: readonly Scenario[] = [
     before: [failover, { operation: 'commit' }],
     request: { operation: 'failback' },
     then: (world) => Object.assign(world.home, { state: 'restoring', isDiskAway: true }),
+  },
+  {
+    name: 'planned failover whose last cut needs what is damaged',
+    before: [],
+    request: { operation: 'planned-failover' },
+    then: (world) => world.damage(2),
   },
   {
     name: 'planned failover without a last cut',
@@ -137,7 +143,7 @@ export async function run(
   await first.engine.start();
   for (const request of scenario.before) await perform(first, request);
   await first.engine.stop();
-  scenario.then?.(world);
+  await scenario.then?.(world);
   world.effects.length = 0;
   const process = new Process(world, { folder, ...disturbed });
   const jobsBefore = (await world.recovery())?.jobs.length ?? 0;

@@ -106,6 +106,7 @@ export const processLatest = (continues: boolean): TaskDefinition => ({
     const planned = context.job.data['finalPoint'];
     const words = typeof planned === 'number' ? { point: String(planned) } : startRequest(context);
     const { view, point } = await choosePoint(context.parts, context.machine, words, context.signal);
+    if (typeof planned === 'number') await mustBeWhole(view, point.number);
     if (continues) await checkContinues(view, point);
     const when = new Date(point.cutAtMs).toISOString();
     const concerns = view.concerns.map((concern) => `; ${concern}`).join('');
@@ -118,6 +119,17 @@ export const processLatest = (continues: boolean): TaskDefinition => ({
     };
   },
 });
+
+/** A point is found by its number also when it is damaged; the last cut of a planned failover is all that there is, and no older one may stand in for it. */
+async function mustBeWhole(view: MachineReader, point: number): Promise<void> {
+  const damage = await view.damageAt(point);
+  if (damage === undefined) return;
+  throw new AfterimageError(`point ${point}, the last cut, needs what is damaged: ${damage.what}`, {
+    code: 'last-cut-damaged',
+    kind: 'refused',
+    hint: 'Nothing was failed over. Have it mended first (`afterimage damage NAME`, `afterimage repair NAME`), or fail over to an older point without a plan.',
+  });
+}
 
 /**
  * From here home may not write: first it is recorded that it is refused, then the generation is raised, then its session is cut off. A crash between
@@ -148,7 +160,7 @@ export const takeOverGeneration: TaskDefinition = {
     await parts.home.disconnect(machine, CLOSE.failedOver, `failed over to receiver ${settings.receiverName}`);
     callAway(context);
     const point = await newestNow(context);
-    const note = point.number === context.job.data['point'] ? '' : `; point ${point.number} came meanwhile and is used`;
+    const note = noteOf(point.number, recordedNumber(context.job, 'point'));
     return {
       detail: `generation ${generation}${note}`,
       data: { point: point.number },
@@ -158,20 +170,27 @@ export const takeOverGeneration: TaskDefinition = {
   },
 };
 
+function noteOf(point: number, chosen: number): string {
+  if (point === chosen) return '';
+  return point > chosen
+    ? `; point ${point} came meanwhile and is used`
+    : `; point ${point} is used, since something that newer ones need was found damaged meanwhile`;
+}
+
 /** Home's agent may be at another receiver: with nothing to commit it would not learn for minutes that it is failed over. Here it is refused, and told. */
 function callAway({ parts, machine, signal }: TaskContext): void {
   const release = parts.fleet?.call(machine);
   if (release !== undefined) void parts.clock.sleep(CALL_OVER_MS, signal).then(release);
 }
 
-/** Points that home committed between the choice and the takeover count too, when the newest was asked for. */
+/** Points that home committed between the choice and the takeover count too, when the newest was asked for. Of a planned one there are none: it has all. */
 async function newestNow(context: TaskContext): Promise<RecoveryPoint> {
   const { parts, machine, job } = context;
   const chosen = recordedNumber(job, 'point');
   const view = await MachineReader.open(parts.store, machine);
   const request = startRequest(context);
-  if (job.operation === 'change-point' || !isNewest(request.point))
-    return view.findPoint({ by: 'number', number: chosen });
+  const isFixed = job.operation === 'change-point' || typeof job.data['finalPoint'] === 'number';
+  if (isFixed || !isNewest(request.point)) return view.findPoint({ by: 'number', number: chosen });
   try {
     const { view: at, point } = await choosePoint(parts, machine, request, context.signal);
     await checkContinues(at, point);
