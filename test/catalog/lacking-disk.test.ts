@@ -97,16 +97,14 @@ describe('a machine of two disks, of which one is away', () => {
         ...content,
         disks: [
           ...disks,
-          ...disks
-            .slice(0, 1)
-            .map((entry) => ({
-              ...entry,
-              id: asDiskId('late'),
-              device: '/dev/late',
-              lastPoint: 0,
-              bases: null,
-              staged: null,
-            })),
+          ...disks.slice(0, 1).map((entry) => ({
+            ...entry,
+            id: asDiskId('late'),
+            device: '/dev/late',
+            lastPoint: 0,
+            bases: null,
+            staged: null,
+          })),
         ],
       }),
     );
