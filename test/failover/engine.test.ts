@@ -44,14 +44,34 @@ describe('operations', () => {
     expect(end).toMatchObject({ state: 'Protected', location: 'Primary', generation: 1, sourceUp: true });
   });
 
-  it('planned failover whose last cut needs what is damaged: no older point stands in for it, home goes on', async () => {
-    const { end, world } = await run(scenario('planned failover whose last cut needs what is damaged'));
-    expect(world.effects).toEqual(['final cut', 'resume home']);
+  it('planned failover where the newest point needs what is damaged: nothing is shut down for it', async () => {
+    const { end, world } = await run(scenario('planned failover while something is damaged'));
+    expect(world.effects).toEqual([]);
     expect(end).toMatchObject({ state: 'Protected', location: 'Primary', generation: 1, sourceUp: true });
     expect((await world.recovery())?.jobs[0]?.error).toMatchObject({
       code: 'last-cut-damaged',
-      message: expect.stringMatching(/^point 3, the last cut, needs what is damaged: a layer is missing/) as string,
+      message: expect.stringMatching(/^point 3, the newest, needs what is damaged: a layer is missing/) as string,
     });
+  });
+
+  it('planned failover whose last cut needs what is damaged: no older point stands in for it, home goes on', async () => {
+    const world = new World();
+    await world.begin();
+    const found: Promise<void>[] = [];
+    const process = new Process(world, {
+      folder: copiesFolder(),
+      onDone: (_n, what) => {
+        if (what === 'final cut') found.push(world.damage(2));
+      },
+    });
+    await perform(process, { operation: 'planned-failover' });
+    await Promise.all(found);
+    expect(world.effects).toEqual(['final cut', 'resume home']);
+    expect(world.home.sourceUp).toBe(true);
+    const recovery = await world.recovery();
+    expect(recovery).toMatchObject({ state: 'Protected', activeLocation: 'Primary', failover: null });
+    expect(recovery?.jobs[0]?.error?.message).toMatch(/^point 3, the last cut, needs what is damaged/);
+    await process.engine.stop();
   });
 
   it.each([

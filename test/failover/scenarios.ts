@@ -69,7 +69,7 @@ export const SCENARIOS: readonly Scenario[] = [
     then: (world) => Object.assign(world.home, { state: 'restoring', isDiskAway: true }),
   },
   {
-    name: 'planned failover whose last cut needs what is damaged',
+    name: 'planned failover while something is damaged',
     before: [],
     request: { operation: 'planned-failover' },
     then: (world) => world.damage(2),

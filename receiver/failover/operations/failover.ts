@@ -9,6 +9,7 @@ import {
   bootCheck,
   checkOwner,
   checkProvider,
+  mustBeWhole,
   PREREQUISITES,
   prepareDisks,
   processLatest,
@@ -32,6 +33,11 @@ export const prerequisites: TaskDefinition = {
         `a planned failover goes on with the last cut, not with point ${request.point}`,
         'Use `failover`.',
       );
+    }
+    if (request.operation === 'planned-failover') {
+      // Before anything is shut down for it: the last cut goes on from there.
+      const view = await MachineReader.open(context.parts.store, context.machine);
+      await mustBeWhole(view, view.manifest.lastPoint, 'the newest');
     }
     const owner = await checkOwner(context, content.failover);
     const provider = await checkProvider(context, 'failover');

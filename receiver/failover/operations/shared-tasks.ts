@@ -106,7 +106,7 @@ export const processLatest = (continues: boolean): TaskDefinition => ({
     const planned = context.job.data['finalPoint'];
     const words = typeof planned === 'number' ? { point: String(planned) } : startRequest(context);
     const { view, point } = await choosePoint(context.parts, context.machine, words, context.signal);
-    if (typeof planned === 'number') await mustBeWhole(view, point.number);
+    if (typeof planned === 'number') await mustBeWhole(view, point.number, 'the last cut');
     if (continues) await checkContinues(view, point);
     const when = new Date(point.cutAtMs).toISOString();
     const concerns = view.concerns.map((concern) => `; ${concern}`).join('');
@@ -121,10 +121,10 @@ export const processLatest = (continues: boolean): TaskDefinition => ({
 });
 
 /** A point is found by its number also when it is damaged; the last cut of a planned failover is all that there is, and no older one may stand in for it. */
-async function mustBeWhole(view: MachineReader, point: number): Promise<void> {
+export async function mustBeWhole(view: MachineReader, point: number, what: string): Promise<void> {
   const damage = await view.damageAt(point);
   if (damage === undefined) return;
-  throw new AfterimageError(`point ${point}, the last cut, needs what is damaged: ${damage.what}`, {
+  throw new AfterimageError(`point ${point}, ${what}, needs what is damaged: ${damage.what}`, {
     code: 'last-cut-damaged',
     kind: 'refused',
     hint: 'Nothing was failed over. Have it mended first (`afterimage damage NAME`, `afterimage repair NAME`), or fail over to an older point without a plan.',
