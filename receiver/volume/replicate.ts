@@ -206,7 +206,9 @@ export class VolumeReplicator {
     extents: readonly (readonly [number, number])[],
     signal = new AbortController().signal,
   ): Promise<RecoveryPoint> {
-    return this.#inTurn(() => {
+    return this.#inTurn(async () => {
+      // A commit in doubt that turns out to stand is of the cycle before, and has none of these.
+      await this.#settle();
       const volume = this.#volumes.find(({ source }) => source.disk === disk);
       if (volume === undefined) throw new Error(`the copy has no disk ${disk}`);
       const wanted = new BlockSet();

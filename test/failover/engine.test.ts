@@ -11,6 +11,23 @@ const scenario = (name: string) => {
   return found;
 };
 
+/** After an operation during which something of point 2 and those after it was found damaged, once this was done. */
+async function damagedAt(when: string, operation: 'failover' | 'planned-failover'): Promise<World> {
+  const world = new World();
+  await world.begin();
+  const found: Promise<void>[] = [];
+  const process = new Process(world, {
+    folder: copiesFolder(),
+    onDone: (_n, what) => {
+      if (what === when) found.push(world.damage(2));
+    },
+  });
+  await perform(process, { operation });
+  await Promise.all(found);
+  await process.engine.stop();
+  return world;
+}
+
 describe('operations', () => {
   it('failover: home is cut off first, disks are served and replicated before the guest starts', async () => {
     const { end, world } = await run(scenario('failover'));
@@ -55,45 +72,23 @@ describe('operations', () => {
   });
 
   it('planned failover whose last cut needs what is damaged: no older point stands in for it, home goes on', async () => {
-    const world = new World();
-    await world.begin();
-    const found: Promise<void>[] = [];
-    const process = new Process(world, {
-      folder: copiesFolder(),
-      onDone: (_n, what) => {
-        if (what === 'final cut') found.push(world.damage(2));
-      },
-    });
-    await perform(process, { operation: 'planned-failover' });
-    await Promise.all(found);
+    const world = await damagedAt('final cut', 'planned-failover');
     expect(world.effects).toEqual(['final cut', 'resume home']);
     expect(world.home.sourceUp).toBe(true);
     const recovery = await world.recovery();
     expect(recovery).toMatchObject({ state: 'Protected', activeLocation: 'Primary', failover: null });
     expect(recovery?.jobs[0]?.error?.message).toMatch(/^point 3, the last cut, needs what is damaged/);
-    await process.engine.stop();
   });
 
   it.each([
     ['planned-failover', 3, /^generation 2$/],
     ['failover', 1, /^generation 2; point 1 is used, since something that newer ones need was found damaged/],
   ] as const)('%s, and damage is found while it takes over: point %i', async (operation, point, detail) => {
-    const world = new World();
-    await world.begin();
-    const found: Promise<void>[] = [];
-    const process = new Process(world, {
-      folder: copiesFolder(),
-      onDone: (_n, what) => {
-        if (what === 'disconnect') found.push(world.damage(2));
-      },
-    });
-    await perform(process, { operation });
-    await Promise.all(found);
+    const world = await damagedAt('disconnect', operation);
     const recovery = await world.recovery();
     expect(recovery?.failover?.point).toBe(point);
     expect(recovery?.jobs[0]?.tasks.find(({ name }) => name === 'Take over generation')?.detail).toMatch(detail);
     expect(world.violations).toEqual([]);
-    await process.engine.stop();
   });
 
   it.each([

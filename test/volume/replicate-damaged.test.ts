@@ -5,6 +5,7 @@
  */
 import { expect, test } from 'vitest';
 import { systemClock, type Clock } from '../../shared/clock.js';
+import { AfterimageError } from '../../shared/errors.js';
 import { silentLogger } from '../../shared/log.js';
 import { COMPARE_WHOLE_AGAIN_MS } from '../../shared/limits.js';
 import { asDiskId } from '../../shared/units.js';
@@ -20,7 +21,7 @@ import { IndexCache } from '../../receiver/volume/index-cache.js';
 import { MachineReader } from '../../receiver/catalog/reader.js';
 import { ManualClock } from '../helpers/manual-clock.js';
 import { MemoryCutSource } from '../helpers/memory-cut-source.js';
-import { MemoryStore } from '../helpers/memory-store.js';
+import { MemoryStore, storeThrough } from '../helpers/memory-store.js';
 import { blockOf, catalogDeps, DISKS, MACHINE, newMachine, restored } from './replicate-fixture.js';
 
 const DISK = asDiskId('disk0');
@@ -42,10 +43,11 @@ async function contentOf(store: ObjectStore, disk: typeof DISK, number: number) 
   return openPointContent(store, view, point, view.diskOf(point, disk), new IndexCache(0));
 }
 
-async function world(clock: Clock = systemClock): Promise<World> {
+/** `through`: the store as the owner of the machine sees it. */
+async function world(clock: Clock = systemClock, through?: (store: MemoryStore) => ObjectStore): Promise<World> {
   const store = new MemoryStore();
   const contents = await newMachine(store);
-  const owned = await resumeGeneration(catalogDeps(store), MACHINE, 1);
+  const owned = await resumeGeneration(catalogDeps(through?.(store) ?? store), MACHINE, 1);
   const sources = [...DISKS].map(([id, geometry]) => new MemoryCutSource(id, geometry, contents.get(id)));
   const [source] = sources;
   if (source === undefined) throw new Error('no disk');
@@ -198,6 +200,28 @@ test('blocks that are asked for are in the next point’s own layers, though not
   // Not again with the one after it.
   write(of, 900, 6);
   expect((await of.replicator.pointNow()).stats.changedBytes).toBe(4096);
+});
+
+test('blocks that are asked for after a commit whose answer was lost are in the next point', async () => {
+  let isAway = false;
+  const fails = (): Promise<never> => Promise.reject(new AfterimageError('gone', { code: 'test-io', kind: 'io' }));
+  let losesAnswer = false;
+  const of = await world(systemClock, (store) =>
+    storeThrough(store, async (what, work) => {
+      if (isAway) return fails();
+      const result = await work();
+      if (!losesAnswer || !what.startsWith('create') || !what.includes('/manifest/')) return result;
+      isAway = true;
+      return fails();
+    }),
+  );
+  write(of, 900, 6);
+  losesAnswer = true;
+  await expect(of.replicator.pointNow()).rejects.toMatchObject({ kind: 'io' });
+  [losesAnswer, isAway] = [false, false];
+  const point = await of.replicator.resend(DISK, [[0, 1]]);
+  expect(point.number).toBe(3);
+  expect(point.stats.changedBytes).toBe(4096);
 });
 
 test('blocks that the copy does not have are refused, and nothing is changed', async () => {
