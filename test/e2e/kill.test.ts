@@ -7,15 +7,17 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import type { AgentSnapshot } from '../../agent/status.js';
 import { listMachines } from '../../receiver/catalog/machines.js';
 import { FileStore } from '../../receiver/store/file-store.js';
+import { SEGMENT_BYTES, SWEEP_SEGMENTS_IN_FLIGHT } from '../../shared/limits.js';
 import { MIB, SECTOR_BYTES } from '../../shared/units.js';
 import { canRunLab, Lab, sleep, WHY_NO_LAB } from './lab.js';
 import type { Daemon } from './program.js';
 import { fillRandomly, Scribbler } from './scribbler.js';
 
-/** Three segments, a quarter of each filled, and a disk that is a part of each point as well. */
-const DISKS = [192 * MIB, 8 * MIB] as const;
-const SEGMENT_FILL = 16 * MIB;
-const FULL_COPY_BYTES = 3 * SEGMENT_FILL;
+/** One segment more than are on their way at once, a part of each filled, and a disk that is a part of each point as well. */
+const SEGMENTS = SWEEP_SEGMENTS_IN_FLIGHT + 1;
+const DISKS = [SEGMENTS * SEGMENT_BYTES, 8 * MIB] as const;
+const SEGMENT_FILL = 12 * MIB;
+const FULL_COPY_BYTES = SEGMENTS * SEGMENT_FILL;
 /** What goes over the wire after a restart that isn't a full copy: the segment at hand, twice, and what the scribbler wrote. */
 const RESUMED_BYTES_MAX = FULL_COPY_BYTES / 4;
 const REACH_LIMIT_MS = 45_000;
@@ -125,7 +127,8 @@ async function newLab(): Promise<{ lab: Lab; scribbler: Scribbler }> {
   const lab = await Lab.open({ disks: DISKS });
   const [disk] = lab.disks;
   if (disk === undefined) throw new Error('no disk');
-  for (let segment = 0; segment < 3; segment++) fillRandomly(disk, segment * 64 * MIB + 8 * MIB, SEGMENT_FILL);
+  for (let segment = 0; segment < SEGMENTS; segment++)
+    fillRandomly(disk, segment * SEGMENT_BYTES + 8 * MIB, SEGMENT_FILL);
   const scribbler = new Scribbler(disk);
   lab.undo(() => scribbler.close());
   return { lab, scribbler };
@@ -256,24 +259,24 @@ describe.skipIf(!canRunLab)(`killed in the first copy (${WHY_NO_LAB})`, () => {
     return it;
   };
 
-  // The second pass: the first segment is staged by then, so something is to be resumed.
+  // The pass by which the first segment is staged, so that something is to be resumed: of reads and sends the last, as others are on their way before it.
   it.each([
-    ['agent', 'agent.sweep.segment-read'],
-    ['agent', 'agent.sweep.segment-sent'],
-    ['agent', 'agent.sweep.segment-staged'],
-    ['receiver', 'receiver.ingest.segment-staged'],
-    ['receiver', 'receiver.ingest.layer-finished'],
-  ] as const)('%s at %s', { timeout: 120_000 }, async (who, name) => {
+    ['agent', 'agent.sweep.segment-read', SEGMENTS],
+    ['agent', 'agent.sweep.segment-sent', SEGMENTS],
+    ['agent', 'agent.sweep.segment-staged', 3],
+    ['receiver', 'receiver.ingest.segment-staged', 3],
+    ['receiver', 'receiver.ingest.layer-finished', 3],
+  ] as const)('%s at %s', { timeout: 120_000 }, async (who, name, pass) => {
     try {
       const lab = await enrolled();
       if (who === 'receiver') {
         await lab.receiver?.stop();
-        await lab.startReceiver(armed(name, 3));
+        await lab.startReceiver(armed(name, pass));
         await lab.startAgent();
         if (lab.receiver !== null) await untilKilled(lab.receiver, name);
         await lab.startReceiver();
       } else {
-        await untilKilled(await lab.startAgent(armed(name, 3)), name);
+        await untilKilled(await lab.startAgent(armed(name, pass)), name);
         await lab.startAgent();
       }
       const status = await untilPointAfter(lab, 0);
