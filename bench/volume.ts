@@ -9,20 +9,40 @@ import { figureOf, median } from './figures.js';
 import { Lab, mixedImage, programPath, System } from './lab.js';
 import { sh, shAsync, sleep } from './shell.js';
 
+interface Pattern {
+  readonly name: string;
+  readonly args: string;
+  readonly unit: 'IOPS' | 'MB/s';
+  /** Each from a cold start. */
+  readonly cold: readonly { readonly what: string; readonly amount: string }[];
+  readonly warm: string;
+}
+
 /**
- * Reads of a pattern: 4 KiB at random on all of the disk, or all of it from the beginning. Warm ones go on for longer: what is read cold takes a fifth of a
- * second then, and that would measure how a client and a server start.
+ * 4 KiB at random on all of the disk, no block twice, or all of it from the beginning. How much is read cold decides: what is fetched is a chunk of 64 blocks,
+ * proven and kept, so the first reads pay for those that follow, and nobody gets anything back from a few. Warm ones take a fifth of a second where
+ * 20,000 do cold, which would measure how a client and a server start: they go on for longer.
  */
-const PATTERNS = {
-  'random 4 KiB': {
+const PATTERNS: readonly Pattern[] = [
+  {
+    name: 'random 4 KiB',
     args: '--rw=randread --bs=4k --iodepth=16 --randseed=7',
-    cold: '--number_ios=20000',
-    warm: '--number_ios=200000',
     unit: 'IOPS',
+    cold: [
+      { what: 'the first 20,000', amount: '--number_ios=20000' },
+      { what: '200,000', amount: '--number_ios=200000' },
+      { what: 'every block once', amount: '' },
+    ],
+    warm: '--number_ios=200000',
   },
-  sequential: { args: '--rw=read --bs=256k --iodepth=4', cold: '', warm: '--loops=4', unit: 'MB/s' },
-} as const;
-type Pattern = keyof typeof PATTERNS;
+  {
+    name: 'sequential',
+    args: '--rw=read --bs=256k --iodepth=4',
+    unit: 'MB/s',
+    cold: [{ what: 'once through', amount: '' }],
+    warm: '--loops=4',
+  },
+];
 const SIDES = ['afterimage', 'nbdkit'] as const;
 type Side = (typeof SIDES)[number];
 const START_TIMEOUT_MS = 30_000;
@@ -33,10 +53,14 @@ export const volume: Bench = {
   run,
 };
 
-interface Sample {
-  readonly cold: number;
-  readonly warm: number;
-  readonly rssMiB: number;
+/** By side. */
+type Samples = Record<Side, number[]>;
+
+interface PatternSamples {
+  /** As in the pattern. */
+  readonly cold: readonly Samples[];
+  readonly warm: Samples;
+  readonly rssMiB: Samples;
 }
 
 async function run(context: BenchContext): Promise<void> {
@@ -52,12 +76,13 @@ async function run(context: BenchContext): Promise<void> {
         `${programPath('receiver/cli/main.js')} --store ${system.storeUrl} serve ${system.name} --point latest --json --listen unix:${socket} --state ${state} --cache-bytes ${2 * context.sizeBytes}`,
       nbdkit: (socket) => `nbdkit --foreground --readonly --unix ${socket} file ${image}`,
     };
-    for (const pattern of Object.keys(PATTERNS) as Pattern[]) {
-      const samples: Record<Side, Sample[]> = { afterimage: [], nbdkit: [] };
+    for (const pattern of PATTERNS) {
+      const none = (): Samples => ({ afterimage: [], nbdkit: [] });
+      const samples: PatternSamples = { cold: pattern.cold.map(none), warm: none(), rssMiB: none() };
       for (let round = 0; round < context.runs; round++) {
         for (const side of SIDES) {
-          forget(side === 'nbdkit' ? image : system.storeUrl.slice('file:'.length));
-          samples[side].push(await sample(lab, servers[side], pattern, context.sizeBytes));
+          const cool = (): string => forget(side === 'nbdkit' ? image : system.storeUrl.slice('file:'.length));
+          await sample({ lab, side, command: servers[side], cool, sizeBytes: context.sizeBytes }, pattern, samples);
         }
       }
       report(context, pattern, samples);
@@ -71,12 +96,36 @@ async function run(context: BenchContext): Promise<void> {
 const forget = (path: string): string =>
   sh(`sync; find ${path} -type f -exec dd of={} oflag=nocache conv=notrunc,fdatasync count=0 status=none ';'`);
 
-async function sample(
-  lab: Lab,
-  command: (socket: string, state: string) => string,
-  pattern: Pattern,
-  sizeBytes: number,
-): Promise<Sample> {
+interface Ground {
+  readonly lab: Lab;
+  readonly side: Side;
+  readonly command: (socket: string, state: string) => string;
+  /** Forgets what memory holds of the data. */
+  readonly cool: () => void;
+  readonly sizeBytes: number;
+}
+
+/** One round of a side. */
+async function sample(ground: Ground, pattern: Pattern, samples: PatternSamples): Promise<void> {
+  const { side, sizeBytes } = ground;
+  for (const [i, { amount }] of pattern.cold.entries()) {
+    ground.cool();
+    await served(ground, async (socket, server) => {
+      samples.cold[i]?.[side].push(await read(socket, pattern, amount, sizeBytes));
+      if (i < pattern.cold.length - 1) return;
+      // All of it is there: what chance has left out, and what is kept only when it is read again.
+      for (let n = 0; n < 2; n++) await read(socket, { args: '--rw=read --bs=256k', unit: 'MB/s' }, '', sizeBytes);
+      samples.warm[side].push(await read(socket, pattern, pattern.warm, sizeBytes));
+      samples.rssMiB[side].push(residentMiB(server));
+    });
+  }
+}
+
+/** A server with nothing local, while `use` runs. */
+async function served(
+  { lab, command }: Ground,
+  use: (socket: string, server: ChildProcess) => Promise<void>,
+): Promise<void> {
   const state = lab.path('state');
   const socket = lab.path('nbd.sock');
   mkdirSync(state, { mode: 0o700 });
@@ -87,11 +136,7 @@ async function sample(
       if (server.exitCode !== null || waitedMs > START_TIMEOUT_MS) throw new Error(`${program} does not serve`);
       await sleep(20);
     }
-    const cold = await read(socket, pattern, 'cold', sizeBytes);
-    // All of it is there: what chance has left out, and what is kept only when it is read again.
-    for (let i = 0; i < 2; i++) await read(socket, 'sequential', 'cold', sizeBytes);
-    const warm = await read(socket, pattern, 'warm', sizeBytes);
-    return { cold, warm, rssMiB: residentMiB(server) };
+    await use(socket, server);
   } finally {
     const ended = new Promise((resolve) => server.once('exit', resolve));
     server.kill('SIGTERM');
@@ -105,8 +150,12 @@ interface FioResult {
   readonly jobs: readonly [{ readonly read: { readonly iops: number; readonly bw_bytes: number } }];
 }
 
-async function read(socket: string, pattern: Pattern, cache: 'cold' | 'warm', sizeBytes: number): Promise<number> {
-  const { args, unit, [cache]: amount } = PATTERNS[pattern];
+async function read(
+  socket: string,
+  { args, unit }: Pick<Pattern, 'args' | 'unit'>,
+  amount: string,
+  sizeBytes: number,
+): Promise<number> {
   const text = await shAsync(
     `fio --name=read --ioengine=nbd --uri='nbd+unix:///?socket=${socket}' --size=${sizeBytes} ${args} ${amount} --output-format=json`,
   );
@@ -119,17 +168,14 @@ function residentMiB(server: ChildProcess): number {
   return Number(found?.[1]) / 1024;
 }
 
-function report(context: BenchContext, pattern: Pattern, samples: Record<Side, Sample[]>): void {
-  const { unit } = PATTERNS[pattern];
-  const of = (side: Side, what: keyof Sample): number[] => samples[side].map((s) => s[what]);
+function report(context: BenchContext, { name, unit, cold }: Pattern, samples: PatternSamples): void {
   const size = `${(context.sizeBytes / GIB).toFixed(1)} GiB`;
-  for (const [what, title, figureUnit] of [
-    ['cold', `volume: ${pattern}, cold`, unit],
-    ['warm', `volume: ${pattern}, warm`, unit],
-    ['rssMiB', `volume: server's memory after ${pattern} of ${size}`, 'MiB'],
-  ] as const) {
-    const peer = median(of('nbdkit', what));
-    context.say(`${title}: ${(median(of('afterimage', what)) / peer).toFixed(2)} × nbdkit`);
-    context.report(figureOf(title, figureUnit, of('afterimage', what), { peer: { name: 'nbdkit', value: peer } }));
-  }
+  const say = (title: string, figureUnit: string, { afterimage, nbdkit }: Samples): void => {
+    const peer = median(nbdkit);
+    context.say(`${title}: ${(median(afterimage) / peer).toFixed(2)} × nbdkit`);
+    context.report(figureOf(title, figureUnit, afterimage, { peer: { name: 'nbdkit', value: peer } }));
+  };
+  for (const [i, { what }] of cold.entries()) say(`volume: ${name}, cold, ${what}`, unit, samples.cold[i] as Samples);
+  say(`volume: ${name}, warm`, unit, samples.warm);
+  say(`volume: server's memory after ${name} of ${size}`, 'MiB', samples.rssMiB);
 }
