@@ -413,6 +413,8 @@ export const CHUNK_THREADS = 2;
 export const THREAD_JOBS_AHEAD = 2;
 /** A volume fetches at most this at once from its recovery point: as much as one ranged read of a layer. */
 export const FETCH_BYTES_MAX = READ_BYTES_MAX;
+/** So much is fetched ahead of a volume's clients by the event loop before threads do it: they take 0.2 CPU seconds each to start, as a boot begins. */
+export const FETCH_BESIDE_AFTER_BYTES = 64 * MIB;
 /** Fetches at once for one window that is read ahead: half of a window is on its way while the client comes through the other half. */
 export const FETCHES_PER_READ_AHEAD = 4;
 /** Memory of one volume for what is being fetched and what isn't in its local image yet; fetches wait beyond it. A read-ahead window. */

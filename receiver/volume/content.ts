@@ -2,6 +2,7 @@
  * What one disk held at one recovery point, block by block: what a volume reads where nothing is local. Immutable, checked, without state that matters.
  */
 import type { Geometry } from '../../shared/blocks/geometry.js';
+import type { SharedRoom } from './threads/shared-room.js';
 
 export interface ContentRun {
   readonly first: number;
@@ -25,6 +26,11 @@ export interface PointContent {
    * Throws kind `corrupt` or `io`.
    */
   read(first: number, count: number, into: Buffer, extra?: TakeExtra): Promise<void>;
+  /**
+   * The same by threads, into a room's bytes from `offset` on, without the rest. False: it can't be done so, and what the bytes are is undefined: read() does
+   * it, or tells why not.
+   */
+  readBeside?(first: number, count: number, room: SharedRoom, offset: number): Promise<boolean>;
   /** Hash of each block at the point (shared/blocks/hash.ts); 0 for zero. From indexes alone. */
   hashes(first: number, count: number): Promise<BigUint64Array>;
 }

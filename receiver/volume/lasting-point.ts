@@ -15,6 +15,7 @@ import { openPinned, type OpenView, type PinnedPoint } from '../catalog/pinned-p
 import type { PointSelector } from '../catalog/point-selector.js';
 import type { MachineReader, PointDisk } from '../catalog/reader.js';
 import type { ContentRun, PointContent, TakeExtra } from './content.js';
+import type { SharedRoom } from './threads/shared-room.js';
 
 /** Plans one disk of a point: openPointContent with what it needs besides. */
 export type OpenContent = (
@@ -180,6 +181,11 @@ class LastingContent implements PointContent {
 
   read(first: number, count: number, into: Buffer, extra?: TakeExtra): Promise<void> {
     return this.#do((content) => content.read(first, count, into, extra));
+  }
+
+  async readBeside(first: number, count: number, room: SharedRoom, offset: number): Promise<boolean> {
+    // Whatever is in its way, a missing layer among it, is for read() to meet.
+    return (await this.#current.readBeside?.(first, count, room, offset)) ?? false;
   }
 
   hashes(first: number, count: number): Promise<BigUint64Array> {

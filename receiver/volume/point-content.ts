@@ -18,7 +18,9 @@ import type { IndexCache } from './index-cache.js';
 import { LayerReader } from './layer-reader.js';
 import { loadIndexes } from './load-indexes.js';
 import { planPoint } from './plan-point.js';
-import { NO_LAYER, PointMap } from './point-map.js';
+import { byLayer, NO_LAYER, PointMap, type Runs } from './point-map.js';
+import { readBeside } from './read-beside.js';
+import type { SharedRoom } from './threads/shared-room.js';
 import { workOfRuns, type Piece } from './unit-work.js';
 
 /** Throws kind `corrupt` or `io` when the layers' indexes can't be read. */
@@ -35,19 +37,6 @@ export async function openPointContent(
   await reader.keys.require(disk);
   const layers = await view.layersFor(disk.disk, point.number);
   return new LayerContent(reader, new PointMap(await planPoint(reader, disk, layers, signal)));
-}
-
-type Runs = (readonly [number, number])[];
-
-/** Runs of a range by the layer that has them; NO_LAYER for what is zero. */
-function byLayer(map: PointMap, first: number, count: number): Map<number, Runs> {
-  const found = new Map<number, Runs>();
-  for (const run of map.runs(first, count)) {
-    const runs = found.get(run.layer);
-    if (runs === undefined) found.set(run.layer, [[run.first, run.count]]);
-    else runs.push([run.first, run.count]);
-  }
-  return found;
 }
 
 export class LayerContent implements PointContent {
@@ -125,6 +114,11 @@ export class LayerContent implements PointContent {
     // All must have ended before a failure is told: `into` belongs to the caller again from then on.
     const ended = await Promise.allSettled(Array.from({ length: Math.min(READS_IN_FLIGHT, layers.size) }, worker));
     for (const result of ended) if (result.status === 'rejected') throw result.reason;
+  }
+
+  readBeside(first: number, count: number, room: SharedRoom, offset: number): Promise<boolean> {
+    this.#check(first, count);
+    return readBeside(this.#reader, this.#map, { first, count }, room, offset);
   }
 
   async hashes(first: number, count: number): Promise<BigUint64Array> {

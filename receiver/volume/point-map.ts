@@ -115,6 +115,20 @@ export class PointMap {
   }
 }
 
+/** Pairs (first, count), ascending. */
+export type Runs = (readonly [first: number, count: number])[];
+
+/** Runs of a range by the layer that has them; NO_LAYER for what is zero. */
+export function byLayer(map: PointMap, first: BlockNumber, count: number): Map<number, Runs> {
+  const found = new Map<number, Runs>();
+  for (const run of map.runs(first, count)) {
+    const runs = found.get(run.layer);
+    if (runs === undefined) found.set(run.layer, [[run.first, run.count]]);
+    else runs.push([run.first, run.count]);
+  }
+  return found;
+}
+
 /** Runs of deltas cut at the borders of segments: segment, first block in it, count, layer. */
 function* deltaParts(plan: ReadPlan): Generator<readonly [number, number, number, number]> {
   const { blocksPerSegment } = plan.geometry;

@@ -11,6 +11,7 @@ import { BlockSet } from '../../shared/blocks/block-set.js';
 import type { Geometry } from '../../shared/blocks/geometry.js';
 import type { Clock } from '../../shared/clock.js';
 import { AfterimageError } from '../../shared/errors.js';
+import { FETCH_BESIDE_AFTER_BYTES } from '../../shared/limits.js';
 import type { Logger } from '../../shared/log.js';
 import type { DiskId } from '../../shared/units.js';
 import type { AllocationRun, BlockDevice } from './block-device.js';
@@ -42,6 +43,8 @@ export interface VolumeOptions {
   readonly cacheBytesMax: number | null;
   readonly clock: Clock;
   readonly log: Logger;
+  /** For tests; else FETCH_BESIDE_AFTER_BYTES. */
+  readonly fetchBesideAfterBytes?: number;
   /** For tests: the boot of the host. */
   readonly bootId?: string;
 }
@@ -95,7 +98,8 @@ export class Volume implements BlockDevice, CutSource {
     this.readOnly = !options.writable;
     this.#image = image;
     this.#clock = options.clock;
-    this.#cache = new Cache(image, { disk, content, bytesMax, log });
+    const besideAfterBytes = options.fetchBesideAfterBytes ?? FETCH_BESIDE_AFTER_BYTES;
+    this.#cache = new Cache(image, { disk, content, bytesMax, besideAfterBytes, log });
     this.#reader = new VolumeReader(image, this.#cache, log);
     this.#writer = new VolumeWriter(image, this.#cache, this.#reader);
   }

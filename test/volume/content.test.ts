@@ -6,6 +6,8 @@ import { hashBlockAt } from '../../shared/blocks/hash.js';
 import { openStore } from '../../receiver/store/open.js';
 import { MachineReader } from '../../receiver/catalog/reader.js';
 import type { PointContent } from '../../receiver/volume/content.js';
+import { FETCH_BYTES_MAX } from '../../shared/limits.js';
+import { bytesOfRoom, sharedRoom } from '../../receiver/volume/threads/shared-room.js';
 import { IndexCache } from '../../receiver/volume/index-cache.js';
 import { openPointContent } from '../../receiver/volume/point-content.js';
 import { removeTempFolders, tempFolder } from '../helpers/folders.js';
@@ -63,6 +65,23 @@ async function checkRead(chain: Chain, model: Model, content: PointContent, rand
   return extras.size;
 }
 
+const room = sharedRoom(FETCH_BYTES_MAX);
+const NOT_WRITTEN = 0xee;
+
+/** The same by threads, one at a time; nothing beside the range is touched. */
+async function checkBeside(chain: Chain, model: Model, content: PointContent, random: Random): Promise<void> {
+  const { blockBytes } = chain.geometry;
+  const [first, wish] = randomRange(random, chain);
+  const count = Math.min(wish, FETCH_BYTES_MAX / blockBytes);
+  const offset = blockBytes * between(random, 0, FETCH_BYTES_MAX / blockBytes - count + 1);
+  const bytes = bytesOfRoom(room).fill(NOT_WRITTEN);
+  expect(await content.readBeside?.(first, count, room, offset)).toBe(true);
+  const end = offset + count * blockBytes;
+  expectBlocks(chain, model, first, count, bytes.subarray(offset, end));
+  for (const rest of [bytes.subarray(0, offset), bytes.subarray(end)])
+    expect(rest.every((byte) => byte === NOT_WRITTEN)).toBe(true);
+}
+
 async function checkRuns(chain: Chain, model: Model, content: PointContent, random: Random): Promise<void> {
   const [first, count] = randomRange(random, chain);
   let at = first;
@@ -111,6 +130,7 @@ describe('content of random histories', () => {
         for (let round = 0; round < 4; round++) {
           const many = Array.from({ length: 8 }, () => checkRead(chain, model, content, random));
           for (const n of await Promise.all(many)) extras += n;
+          await checkBeside(chain, model, content, random);
           await checkRuns(chain, model, content, random);
           await checkHashes(chain, model, content, random);
         }

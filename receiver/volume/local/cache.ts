@@ -26,6 +26,8 @@ export interface CacheOptions {
   readonly content: PointContent | null;
   /** Null: no bound. */
   readonly bytesMax: number | null;
+  /** So much is fetched with nobody waiting for it before threads do that. */
+  readonly besideAfterBytes: number;
   readonly log: Logger;
 }
 
@@ -48,6 +50,9 @@ export class Cache {
   /** Groups that were read once and not kept: the next time they are. */
   readonly #passed: Uint8Array;
   #isAllWanted = false;
+  /** Fetched, in large pieces, with nobody waiting for it. */
+  #aheadBytes = 0;
+  readonly #besideAfterBytes: number;
   /** Groups of blocks that somebody is making local to use them, and by how many. */
   readonly #wanted = new Map<number, number>();
   #hand = 0;
@@ -62,6 +67,7 @@ export class Cache {
     this.content = options.content;
     this.#disk = options.disk;
     this.#log = options.log;
+    this.#besideAfterBytes = options.besideAfterBytes;
     this.#groupBlocks = CACHE_GROUP_BYTES / blockBytes;
     this.#regionBlocks = CHUNK_PLAIN_BYTES_MAX / blockBytes;
     this.#fetchBlocks = FETCH_BYTES_MAX / blockBytes;
@@ -232,7 +238,8 @@ export class Cache {
     const content = this.contentOrThrow();
     const batch = await this.landing.begin(count * blockBytes, into !== null);
     try {
-      const target = into ?? batch.room(count * blockBytes);
+      const lent = into === null && this.#goesBeside(content, count * blockBytes) ? batch.sharedRoom() : null;
+      const target = into ?? lent?.bytes.subarray(0, count * blockBytes) ?? batch.room(count * blockBytes);
       const partOf = (run: Run): Buffer => {
         const [from, to] = [Math.max(run.first, first), Math.min(run.first + run.count, first + count)];
         return target.subarray((from - first) * blockBytes, (to - first) * blockBytes);
@@ -247,8 +254,11 @@ export class Cache {
       for (const run of runs) if (run.zero) partOf(run).fill(0);
       // All data at once: what lies between is zero, which costs nothing to read.
       const span = { first: from, count: to === undefined ? 0 : to.first + to.count - from };
-      if (span.count > 0)
-        await content.read(span.first, span.count, partOf(span), pass === null ? takeExtra : undefined);
+      const at = (span.first - first) * blockBytes;
+      const isThere =
+        span.count === 0 ||
+        (lent !== null && (await content.readBeside?.(span.first, span.count, lent.room, at)) === true);
+      if (!isThere) await content.read(span.first, span.count, partOf(span), pass === null ? takeExtra : undefined);
       this.fetchedBlocks += count;
       for (const run of data) this.#landNew(batch, run, partOf(run), into === null);
       for (const run of runs) if (run.zero) await this.#keepAndBound(run, undefined);
@@ -256,6 +266,16 @@ export class Cache {
       if (pass === null) this.landing.land(batch);
       else pass(batch);
     }
+  }
+
+  /**
+   * Whether threads fetch so much for whom nobody waits. Not the first of it: to start them takes processors that a booting machine needs, and it has
+   * its own way through the disk.
+   */
+  #goesBeside(content: PointContent, lengthBytes: number): boolean {
+    if (content.readBeside === undefined || lengthBytes <= CHUNK_PLAIN_BYTES_MAX) return false;
+    this.#aheadBytes += lengthBytes;
+    return this.#aheadBytes > this.#besideAfterBytes;
   }
 
   /** Proven blocks land where they aren't local and haven't landed. `isOurs`: they stand in memory of the batch already. */

@@ -15,12 +15,16 @@ import {
   SPARE_CHUNKS_MAX,
   SPARE_FETCHES_MAX,
 } from '../../../shared/limits.js';
+import { copyShared } from '../../../shared/native/libc.js';
 import { SpareBuffers } from '../spare-buffers.js';
+import { chunkThreads } from '../threads/pool.js';
+import { SpareRooms, type LentRoom } from '../threads/spare-rooms.js';
 import type { Run } from './maps.js';
 import { Passing } from './passing.js';
 
 /** For all volumes of the process. */
 const spareFetches = new SpareBuffers(FETCH_BYTES_MAX, SPARE_FETCHES_MAX);
+const spareRooms = new SpareRooms(FETCH_BYTES_MAX, SPARE_FETCHES_MAX, (room) => chunkThreads.leave(room));
 const spareChunks = new SpareBuffers(CHUNK_PLAIN_BYTES_MAX, SPARE_CHUNKS_MAX);
 
 /** Brings a run into the image, or says why not; never rejects. */
@@ -46,6 +50,7 @@ export class Batch {
   readonly #landing: Landing;
   readonly #spare: SpareBuffers;
   readonly #slabs: Buffer[] = [];
+  #lent: LentRoom | undefined;
   #used = 0;
 
   constructor(landing: Landing, lengthBytes: number) {
@@ -61,7 +66,8 @@ export class Batch {
   }
 
   get memoryBytes(): number {
-    return Math.max(1, this.#slabs.length) * this.#spare.sizeBytes;
+    const slabs = this.#slabs.length + (this.#lent === undefined ? 0 : 1);
+    return Math.max(1, slabs) * this.#spare.sizeBytes;
   }
 
   /** Memory to fetch into (at most FETCH_BYTES_MAX); goes on to be read once it was added with adopt(). */
@@ -70,11 +76,18 @@ export class Batch {
     if (slab === undefined || this.#used + lengthBytes > slab.length) {
       slab = this.#spare.take();
       this.#slabs.push(slab);
-      if (this.#slabs.length > 1) this.#landing.charge(slab.length);
+      if (this.#slabs.length > 1 || this.#lent !== undefined) this.#landing.charge(slab.length);
       this.#used = 0;
     }
     this.#used += lengthBytes;
     return slab.subarray(this.#used - lengthBytes, this.#used);
+  }
+
+  /** The same memory, but one that threads can fetch into. Once per batch, and before any other. */
+  sharedRoom(): LentRoom {
+    if (this.#lent !== undefined || this.#slabs.length > 0) throw new Error('a batch has its memory already');
+    this.#lent = spareRooms.take();
+    return this.#lent;
   }
 
   /** Copies proven blocks. */
@@ -93,6 +106,8 @@ export class Batch {
 
   free(): void {
     for (const slab of this.#slabs.splice(0)) this.#spare.giveBack(slab);
+    if (this.#lent !== undefined) spareRooms.giveBack(this.#lent);
+    this.#lent = undefined;
   }
 }
 
@@ -199,7 +214,7 @@ export class Landing {
       if (run === undefined) return false;
       const from = at - run.first * this.#blockBytes;
       const count = Math.min(end - at, run.plain.length - from);
-      run.plain.copy(into, at - offset, from, from + count);
+      copyShared(run.plain, into, at - offset, from, from + count);
       at += count;
       this.#passing.read(run.batch, count);
     }

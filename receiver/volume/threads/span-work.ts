@@ -12,7 +12,7 @@ import {
   READ_BYTES_MAX,
   RESTORE_WRITE_BYTES_MAX,
 } from '../../../shared/limits.js';
-import { alignedBuffer } from '../../../shared/native/libc.js';
+import { alignedBuffer, copyShared } from '../../../shared/native/libc.js';
 import { storeError } from '../../store/file-errors.js';
 import { checkPieces } from '../chunk-check.js';
 import type { ReadChunk } from '../disk-keys.js';
@@ -102,7 +102,7 @@ class Composed implements Sink {
 
   take({ puts }: ChunkTask, plain: Buffer): void {
     if (plain.buffer === this.#room.buffer) return;
-    for (const { from, offset, lengthBytes } of puts) plain.copy(this.#room, offset, from, from + lengthBytes);
+    for (const { from, offset, lengthBytes } of puts) copyShared(plain, this.#room, offset, from, from + lengthBytes);
   }
 
   flush(): void {
