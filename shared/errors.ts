@@ -49,6 +49,10 @@ export const usageError = (message: string, hint?: string): AfterimageError =>
 export const corrupt = (code: string, message: string, hint?: string): AfterimageError =>
   new AfterimageError(message, { code, kind: 'corrupt', ...(hint === undefined ? {} : { hint }) });
 
+/** What to do about something damaged that points need. */
+export const DAMAGE_HINT =
+  'Take another point: `afterimage verify MACHINE` tries them. `afterimage scrub MACHINE --now` marks what is damaged; the receiver then mends what can be mended.';
+
 /** Whole, and written by a newer program: nobody may take it for damage, and mend it. `what`: `layer x`. */
 export const versionNewer = (what: string, version: number, known: number): AfterimageError =>
   new AfterimageError(`${what} has version ${version}, this program knows ${known}`, {

@@ -108,6 +108,6 @@ async function verifyPoints(store: ObjectStore, pinned: PinnedPoint, options: Ve
   throw new AfterimageError(`${bad} of ${verdicts.length} points can not be restored`, {
     code: 'points-not-restorable',
     kind: 'corrupt',
-    hint: 'Restore from another point; ask for a resynchronisation so that new points are whole.',
+    hint: `Take another point. \`afterimage scrub ${machine.manifest.machine.name} --now\` marks what is damaged; the receiver then mends what can be mended.`,
   });
 }

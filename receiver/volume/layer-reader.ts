@@ -5,7 +5,7 @@
  */
 import type { LayerRef } from '../catalog/manifest.js';
 import { layerName } from '../catalog/names.js';
-import { AfterimageError, corrupt } from '../../shared/errors.js';
+import { AfterimageError, corrupt, DAMAGE_HINT } from '../../shared/errors.js';
 import { plainHasher } from '../../shared/crypto/block-hasher.js';
 import { decodeChunkHeader } from '../../shared/layer/chunk.js';
 import {
@@ -30,7 +30,7 @@ import type { DiskId, MachineId } from '../../shared/units.js';
 import type { ObjectStore } from '../store/store.js';
 import { DiskKeys, type ReadChunk, type StoredChunk } from './disk-keys.js';
 import { IndexCache } from './index-cache.js';
-import { inLayer, LAYER_HINT } from './layer-errors.js';
+import { inLayer } from './layer-errors.js';
 import { chunkThreads, type ChunkThreads } from './threads/pool.js';
 import type { SharedRoom } from './threads/shared-room.js';
 import type { Range } from './threads/reservation.js';
@@ -218,7 +218,7 @@ export class LayerReader {
 
   async #loadIndex(layer: LayerRef, name: string, isBlind = false): Promise<LayerIndex> {
     if (layer.sizeBytes < LAYER_HEADER_BYTES + LAYER_FOOTER_BYTES) {
-      throw corrupt('layer-truncated', `layer ${name} has ${layer.sizeBytes} bytes by its manifest`, LAYER_HINT);
+      throw corrupt('layer-truncated', `layer ${name} has ${layer.sizeBytes} bytes by its manifest`, DAMAGE_HINT);
     }
     // An ordinary cycle's layer is small: one read gets all of it. Larger ones take one or two for the end.
     const tailBytes = Math.min(layer.sizeBytes, LAYER_TAIL_BYTES);
@@ -237,7 +237,7 @@ export class LayerReader {
         throw corrupt(
           'layer-index',
           `index of layer ${name} says that chunk ${i} has ${chunk.lengthBytes} bytes`,
-          LAYER_HINT,
+          DAMAGE_HINT,
         );
       }
     }
@@ -249,11 +249,15 @@ export class LayerReader {
       throw corrupt(
         'layer-index',
         `index of layer ${name} has ${footer.indexBytes} bytes, more than any can have`,
-        LAYER_HINT,
+        DAMAGE_HINT,
       );
     }
     if (digestToText(footer.indexChecksum) !== layer.indexChecksum) {
-      throw corrupt('layer-misplaced', `layer ${name} is not the one that its manifest names: other index`, LAYER_HINT);
+      throw corrupt(
+        'layer-misplaced',
+        `layer ${name} is not the one that its manifest names: other index`,
+        DAMAGE_HINT,
+      );
     }
   }
 
@@ -269,9 +273,9 @@ async function named<T>(name: string, read: () => Promise<T>): Promise<T> {
   } catch (error) {
     if (!(error instanceof AfterimageError)) throw error;
     if (error.kind === 'not-found')
-      throw corrupt('layer-missing', `layer ${name} is missing from the store`, LAYER_HINT);
+      throw corrupt('layer-missing', `layer ${name} is missing from the store`, DAMAGE_HINT);
     if (error.code === 'object-short')
-      throw corrupt('layer-truncated', `layer ${name} is truncated: ${error.message}`, LAYER_HINT);
+      throw corrupt('layer-truncated', `layer ${name} is truncated: ${error.message}`, DAMAGE_HINT);
     throw error;
   }
 }

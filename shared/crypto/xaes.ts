@@ -6,7 +6,7 @@
  * repeat, and two writers would have to draw the same 96 bits. One key derivation per writer, then the speed of plain GCM.
  */
 import { createCipheriv, createDecipheriv } from 'node:crypto';
-import { corrupt } from '../errors.js';
+import { corrupt, DAMAGE_HINT } from '../errors.js';
 
 export const KEY_BYTES = 32;
 export const NONCE_BYTES = 24;
@@ -119,5 +119,5 @@ export const unauthentic = (what: string): Error =>
   corrupt(
     'unauthentic',
     `${what} is not what was encrypted: damaged, moved from elsewhere, or of another key`,
-    'Points that need it can not be restored: pick another point, ask for a resynchronisation.',
+    DAMAGE_HINT,
   );

@@ -18,7 +18,7 @@
  * Footer: u64 offset of the index, u64 length of the index, u64 checksum of the index (XXH64), u32 version, u32 magic "AILE".
  */
 import { checksum64 } from '../blocks/hash.js';
-import { corrupt, versionNewer } from '../errors.js';
+import { corrupt, DAMAGE_HINT, versionNewer } from '../errors.js';
 import { BLOCKS_PER_DISK_MAX, LAYER_BLOCKS_MAX } from '../limits.js';
 import { NONCE_BYTES, TAG_BYTES } from '../crypto/xaes.js';
 import type { ChunkExtent, ChunkHeader, ChunkOpener, ChunkSeal, ChunkSealer } from './chunk.js';
@@ -87,7 +87,7 @@ export interface LayerHeader {
 
 export function decodeLayerHeader(b: Buffer, name: string): LayerHeader {
   const bad = (what: string): never => {
-    throw corrupt('layer-malformed', `layer ${name} is malformed: ${what}`, LAYER_HINT);
+    throw corrupt('layer-malformed', `layer ${name} is malformed: ${what}`, DAMAGE_HINT);
   };
   if (b.length < LAYER_HEADER_BYTES) bad(`${b.length} bytes, shorter than its header`);
   if (b.readUInt32LE(0) !== LAYER_MAGIC) bad('wrong magic');
@@ -112,9 +112,6 @@ export function decodeLayerHeader(b: Buffer, name: string): LayerHeader {
   };
 }
 
-const LAYER_HINT =
-  'Points that need it can not be restored; run `afterimage verify` to see which, and ask for a resynchronisation.';
-
 /** Whether a header is the one that an object's name promises (a misplaced object is as bad as a broken one). */
 export function checkIdentity(header: LayerHeader, expected: Omit<LayerIdentity, 'seriesId'>, name: string): void {
   const same =
@@ -128,7 +125,7 @@ export function checkIdentity(header: LayerHeader, expected: Omit<LayerIdentity,
     header.machineHash === hashText(expected.machineId) &&
     header.diskHash === hashText(expected.diskId);
   if (!same) {
-    throw corrupt('layer-misplaced', `layer ${name} holds another layer than its name says`, LAYER_HINT);
+    throw corrupt('layer-misplaced', `layer ${name} holds another layer than its name says`, DAMAGE_HINT);
   }
 }
 
@@ -370,7 +367,7 @@ export interface LayerFooter {
 /** Decodes the last LAYER_FOOTER_BYTES of a layer of `objectBytes` in all. */
 export function decodeFooter(f: Buffer, objectBytes: number, name: string): LayerFooter {
   const bad = (what: string): never => {
-    throw corrupt('layer-truncated', `layer ${name} is truncated or malformed: ${what}`, LAYER_HINT);
+    throw corrupt('layer-truncated', `layer ${name} is truncated or malformed: ${what}`, DAMAGE_HINT);
   };
   if (f.length !== LAYER_FOOTER_BYTES || objectBytes < LAYER_HEADER_BYTES + LAYER_FOOTER_BYTES) bad('no footer');
   if (f.readUInt32LE(28) !== LAYER_END_MAGIC) bad('footer has the wrong magic');
@@ -398,7 +395,7 @@ export function decodeIndex(
   opener?: ChunkOpener | 'structure',
 ): LayerIndex {
   const bad = (what: string): never => {
-    throw corrupt('layer-index', `index of layer ${name} is malformed: ${what}`, LAYER_HINT);
+    throw corrupt('layer-index', `index of layer ${name} is malformed: ${what}`, DAMAGE_HINT);
   };
   if (b.length !== footer.indexBytes || checksum64(b) !== footer.indexChecksum) bad('checksum does not match');
   if (b.length < INDEX_HEADER_BYTES) bad('too short');
