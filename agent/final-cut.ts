@@ -3,16 +3,18 @@
  * after it, hands that point over. And the way back: lets the workload run again when nothing came of it.
  *
  * A note on disk says that the workload was shut down; it is there before the first command runs and goes when the workload runs again. Phase
- * `stopping`: the receiver has no last point from us, so nobody can have switched: the workload is resumed as soon as anything goes wrong. Phase
- * `handed-over` (written before the receiver hears of the point): it may run elsewhere by now. Then only a receiver that lets this machine replicate,
- * and holds no failover under way, has it resumed: after a crash, a lost connection or a refusal it stays down. Two of it would cost what one wrote.
+ * `stopping`: the receiver has no last point from us, so nobody can have switched by plan: the workload is resumed as soon as anything goes wrong. With the
+ * session gone it waits a moment for a receiver's word, as the loss may be noticed late, when the machine was failed over without us: then it stays down; without
+ * any word it is resumed (RESUME_UNANSWERED_MS). Phase `handed-over` (written before the receiver hears of the point): it may run elsewhere by now. Then
+ * only a receiver that lets this machine replicate, and holds no failover under way, has it resumed: after a crash, a lost connection or a refusal it
+ * stays down. Two of it would cost what one wrote.
  */
 import type { Logger } from 'pino';
 import { z } from 'zod';
 import type { Clock } from '../shared/clock.js';
 import { AfterimageError, corrupt, messageOf } from '../shared/errors.js';
 import { failpoint } from '../shared/failpoints.js';
-import { FINAL_CUT_QUIET_MS, FINAL_CUT_TRIES_MAX } from '../shared/limits.js';
+import { FINAL_CUT_QUIET_MS, FINAL_CUT_TRIES_MAX, RESUME_UNANSWERED_MS } from '../shared/limits.js';
 import type { AgentMessage } from '../shared/wire/messages.js';
 import type { AgentConfig } from './config.js';
 import { finalCutGround, type FinalCutGround } from './final-cut-ground.js';
@@ -52,6 +54,11 @@ export class FinalCut {
   readonly #deps: FinalCutDeps;
   readonly #ground: FinalCutGround;
   #note: Note | null = null;
+  /** Ends the wait for a receiver's word. */
+  #waiting: AbortController | null = null;
+  /** A receiver said that the machine runs elsewhere, or is to. */
+  #isElsewhere = false;
+  #resuming: Promise<void> | null = null;
 
   private constructor(deps: FinalCutDeps, ground: FinalCutGround) {
     this.#deps = deps;
@@ -70,6 +77,35 @@ export class FinalCut {
     return this.#note !== null;
   }
 
+  /** A receiver has said what holds. `isElsewhere`: the machine runs in the recovery site. */
+  answered(isElsewhere: boolean): void {
+    this.#waiting?.abort();
+    this.#waiting = null;
+    this.#isElsewhere = isElsewhere;
+    this.#show();
+  }
+
+  /** There is no session: a workload that was shut down for nothing is let run, unless a receiver says otherwise soon. */
+  unanswered(): void {
+    if (this.#waiting !== null || this.#isElsewhere || this.#note?.phase !== 'stopping') return;
+    this.#waiting = new AbortController();
+    void this.#resumeUnlessTold(this.#waiting).catch((error: unknown) => {
+      this.#deps.log.error({ err: error }, `the workload could not be resumed: ${messageOf(error)}`);
+    });
+  }
+
+  /** The agent stops: nothing is waited for any more. */
+  close(): void {
+    this.#waiting?.abort();
+  }
+
+  async #resumeUnlessTold(waiting: AbortController): Promise<void> {
+    await this.#deps.clock.sleep(RESUME_UNANSWERED_MS, waiting.signal);
+    if (waiting.signal.aborted) return;
+    this.#waiting = null;
+    await this.resume(`no receiver has answered for ${RESUME_UNANSWERED_MS / 1000} s`);
+  }
+
   /** Carries an order out. True: the point was handed over, and no more points are to be made. Throws only what ends the session. */
   async run(
     order: Extract<Order, { type: 'final-cut' }>,
@@ -84,6 +120,7 @@ export class FinalCut {
       await say({ type: 'final-cut-step', request, step: name, detail: detail.slice(0, 2000) });
     };
     try {
+      await this.#resuming;
       const whyNot = work.whyNot();
       if (whyNot !== null) throw notHad(whyNot);
       await this.#stop(order.hookTimeoutMs, step, signal);
@@ -98,18 +135,25 @@ export class FinalCut {
       if (stopping.aborted) throw error;
       const reason = messageOf(error);
       this.#deps.log.warn({ reason }, 'final cut given up');
+      // With the session gone others may know better: unanswered().
+      for (const lost of [error, signal.reason as unknown])
+        if (lost instanceof AfterimageError && lost.kind === 'disconnected') throw lost;
       if (this.#note?.phase === 'stopping') await this.resume(reason);
       // A session that has ended is noticed where it matters.
       await say({ type: 'final-cut-done', request, ok: false, point: 0, reason: reason.slice(0, 2000) }).catch(
         () => undefined,
       );
-      if (error instanceof AfterimageError && error.kind === 'disconnected') throw error;
       return false;
     }
   }
 
-  /** Lets the workload run again, if it was shut down. One that can't be started is shown, and tried again at the next welcome. */
-  async resume(why: string): Promise<void> {
+  /** Lets the workload run again, if it was shut down. One that can't be started is shown, and tried again at the next welcome. Never rejects for that. */
+  resume(why: string): Promise<void> {
+    this.#resuming ??= this.#resume(why).finally(() => (this.#resuming = null));
+    return this.#resuming;
+  }
+
+  async #resume(why: string): Promise<void> {
     if (this.#note === null) return;
     const { config, log, status } = this.#deps;
     const { resume, timeout } = config.failover;
@@ -206,7 +250,7 @@ export class FinalCut {
     this.#deps.status.finalCut(
       this.#note === null
         ? null
-        : this.#note.phase === 'stopping'
+        : this.#note.phase === 'stopping' && !this.#isElsewhere
           ? 'the workload is shut down for a planned failover'
           : 'the workload was shut down for a planned failover; it is resumed when the receiver lets this machine replicate again',
     );

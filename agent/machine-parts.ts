@@ -36,7 +36,7 @@ import { openTracker } from './tracker/open.js';
 import type { MarkTracker } from './tracker/tracker.js';
 
 /** Of a final cut, what a session uses. */
-export type FinalCutting = Pick<FinalCut, 'isStopped' | 'run' | 'resume'>;
+export type FinalCutting = Pick<FinalCut, 'isStopped' | 'run' | 'resume' | 'answered' | 'unanswered' | 'close'>;
 
 export interface MachineParts {
   readonly sysfs: Sysfs;

@@ -132,6 +132,7 @@ export class AgentMachine {
         closed();
       }
     }
+    this.#finalCut?.close();
     this.#deps.parts.tracker.tracker?.close();
   }
 
@@ -196,6 +197,8 @@ export class AgentMachine {
       const ended = await this.#connectOnce(attempt, route, stop, () => (failures = 0));
       if (failures === 0) said = '';
       if (stop.aborted) return;
+      if (ended instanceof SessionEnded && ended.close?.code === CLOSE.failedOver.code) this.#finalCut?.answered(true);
+      this.#finalCut?.unanswered();
       const pace = route.ended({ ...attempt, ended: ended instanceof SessionEnded ? ended : null });
       if (pace === 'now') {
         this.status.disconnected(messageOf(ended), 0);
@@ -255,6 +258,7 @@ export class AgentMachine {
       stop.addEventListener('abort', onStop, { once: true });
       const welcome = await open.hello(this.#hello(route));
       attempt.welcomed = true;
+      this.#finalCut.answered(welcome.mode === 'restore');
       if (route.welcomed(attempt.address)) this.#keepRoute(route);
       await this.#granted(welcome.generation);
       this.status.connected(welcome);

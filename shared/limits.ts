@@ -431,6 +431,8 @@ export const SPARE_FETCHES_MAX = LANDING_BYTES_MAX / FETCH_BYTES_MAX;
 export const SPARE_CHUNKS_MAX = LANDING_BYTES_MAX / CHUNK_PLAIN_BYTES_MAX;
 /** An agent whose workload is held for a planned failover asks anew after this: the order to resume it may have been lost with a session. */
 export const HOLD_RECHECK_MS = 30_000;
+/** ... and one that lost its session before it had handed over a last point lets the workload run after this, if no receiver says meanwhile what holds. */
+export const RESUME_UNANSWERED_MS = 30_000;
 /** Objects of a store that are kept open for the next read: the layers that a client reads in at one time ... */
 export const OPEN_FILES_MAX = 256;
 /** ... closed after one to two of these without use: a removed object keeps its space until then. */

@@ -243,6 +243,9 @@ export class AgentNode {
       },
       run: (order, work, ...rest) => cut.run(order, { ...work, flush }, ...rest),
       resume: (why) => cut.resume(why),
+      answered: (isElsewhere) => cut.answered(isElsewhere),
+      unanswered: () => cut.unanswered(),
+      close: () => cut.close(),
     };
   }
 
