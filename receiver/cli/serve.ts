@@ -14,6 +14,7 @@ import { parsePointSelector, type PointSelector } from '../catalog/point-selecto
 import type { MachineReader, PointDisk } from '../catalog/reader.js';
 import type { ObjectStore } from '../store/store.js';
 import { IndexCache } from '../volume/index-cache.js';
+import { startThreadsFor } from '../volume/threads/pool.js';
 import { LastingPoint, type OpenContent } from '../volume/lasting-point.js';
 import { startNbdServer, type NbdExport } from '../volume/nbd/server.js';
 import { nbdUri } from '../volume/nbd/uri.js';
@@ -52,6 +53,8 @@ export async function serveCommand(word: string, options: ServeOptions, io: CliI
   if (keep && !writable) throw usageError('--keep needs --writable: there is nothing to keep otherwise');
   const log = createLogger('afterimage', 'warn', io.err);
   const store = await openConfiguredStore(options, io);
+  // This process is there to be read from: they are started before a client waits for it.
+  startThreadsFor(store);
   try {
     const lasting = await openLasting(store, await resolveMachine(store, word), selector, log, io);
     try {
@@ -140,6 +143,7 @@ async function openVolumes(
         content: await lasting.content(disk.disk, io.signal),
         baseKey: `${machine.manifest.machine.id}/${disk.disk}/${point.number}/${disk.digest}`,
         writable: how.writable,
+        fetchBesideAfterBytes: 0,
         cacheBytesMax: Math.floor(how.cacheBytes / disks.length),
         clock: io.clock,
         log: how.log,

@@ -43,7 +43,7 @@ export interface VolumeOptions {
   readonly cacheBytesMax: number | null;
   readonly clock: Clock;
   readonly log: Logger;
-  /** For tests; else FETCH_BESIDE_AFTER_BYTES. */
+  /** So much is fetched for nobody in particular before threads do it; else FETCH_BESIDE_AFTER_BYTES. */
   readonly fetchBesideAfterBytes?: number;
   /** For tests: the boot of the host. */
   readonly bootId?: string;
