@@ -146,6 +146,22 @@ describe('batches that pass', () => {
     expect([on.bytes, kept]).toEqual([0, []]);
   });
 
+  it('are kept for a writer that waits for them, also when it saw them before all of them was there', async () => {
+    const on = landing();
+    await on.mayPass();
+    const batch = await on.begin(FETCH_BYTES_MAX, false);
+    batch.adopt({ first: 8, count: 2 }, batch.room(2 * BLOCK).fill(8));
+    const waited = on.settled(9, 1).then(() => 'kept');
+    on.landPassing(batch);
+    expect(await Promise.race([waited, sleep(1_000)])).toBe('kept');
+    expect([on.bytes, kept]).toEqual([0, [8]]);
+    // Its place is free again.
+    for (let i = 0; i < PASSING_FETCHES_MAX; i++) await ahead(on, i * 10);
+    const settled = on.settled(10, 1).then(() => 'kept');
+    expect(await Promise.race([settled, sleep(1_000)])).toBe('kept');
+    expect(kept).toEqual([8, 10]);
+  });
+
   it('are bounded: one more waits until another was read; a client that misses has the oldest kept', async () => {
     const on = landing();
     for (let i = 0; i < PASSING_FETCHES_MAX; i++) await ahead(on, i * 10);

@@ -47,6 +47,8 @@ export class Batch {
   /** Resolves when all of it is kept, or isn't going to be. */
   readonly kept: Promise<void>;
   readonly settle: () => void;
+  /** Somebody waits for it to be in the image: it isn't one that passes. */
+  isWanted = false;
   readonly #landing: Landing;
   readonly #spare: SpareBuffers;
   readonly #slabs: Buffer[] = [];
@@ -198,7 +200,9 @@ export class Landing {
 
   /** The batch's blocks are there until they were read, once; they are kept only if nobody reads them and others need the room. */
   landPassing(batch: Batch): void {
-    this.#passing.add(batch);
+    if (!batch.isWanted) return this.#passing.add(batch);
+    this.#passing.leave();
+    this.land(batch);
   }
 
   /** What waits to be read is dropped, and nothing waits for it any more. */
@@ -238,6 +242,8 @@ export class Landing {
         block++;
         continue;
       }
+      // It may be seen before it is landed, or passes.
+      run.batch.isWanted = true;
       this.#keepAfterAll(run.batch);
       await run.batch.kept;
     }
