@@ -13,7 +13,13 @@ import {
   logLevelValue,
   portValue,
 } from '../shared/config/values.js';
-import { CUT_DEADLINE_MS, FREEZE_DEADLINE_MS, HOOK_TIMEOUT_MS, POINT_INTERVAL_MS } from '../shared/limits.js';
+import {
+  CUT_DEADLINE_MS,
+  FREEZE_DEADLINE_MS,
+  HOOK_TIMEOUT_MS,
+  POINT_INTERVAL_MS,
+  RESUME_UNANSWERED_MS,
+} from '../shared/limits.js';
 import { DISK_RULES_MAX } from '../shared/limits-disks.js';
 import { FLEET_MAX } from '../shared/limits-fleet.js';
 import { bandwidthSchema, cpuSchema, ioSchema } from './load/config.js';
@@ -80,6 +86,8 @@ export const agentConfigSchema = z.strictObject({
       resume: commands,
       /** For each of the two, all its commands together (ms). */
       timeout: durationValue(1_000, 24 * HOUR_MS, '1s to 24h').default(HOOK_TIMEOUT_MS),
+      /** A workload that was stopped for a last cut that came to nothing, as the session was lost, runs again after so long without a receiver's word (ms). */
+      resumeAfter: durationValue(1_000, HOUR_MS, '1s to 1h').default(RESUME_UNANSWERED_MS),
     })
     .prefault({}),
   /** Whether the receiver may write points back onto the protected disks when the machine comes home. */

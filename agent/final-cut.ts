@@ -5,7 +5,7 @@
  * A note on disk says that the workload was shut down; it is there before the first command runs and goes when the workload runs again. Phase
  * `stopping`: the receiver has no last point from us, so nobody can have switched by plan: the workload is resumed as soon as anything goes wrong. With the
  * session gone it waits a moment for a receiver's word, as the loss may be noticed late, when the machine was failed over without us: then it stays down; without
- * any word it is resumed (RESUME_UNANSWERED_MS). Phase `handed-over` (written before the receiver hears of the point): it may run elsewhere by now. Then
+ * any word it is resumed (`failover: resumeAfter`). Phase `handed-over` (written before the receiver hears of the point): it may run elsewhere by now. Then
  * only a receiver that lets this machine replicate, and holds no failover under way, has it resumed: after a crash, a lost connection or a refusal it
  * stays down. Two of it would cost what one wrote.
  */
@@ -14,7 +14,8 @@ import { z } from 'zod';
 import type { Clock } from '../shared/clock.js';
 import { AfterimageError, corrupt, messageOf } from '../shared/errors.js';
 import { failpoint } from '../shared/failpoints.js';
-import { FINAL_CUT_QUIET_MS, FINAL_CUT_TRIES_MAX, RESUME_UNANSWERED_MS } from '../shared/limits.js';
+import { FINAL_CUT_QUIET_MS, FINAL_CUT_TRIES_MAX } from '../shared/limits.js';
+import { formatDuration } from '../shared/units.js';
 import type { AgentMessage } from '../shared/wire/messages.js';
 import type { AgentConfig } from './config.js';
 import { finalCutGround, type FinalCutGround } from './final-cut-ground.js';
@@ -100,10 +101,11 @@ export class FinalCut {
   }
 
   async #resumeUnlessTold(waiting: AbortController): Promise<void> {
-    await this.#deps.clock.sleep(RESUME_UNANSWERED_MS, waiting.signal);
+    const { resumeAfter } = this.#deps.config.failover;
+    await this.#deps.clock.sleep(resumeAfter, waiting.signal);
     if (waiting.signal.aborted) return;
     this.#waiting = null;
-    await this.resume(`no receiver has answered for ${RESUME_UNANSWERED_MS / 1000} s`);
+    await this.resume(`no receiver has answered for ${formatDuration(resumeAfter)}`);
   }
 
   /** Carries an order out. True: the point was handed over, and no more points are to be made. Throws only what ends the session. */

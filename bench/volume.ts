@@ -23,6 +23,13 @@ interface Pattern {
  * proven and kept, so the first reads pay for those that follow, and nobody gets anything back from a few. Warm ones take a fifth of a second where
  * 20,000 do cold, which would measure how a client and a server start: they go on for longer.
  */
+const SEQUENTIAL: Pattern = {
+  name: 'sequential',
+  args: '--rw=read --bs=256k --iodepth=4',
+  unit: 'MB/s',
+  cold: [{ what: 'once through', amount: '' }],
+  warm: '--loops=4',
+};
 const PATTERNS: readonly Pattern[] = [
   {
     name: 'random 4 KiB',
@@ -35,13 +42,7 @@ const PATTERNS: readonly Pattern[] = [
     ],
     warm: '--number_ios=200000',
   },
-  {
-    name: 'sequential',
-    args: '--rw=read --bs=256k --iodepth=4',
-    unit: 'MB/s',
-    cold: [{ what: 'once through', amount: '' }],
-    warm: '--loops=4',
-  },
+  SEQUENTIAL,
 ];
 const SIDES = ['afterimage', 'nbdkit'] as const;
 type Side = (typeof SIDES)[number];
@@ -114,7 +115,7 @@ async function sample(ground: Ground, pattern: Pattern, samples: PatternSamples)
       samples.cold[i]?.[side].push(await read(socket, pattern, amount, sizeBytes));
       if (i < pattern.cold.length - 1) return;
       // All of it is there: what chance has left out, and what is kept only when it is read again.
-      for (let n = 0; n < 2; n++) await read(socket, { args: '--rw=read --bs=256k', unit: 'MB/s' }, '', sizeBytes);
+      for (let n = 0; n < 2; n++) await read(socket, SEQUENTIAL, '', sizeBytes);
       samples.warm[side].push(await read(socket, pattern, pattern.warm, sizeBytes));
       samples.rssMiB[side].push(residentMiB(server));
     });
@@ -150,12 +151,7 @@ interface FioResult {
   readonly jobs: readonly [{ readonly read: { readonly iops: number; readonly bw_bytes: number } }];
 }
 
-async function read(
-  socket: string,
-  { args, unit }: Pick<Pattern, 'args' | 'unit'>,
-  amount: string,
-  sizeBytes: number,
-): Promise<number> {
+async function read(socket: string, { args, unit }: Pattern, amount: string, sizeBytes: number): Promise<number> {
   const text = await shAsync(
     `fio --name=read --ioengine=nbd --uri='nbd+unix:///?socket=${socket}' --size=${sizeBytes} ${args} ${amount} --output-format=json`,
   );

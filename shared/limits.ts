@@ -415,6 +415,8 @@ export const THREAD_JOBS_AHEAD = 2;
 export const FETCH_BYTES_MAX = READ_BYTES_MAX;
 /** So much is fetched ahead of a volume's clients by the event loop before threads do it: they take 0.2 CPU seconds each to start, as a boot begins. */
 export const FETCH_BESIDE_AFTER_BYTES = 64 * MIB;
+/** Spans of layers, a message to a thread each, that a range read by threads may consist of: a MiB of a base is one or two. */
+export const BESIDE_JOBS_MAX = 16;
 /** Fetches at once for one window that is read ahead: half of a window is on its way while the client comes through the other half. */
 export const FETCHES_PER_READ_AHEAD = 4;
 /** Memory of one volume for what is being fetched and what isn't in its local image yet; fetches wait beyond it. A read-ahead window. */
@@ -431,7 +433,7 @@ export const SPARE_FETCHES_MAX = LANDING_BYTES_MAX / FETCH_BYTES_MAX;
 export const SPARE_CHUNKS_MAX = LANDING_BYTES_MAX / CHUNK_PLAIN_BYTES_MAX;
 /** An agent whose workload is held for a planned failover asks anew after this: the order to resume it may have been lost with a session. */
 export const HOLD_RECHECK_MS = 30_000;
-/** ... and one that lost its session before it had handed over a last point lets the workload run after this, if no receiver says meanwhile what holds. */
+/** ... and one that lost its session before it had handed over a last point lets the workload run after this, if no receiver says meanwhile what holds; `failover: resumeAfter`. */
 export const RESUME_UNANSWERED_MS = 30_000;
 /** Objects of a store that are kept open for the next read: the layers that a client reads in at one time ... */
 export const OPEN_FILES_MAX = 256;

@@ -14,11 +14,11 @@ import { parsePointSelector, type PointSelector } from '../catalog/point-selecto
 import type { MachineReader, PointDisk } from '../catalog/reader.js';
 import type { ObjectStore } from '../store/store.js';
 import { IndexCache } from '../volume/index-cache.js';
-import { startThreadsFor } from '../volume/threads/pool.js';
 import { LastingPoint, type OpenContent } from '../volume/lasting-point.js';
 import { startNbdServer, type NbdExport } from '../volume/nbd/server.js';
 import { nbdUri } from '../volume/nbd/uri.js';
 import { openPointContent } from '../volume/point-content.js';
+import { startThreadsFor } from '../volume/threads/pool.js';
 import { Volume } from '../volume/volume.js';
 import { openConfiguredStore } from './context.js';
 import type { CliIo, GlobalOptions } from './io.js';

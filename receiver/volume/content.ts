@@ -26,6 +26,8 @@ export interface PointContent {
    * Throws kind `corrupt` or `io`.
    */
   read(first: number, count: number, into: Buffer, extra?: TakeExtra): Promise<void>;
+  /** Whether readBeside() is worth asking. */
+  readonly canReadBeside?: boolean;
   /**
    * The same by threads, into a room's bytes from `offset` on, without the rest. False: it can't be done so, and what the bytes are is undefined: read() does
    * it, or tells why not.

@@ -167,6 +167,10 @@ class LastingContent implements PointContent {
     return this.#current.isNear;
   }
 
+  get canReadBeside(): boolean {
+    return this.#current.canReadBeside === true;
+  }
+
   get geometry(): PointContent['geometry'] {
     return this.#current.geometry;
   }

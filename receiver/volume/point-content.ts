@@ -55,6 +55,10 @@ export class LayerContent implements PointContent {
     this.#fetcher = new ChunkFetcher(reader, map);
   }
 
+  get canReadBeside(): boolean {
+    return this.#reader.takesThreads;
+  }
+
   async runs(first: number, count: number): Promise<readonly ContentRun[]> {
     this.#check(first, count);
     const runs: ContentRun[] = [];

@@ -49,7 +49,7 @@ test('an empty file is all defaults', () => {
       hooks: { dir: '/etc/afterimage/hooks.d', timeout: 30_000, timeouts: {} },
       applications: { postgresql: [], mysql: [], redis: [] },
       applicationPoints: { deadline: 60_000 },
-      failover: { preShutdown: [], resume: [], timeout: 300_000 },
+      failover: { preShutdown: [], resume: [], timeout: 300_000, resumeAfter: 30_000 },
       failback: { allow: true },
       encryption: {},
       reboot: { continue: true, within: 900_000, runDir: '/run/afterimage-reboot' },

@@ -9,8 +9,10 @@ import { MachineReader } from '../../receiver/catalog/reader.js';
 import type { HomeStep } from '../../receiver/session/home-agent.js';
 import { CLOSE } from '../../shared/wire/close-codes.js';
 import { MIB } from '../../shared/units.js';
-import { canRunLab, WHY_NO_LAB } from '../e2e/lab.js';
+import { canRunLab, sleep, WHY_NO_LAB } from '../e2e/lab.js';
 import { HomeLab, writeBlocks } from './home-lab.js';
+
+const RESUME_AFTER_MS = 4_000;
 
 let home: HomeLab | null = null;
 let writer: NodeJS.Timeout | undefined;
@@ -26,6 +28,7 @@ async function setUp(withHooks: boolean, disks = [64 * MIB]): Promise<HomeLab> {
   const failover = {
     preShutdown: [`echo stop >> ${path}`, `test ! -e ${path}.fail`],
     resume: [`echo resume >> ${path}`],
+    resumeAfter: `${RESUME_AFTER_MS}ms`,
   };
   const h = await HomeLab.open({ disks, agent: withHooks ? { failover } : {} });
   h.lab.undo(() => {
@@ -114,6 +117,54 @@ describe.skipIf(!canRunLab)(`final cut (${WHY_NO_LAB})`, () => {
       const { point } = await h.lab.syncNow();
       await h.lab.restore(point);
       expect(h.lab.differences(0)).toEqual([]);
+    },
+  );
+
+  it(
+    'a session that is lost amid it: resumed when no receiver answers, and not when one says that the machine was failed over',
+    { timeout: 120_000 },
+    async () => {
+      const h = await setUp(true);
+      // The proof fails again and again meanwhile.
+      startWriter(h);
+      const stopped = async (): Promise<void> => {
+        const cutting = cut(h);
+        cutting.catch(() => undefined);
+        await expect.poll(ran, { timeout: 20_000 }).toBe('stop');
+      };
+      await stopped();
+      await h.stopReceiver();
+      await sleep(RESUME_AFTER_MS / 2);
+      expect(ran()).toBe('stop');
+      await expect.poll(ran, { timeout: 4 * RESUME_AFTER_MS }).toBe('stop resume');
+      expect((await h.lab.status()).finalCut).toBeNull();
+
+      writeFileSync(hooks, '');
+      await h.startReceiver();
+      await h.lab.until('replicating', (s) => s.receiver.mode === 'replicate' && s.state === 'Protected');
+      await stopped();
+      await h.failOver();
+      await h.lab.until('told', (s) => s.state === 'FailedOver');
+      await sleep(2 * RESUME_AFTER_MS);
+      expect(ran()).toBe('stop');
+      // The next process knows of it by the note alone, and hears it before it does anything.
+      await h.lab.agent?.kill();
+      await h.lab.startAgent();
+      await h.lab.until('told again', (s) => s.state === 'FailedOver');
+      await sleep(2 * RESUME_AFTER_MS);
+      expect(ran()).toBe('stop');
+      // On its way home; one that was told only that, and loses its receiver again.
+      await h.decide({ mode: 'restore', reason: 'failback' });
+      await h.lab.agent?.kill();
+      await h.lab.startAgent();
+      await h.lab.until('restoring', (s) => s.receiver.mode === 'restore');
+      await h.stopReceiver();
+      await sleep(2 * RESUME_AFTER_MS);
+      expect(ran()).toBe('stop');
+      await h.startReceiver();
+      await h.decide({ mode: 'replicate', generation: 2 });
+      await h.reconnect();
+      await expect.poll(ran, { timeout: 20_000 }).toBe('stop resume');
     },
   );
 

@@ -6,11 +6,11 @@ import { describe, expect, it } from 'vitest';
 import { FinalCut, type FinalCutDeps } from '../../agent/final-cut.js';
 import type { FinalCutGround } from '../../agent/final-cut-ground.js';
 import { SessionEnded } from '../../agent/session/session.js';
-import { RESUME_UNANSWERED_MS } from '../../shared/limits.js';
 import { silentLogger } from '../../shared/log.js';
 import { ManualClock } from '../helpers/manual-clock.js';
 
 const LOST = new SessionEnded('connection to the receiver ended', null);
+const RESUME_AFTER_MS = 30_000;
 const ORDER = { type: 'final-cut', request: 1, hookTimeoutMs: 10_000 } as const;
 
 /** A host on which processes of the agent come and go. */
@@ -34,7 +34,7 @@ class Host {
       return Promise.resolve(ok ? { ok, output: [] } : { ok, reason: 'exit code 1', output: [] });
     };
     const deps = {
-      config: { failover: { preShutdown: ['stop'], resume: ['start'], timeout: 10_000 } },
+      config: { failover: { preShutdown: ['stop'], resume: ['start'], timeout: 10_000, resumeAfter: RESUME_AFTER_MS } },
       status: { finalCut: (text: string | null) => void (this.shown = text) },
       ...{ clock: this.clock, log: silentLogger() },
     } as unknown as FinalCutDeps;
@@ -66,11 +66,11 @@ describe('a final cut whose session is lost', () => {
     await lost(cut);
     // Tries to connect fail meanwhile.
     for (let i = 0; i < 3; i++) {
-      await host.clock.pass(RESUME_UNANSWERED_MS / 4);
+      await host.clock.pass(RESUME_AFTER_MS / 4);
       cut.unanswered();
     }
     expect(host.ran).toEqual(['stop']);
-    await host.clock.pass(RESUME_UNANSWERED_MS / 4);
+    await host.clock.pass(RESUME_AFTER_MS / 4);
     expect(host.ran).toEqual(['stop', 'start']);
     expect(host.shown).toBeNull();
   });
@@ -82,7 +82,7 @@ describe('a final cut whose session is lost', () => {
     await host.clock.pass(1_000);
     cut.answered(true);
     cut.unanswered();
-    await host.clock.pass(100 * RESUME_UNANSWERED_MS);
+    await host.clock.pass(100 * RESUME_AFTER_MS);
     expect(host.ran).toEqual(['stop']);
     expect(host.shown).toMatch(/resumed when the receiver lets this machine replicate/);
     cut.answered(false);
@@ -94,13 +94,13 @@ describe('a final cut whose session is lost', () => {
     const host = new Host();
     const cut = await host.open();
     await lost(cut);
-    await host.clock.pass(RESUME_UNANSWERED_MS - 1);
+    await host.clock.pass(RESUME_AFTER_MS - 1);
     // Held for a failover that goes on; and lost again.
     cut.answered(false);
-    await host.clock.pass(10 * RESUME_UNANSWERED_MS);
+    await host.clock.pass(10 * RESUME_AFTER_MS);
     expect(host.ran).toEqual(['stop']);
     cut.unanswered();
-    await host.clock.pass(RESUME_UNANSWERED_MS - 1);
+    await host.clock.pass(RESUME_AFTER_MS - 1);
     expect(host.ran).toEqual(['stop']);
     await host.clock.pass(1);
     expect(host.ran).toEqual(['stop', 'start']);
@@ -111,11 +111,11 @@ describe('a final cut whose session is lost', () => {
     const dead = await host.open();
     await lost(dead);
     dead.close();
-    await host.clock.pass(2 * RESUME_UNANSWERED_MS);
+    await host.clock.pass(2 * RESUME_AFTER_MS);
     expect(host.ran).toEqual(['stop']);
     const cut = await host.open();
     cut.unanswered();
-    await host.clock.pass(RESUME_UNANSWERED_MS);
+    await host.clock.pass(RESUME_AFTER_MS);
     expect(host.ran).toEqual(['stop', 'start']);
   });
 
@@ -124,12 +124,12 @@ describe('a final cut whose session is lost', () => {
     host.resumeFails = true;
     const cut = await host.open();
     await lost(cut);
-    await host.clock.pass(RESUME_UNANSWERED_MS);
+    await host.clock.pass(RESUME_AFTER_MS);
     expect(host.shown).toMatch(/could not be resumed/);
     host.resumeFails = false;
     cut.unanswered();
     cut.close();
-    await host.clock.pass(2 * RESUME_UNANSWERED_MS);
+    await host.clock.pass(2 * RESUME_AFTER_MS);
     expect(host.ran).toEqual(['stop', 'start']);
   });
 

@@ -1,5 +1,5 @@
 /** What nobody waits for, fetched by threads: reading ahead and hydration of a real store's point, whole, damaged, and where threads can't. */
-import { open as openFile } from 'node:fs/promises';
+import { open as openFile, rename } from 'node:fs/promises';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { MachineReader } from '../../receiver/catalog/reader.js';
 import { layerName } from '../../receiver/catalog/names.js';
@@ -9,9 +9,10 @@ import type { PointContent } from '../../receiver/volume/content.js';
 import { IndexCache } from '../../receiver/volume/index-cache.js';
 import { LayerReader } from '../../receiver/volume/layer-reader.js';
 import { openPointContent } from '../../receiver/volume/point-content.js';
-import { bytesOfRoom } from '../../receiver/volume/threads/shared-room.js';
+import { bytesOfRoom, sharedRoom } from '../../receiver/volume/threads/shared-room.js';
 import { Volume } from '../../receiver/volume/volume.js';
 import { systemClock } from '../../shared/clock.js';
+import { BESIDE_JOBS_MAX } from '../../shared/limits.js';
 import { silentLogger } from '../../shared/log.js';
 import { MIB } from '../../shared/units.js';
 import { removeTempFolders, tempFolder } from '../helpers/folders.js';
@@ -83,10 +84,10 @@ describe('fetched by threads', () => {
   });
   afterAll(() => store.close());
 
-  const contentOf = async (): Promise<PointContent> => {
-    const view = await MachineReader.open(store, MACHINE);
+  const contentOf = async (from = store): Promise<PointContent> => {
+    const view = await MachineReader.open(from, MACHINE);
     const point = await view.findPoint({ by: 'number', number: 2 });
-    return openPointContent(store, view, point, view.diskOf(point, DISK), new IndexCache());
+    return openPointContent(from, view, point, view.diskOf(point, DISK), new IndexCache());
   };
 
   const volumeOf = async (content: PointContent): Promise<Volume> =>
@@ -146,6 +147,57 @@ describe('fetched by threads', () => {
     expect(await volume.hydrate({ bytesPerSecond: null, signal: new AbortController().signal })).toBe('complete');
     expect(await wrong(volume)).toEqual([]);
     await volume.close();
+  });
+
+  it('a layer that is gone is an error for who needs it, and for nobody else', async () => {
+    const [delta] = chain.deltas;
+    if (delta === undefined) throw new Error('no delta');
+    const own = await openStore(`file:${folder}/store`, { create: false });
+    const beside = counted(await contentOf(own));
+    const volume = await volumeOf(beside.content);
+    // It keeps files open that it has read.
+    await own.close();
+    const path = `${folder}/store/${layerName(MACHINE, DISK, delta)}`;
+    await rename(path, `${path}.away`);
+    try {
+      // The last block that the delta has is the short one at the end; up to 3289 it has every eleventh.
+      const found = await wrong(volume);
+      expect(found.filter(([, how]) => how === 'bytes')).toEqual([]);
+      expect(found.length).toBeGreaterThan(100);
+      expect(found.map(([at]) => at)).not.toContain(3_400 * BLOCK - ((3_400 * BLOCK) % STEP));
+      expect(beside.asked).toBeGreaterThan(beside.done);
+      expect(beside.done).toBeGreaterThan(0);
+    } finally {
+      await rename(`${path}.away`, path);
+    }
+    expect(await wrong(volume)).toEqual([]);
+    await volume.close();
+  });
+
+  it('what stands in many layers is the event loop’s', async () => {
+    const many = await openStore(`file:${await tempFolder('read-beside-many')}/store`, { create: true });
+    const history = new Chain(many, { sizeBytes: 2 * MIB, blockBytes: BLOCK });
+    history.apply([{ first: 0, blocks: Array.from({ length: 512 }, (_, i) => history.block(i, 'base')) }]);
+    await history.base(0, 1);
+    history.point(1);
+    for (let i = 0; i < BESIDE_JOBS_MAX; i++) {
+      const change = [{ first: i * 3, blocks: [history.block(i * 3, 'new')] }];
+      history.apply(change);
+      await history.delta(i + 2, i + 2, change);
+      history.point(i + 2);
+    }
+    await history.publish();
+    const view = await MachineReader.open(many, MACHINE);
+    const ask = async (number: number, first: number): Promise<boolean | undefined> => {
+      const point = await view.findPoint({ by: 'number', number });
+      const content = await openPointContent(many, view, point, view.diskOf(point, DISK), new IndexCache());
+      return content.readBeside?.(first, 256, sharedRoom(MIB), 0);
+    };
+    // With the base one too many; one fewer; none of them.
+    expect(await ask(BESIDE_JOBS_MAX + 1, 0)).toBe(false);
+    expect(await ask(BESIDE_JOBS_MAX, 0)).toBe(true);
+    expect(await ask(BESIDE_JOBS_MAX + 1, 256)).toBe(true);
+    await many.close();
   });
 
   it('a damaged chunk is an error for who reads it, and for nobody else', async () => {

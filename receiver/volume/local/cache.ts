@@ -273,7 +273,7 @@ export class Cache {
    * its own way through the disk.
    */
   #goesBeside(content: PointContent, lengthBytes: number): boolean {
-    if (content.readBeside === undefined || lengthBytes <= CHUNK_PLAIN_BYTES_MAX) return false;
+    if (content.canReadBeside !== true || lengthBytes <= CHUNK_PLAIN_BYTES_MAX) return false;
     this.#aheadBytes += lengthBytes;
     return this.#aheadBytes > this.#besideAfterBytes;
   }
